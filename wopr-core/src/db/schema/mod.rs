@@ -1,0 +1,3 @@
+//! The tables, as the migrations leave them, one file per domain. A test compares them with `information_schema`.
+
+pub(crate) mod foundation;

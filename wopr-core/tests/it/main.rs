@@ -1,0 +1,3 @@
+//! The SDK at its public API, on a real PostgreSQL.
+
+mod db;
