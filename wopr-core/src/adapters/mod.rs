@@ -1,0 +1,1 @@
+//! The real outside, one cargo feature each.

@@ -1,0 +1,10 @@
+//! Mails, queued in the transaction that causes them and sent by a worker that survives crashes.
+//!
+//! A domain calls `enqueue_in` beside its own statements with a key that names the cause: the same cause queues one
+//! mail, however often it is handled.
+
+mod model;
+mod repository;
+
+pub use self::model::Mail;
+pub(crate) use self::repository::enqueue_in;

@@ -1,0 +1,91 @@
+use diesel::sql_types::Text;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
+use wopr_core::db::DbError;
+use wopr_core::testing::TestDb;
+
+#[derive(diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    value: String,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_database_is_servable_and_one_behind_is_not() {
+    let test = TestDb::create().await;
+    let state = test.db.schema_state().await.unwrap();
+    assert!(state.is_servable() && state.unknown.is_empty(), "{state:?}");
+    let mut conn = test.db.connection().await.unwrap();
+    let newest =
+        "DELETE FROM __diesel_schema_migrations WHERE version = (SELECT max(version) FROM __diesel_schema_migrations)";
+    conn.batch_execute(newest).await.unwrap();
+    drop(conn);
+    let state = test.db.schema_state().await.unwrap();
+    assert!(!state.is_servable());
+    assert_eq!(state.pending.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_go_down_and_up_again() {
+    let test = TestDb::create().await;
+    test.db.revert_all().await.unwrap();
+    let mut conn = test.db.connection().await.unwrap();
+    let left: Vec<Row> = diesel::sql_query(
+        "SELECT table_name::text AS value FROM information_schema.tables WHERE table_schema = 'wopr'
+         UNION ALL SELECT routine_name::text FROM information_schema.routines WHERE routine_schema = 'wopr'
+         UNION ALL SELECT typname::text FROM pg_type JOIN pg_namespace n ON n.oid = typnamespace
+             WHERE nspname = 'wopr' AND typtype IN ('e', 'd')",
+    )
+    .load(&mut conn)
+    .await
+    .unwrap();
+    let left: Vec<_> = left.into_iter().map(|row| row.value).collect();
+    assert_eq!(left, ["__diesel_schema_migrations"]);
+    drop(conn);
+    assert!(!test.db.migrate().await.unwrap().is_empty());
+    assert!(test.db.schema_state().await.unwrap().is_servable());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_migrators_one_does_it_all() {
+    let test = TestDb::create().await;
+    test.db.revert_all().await.unwrap();
+    let (one, other) = (test.db.clone(), test.db.clone());
+    let one = tokio::spawn(async move { one.migrate().await.unwrap() });
+    let other = tokio::spawn(async move { other.migrate().await.unwrap() });
+    let (one, other) = (one.await.unwrap(), other.await.unwrap());
+    assert!(one.is_empty() != other.is_empty(), "{one:?} {other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_cannot_be_rewritten() {
+    let test = TestDb::create().await;
+    let mut conn = test.db.connection().await.unwrap();
+    conn.batch_execute(
+        "INSERT INTO audit_log (id, at, actor_kind, actor, action, resource_kind, outcome, details)
+         VALUES (gen_random_uuid(), now(), 'system', 'test', 'test.run', 'test', 'success', '{}')",
+    )
+    .await
+    .unwrap();
+    for statement in ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"] {
+        let error = conn.batch_execute(statement).await.unwrap_err();
+        assert!(error.to_string().contains("append-only"), "{statement}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_transaction_leaves_nothing() {
+    let test = TestDb::create().await;
+    let insert = "INSERT INTO tenants VALUES (gen_random_uuid(), 'personal', 'x', now())";
+    let failed: Result<(), DbError> = test
+        .db
+        .transaction(async |conn| {
+            conn.batch_execute(insert).await?;
+            Err(DbError::inconsistent("tenants", "on purpose"))
+        })
+        .await;
+    assert!(failed.is_err());
+    let mut conn = test.db.connection().await.unwrap();
+    let rows: Row =
+        diesel::sql_query("SELECT count(*)::text AS value FROM tenants").get_result(&mut conn).await.unwrap();
+    assert_eq!(rows.value, "0");
+}
