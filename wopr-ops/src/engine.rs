@@ -26,7 +26,10 @@ const START_LIMIT: Duration = Duration::from_secs(180);
 /// Answers with a connected engine; installs and starts one on this machine if need be.
 pub(crate) async fn ensure(ui: &Ui, paths: &Paths) -> anyhow::Result<Docker> {
     if let Ok(engine) = connect().await {
-        let version = engine.version().await.context("the engine does not tell its version")?;
+        let version = engine
+            .version()
+            .await
+            .context("the engine does not tell its version")?;
         ui.note(format!(
             "Docker engine {} answers (API {})",
             version.version.unwrap_or_default(),
@@ -36,15 +39,23 @@ pub(crate) async fn ensure(ui: &Ui, paths: &Paths) -> anyhow::Result<Docker> {
     }
     if let Some(host) = std::env::var_os("DOCKER_HOST") {
         return Err(Failure::new(Exit::Engine, "no Docker engine answers")
-            .why(format!("DOCKER_HOST is {}, and nothing there speaks Docker", host.display()))
+            .why(format!(
+                "DOCKER_HOST is {}, and nothing there speaks Docker",
+                host.display()
+            ))
             .fix("start that engine, or unset DOCKER_HOST to use one on this machine")
             .into());
     }
     if !is_root() {
-        return Err(Failure::new(Exit::Environment, "no Docker engine answers, and this account cannot start one")
-            .why(format!("{SOCKET} does not answer, and installing or starting an engine needs root"))
-            .fix("run the same command as root, or start an engine that this account may use")
-            .into());
+        return Err(Failure::new(
+            Exit::Environment,
+            "no Docker engine answers, and this account cannot start one",
+        )
+        .why(format!(
+            "{SOCKET} does not answer, and installing or starting an engine needs root"
+        ))
+        .fix("run the same command as root, or start an engine that this account may use")
+        .into());
     }
     install(ui).await?;
     start(ui, paths).await
@@ -72,9 +83,16 @@ pub(crate) async fn require() -> anyhow::Result<Docker> {
 }
 
 async fn install(ui: &Ui) -> anyhow::Result<()> {
-    let needed = [("dockerd", "docker.io"), ("iptables", "iptables"), ("setsid", "util-linux")];
-    let missing: Vec<&str> =
-        needed.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
+    let needed = [
+        ("dockerd", "docker.io"),
+        ("iptables", "iptables"),
+        ("setsid", "util-linux"),
+    ];
+    let missing: Vec<&str> = needed
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -102,21 +120,27 @@ async fn start(ui: &Ui, paths: &Paths) -> anyhow::Result<Docker> {
 }
 
 async fn by_service_manager() -> anyhow::Result<()> {
-    let status = Command::new("systemctl").args(["start", "docker"]).status().await?;
+    let status = Command::new("systemctl")
+        .args(["start", "docker"])
+        .status()
+        .await?;
     if status.success() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Engine, "the Docker engine could not be started")
-        .why(format!("`systemctl start docker` ended with {status}"))
-        .fix("`journalctl -u docker` says more")
-        .into())
+    Err(
+        Failure::new(Exit::Engine, "the Docker engine could not be started")
+            .why(format!("`systemctl start docker` ended with {status}"))
+            .fix("`journalctl -u docker` says more")
+            .into(),
+    )
 }
 
 /// Starts `dockerd` in a session of its own, so that it outlives this command and its terminal.
 async fn detached(log: &Path) -> anyhow::Result<()> {
     clear_stale_pid_file()?;
     let dockerd = find_program("dockerd").context("dockerd is not installed")?;
-    let output = fs::File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
+    let output =
+        fs::File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
     let status = Command::new("setsid")
         .arg("--fork")
         .arg(dockerd)
@@ -133,7 +157,9 @@ async fn detached(log: &Path) -> anyhow::Result<()> {
 /// A killed engine leaves its pid file behind; once another process has that number, no engine starts any more.
 fn clear_stale_pid_file() -> anyhow::Result<()> {
     let file = Path::new("/var/run/docker.pid");
-    let Ok(content) = fs::read_to_string(file) else { return Ok(()) };
+    let Ok(content) = fs::read_to_string(file) else {
+        return Ok(());
+    };
     let name = fs::read_to_string(format!("/proc/{}/comm", content.trim())).unwrap_or_default();
     if name.trim() == "dockerd" {
         return Ok(());
@@ -149,10 +175,17 @@ async fn answering(log: &Path) -> anyhow::Result<Docker> {
             Err(error) => error,
         };
         if since.elapsed() > START_LIMIT {
-            return Err(Failure::new(Exit::Engine, "the Docker engine was started but does not answer")
-                .why(format!("after {} s: {problem:#}\n{}", START_LIMIT.as_secs(), tail(log, 15)))
-                .fix(format!("see {}", log.display()))
-                .into());
+            return Err(Failure::new(
+                Exit::Engine,
+                "the Docker engine was started but does not answer",
+            )
+            .why(format!(
+                "after {} s: {problem:#}\n{}",
+                START_LIMIT.as_secs(),
+                tail(log, 15)
+            ))
+            .fix(format!("see {}", log.display()))
+            .into());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -162,12 +195,18 @@ async fn answering(log: &Path) -> anyhow::Result<Docker> {
 pub(crate) fn tail(file: &Path, lines: usize) -> String {
     let content = fs::read_to_string(file).unwrap_or_default();
     let all: Vec<&str> = content.lines().collect();
-    all[all.len().saturating_sub(lines)..].iter().map(|line| format!("    {line}\n")).collect()
+    all[all.len().saturating_sub(lines)..]
+        .iter()
+        .map(|line| format!("    {line}\n"))
+        .collect()
 }
 
 /// The program's path, looked up in `PATH` and where system programs lie.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|directory| directory.join(name)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
 }

@@ -38,9 +38,14 @@ pub(crate) async fn run(ui: &Ui) -> anyhow::Result<()> {
             let engine = &engine;
             async move {
                 let task = ui.start(format!("stopping {name}"));
-                let options = StopContainerOptionsBuilder::default().t(STOP_SECONDS).build();
+                let options = StopContainerOptionsBuilder::default()
+                    .t(STOP_SECONDS)
+                    .build();
                 let stopped = engine.stop_container(&name, Some(options)).await;
-                task.ends(stopped.with_context(|| format!("{name} could not be stopped")), |()| "stopped".to_owned())
+                task.ends(
+                    stopped.with_context(|| format!("{name} could not be stopped")),
+                    |()| "stopped".to_owned(),
+                )
             }
         };
         try_join_all(names.into_iter().cloned().map(stop)).await?;

@@ -26,10 +26,13 @@ use crate::{
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result<()> {
     let since = Instant::now();
     if !is_root() {
-        return Err(Failure::new(Exit::Environment, "the stack cannot be brought up from this account")
-            .why("secret files are given to the users of the containers, which only root may do")
-            .fix("run the same command as root")
-            .into());
+        return Err(Failure::new(
+            Exit::Environment,
+            "the stack cannot be brought up from this account",
+        )
+        .why("secret files are given to the users of the containers, which only root may do")
+        .fix("run the same command as root")
+        .into());
     }
     let _lock = super::lock(paths)?;
     ui.heading("Docker engine");
@@ -37,12 +40,19 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result
 
     ui.heading("Images");
     let wanted = wanted_images(&args.only)?;
-    let images = super::images::ensure(ui, paths, &engine, args.profile, |name| wanted.contains(&name)).await?;
+    let images = super::images::ensure(ui, paths, &engine, args.profile, |name| {
+        wanted.contains(&name)
+    })
+    .await?;
 
     ui.heading("Stack");
     let (secrets, created) = Secrets::load_or_create(&paths.data.join("secrets"))?;
     if !created.is_empty() {
-        ui.note(format!("made {} secrets in {}", created.len(), paths.data.join("secrets").display()));
+        ui.note(format!(
+            "made {} secrets in {}",
+            created.len(),
+            paths.data.join("secrets").display()
+        ));
     }
     let handovers = flat::handovers(|name| secrets.get(name))?;
     let directory = paths.data.join("run");
@@ -55,7 +65,11 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result
     }
     for service in &stack.services {
         if let Some(files) = handovers.get(service.name) {
-            hand_over(&directory.join(service.name), files, flat::uid(service.name))?;
+            hand_over(
+                &directory.join(service.name),
+                files,
+                flat::uid(service.name),
+            )?;
         }
     }
     ports_free(&engine, &stack, &plan).await?;
@@ -89,9 +103,11 @@ fn wanted_images(only: &[String]) -> anyhow::Result<Vec<&'static str>> {
             flat::MIGRATE => &["postgres", "api"],
             flat::API => &["postgres", "stripe", "mail", "api", "bot"],
             _ => {
-                return Err(Failure::new(Exit::Failed, format!("there is no service {name}"))
-                    .fix(format!("the services are {}", flat::SERVICES.join(", ")))
-                    .into());
+                return Err(
+                    Failure::new(Exit::Failed, format!("there is no service {name}"))
+                        .fix(format!("the services are {}", flat::SERVICES.join(", ")))
+                        .into(),
+                );
             }
         });
     }
@@ -105,7 +121,12 @@ fn desired(
     directory: &Path,
 ) -> anyhow::Result<Stack> {
     // An image that was not asked for belongs to a service that is left out below.
-    let reference = |name: &str| images.get(name).map(|image| image.reference.clone()).unwrap_or_default();
+    let reference = |name: &str| {
+        images
+            .get(name)
+            .map(|image| image.reference.clone())
+            .unwrap_or_default()
+    };
     let images = Images {
         postgres: reference("postgres"),
         api: reference("api"),
@@ -120,12 +141,16 @@ fn desired(
         ports: args.ports,
         socket: (engine::SOCKET, group),
         handovers,
-        handover_directory: directory.to_str().context("the data directory's path is not text")?,
+        handover_directory: directory
+            .to_str()
+            .context("the data directory's path is not text")?,
     });
     if args.only.is_empty() {
         return Ok(stack);
     }
-    stack.only(&args.only).map_err(|name| anyhow::anyhow!("there is no service {name}"))
+    stack
+        .only(&args.only)
+        .map_err(|name| anyhow::anyhow!("there is no service {name}"))
 }
 
 /// Refuses to begin while somebody else holds a port that a new container wants.
@@ -134,7 +159,9 @@ async fn ports_free(engine: &Docker, stack: &Stack, plan: &Plan) -> anyhow::Resu
     let ours = |service: &&Service| created.contains(service.name);
     for service in stack.services.iter().filter(ours) {
         for (port, _) in &service.ports {
-            if ports::is_free(*port) || published_by(engine, *port).await?.as_deref() == Some(service.name) {
+            if ports::is_free(*port)
+                || published_by(engine, *port).await?.as_deref() == Some(service.name)
+            {
                 continue;
             }
             return Err(taken(*port, service.name, published_by(engine, *port).await?).into());
@@ -154,9 +181,12 @@ fn taken(port: u16, service: &str, container: Option<String>) -> Failure {
         flat::MAIL => "--mail-port",
         _ => "--api-port",
     };
-    Failure::new(Exit::PortTaken, format!("port {port} of this machine, which {service} needs, is taken"))
-        .why(holder)
-        .fix(format!("stop it, or choose another port with {flag} PORT"))
+    Failure::new(
+        Exit::PortTaken,
+        format!("port {port} of this machine, which {service} needs, is taken"),
+    )
+    .why(holder)
+    .fix(format!("stop it, or choose another port with {flag} PORT"))
 }
 
 /// The running container that publishes a port of this machine.
@@ -166,16 +196,32 @@ async fn published_by(engine: &Docker, port: u16) -> anyhow::Result<Option<Strin
         .await
         .context("the engine does not list its containers")?;
     let publishes = |summary: &&bollard::models::ContainerSummary| {
-        summary.ports.iter().flatten().any(|published| published.public_port == Some(port))
+        summary
+            .ports
+            .iter()
+            .flatten()
+            .any(|published| published.public_port == Some(port))
     };
-    Ok(running.iter().find(publishes).map(crate::exec::observe::name_of))
+    Ok(running
+        .iter()
+        .find(publishes)
+        .map(crate::exec::observe::name_of))
 }
 
 fn addresses(ui: &Ui, ports: Ports, stack: &Stack) {
     let shown = [
-        (flat::API, format!("API              http://localhost:{}", ports.api_port)),
-        (flat::STRIPE, format!("Stripe stand-in  http://localhost:{}", ports.stripe_port)),
-        (flat::MAIL, format!("mail             http://localhost:{}", ports.mail_port)),
+        (
+            flat::API,
+            format!("API              http://localhost:{}", ports.api_port),
+        ),
+        (
+            flat::STRIPE,
+            format!("Stripe stand-in  http://localhost:{}", ports.stripe_port),
+        ),
+        (
+            flat::MAIL,
+            format!("mail             http://localhost:{}", ports.mail_port),
+        ),
     ];
     ui.heading("Addresses");
     for (name, line) in shown {

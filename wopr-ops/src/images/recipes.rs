@@ -1,11 +1,14 @@
 //! What the images are made of: the files below `local/images`, compiled in.
 
 /// Packages of the PostgreSQL image.
-pub(crate) const POSTGRES_PACKAGES: &str = include_str!("../../../local/images/postgres/packages.txt");
+pub(crate) const POSTGRES_PACKAGES: &str =
+    include_str!("../../../local/images/postgres/packages.txt");
 /// Recipe of the PostgreSQL image.
-pub(crate) const POSTGRES_DOCKERFILE: &str = include_str!("../../../local/images/postgres/Dockerfile");
+pub(crate) const POSTGRES_DOCKERFILE: &str =
+    include_str!("../../../local/images/postgres/Dockerfile");
 /// Entry point of the PostgreSQL image.
-pub(crate) const POSTGRES_ENTRYPOINT: &str = include_str!("../../../local/images/postgres/entrypoint.sh");
+pub(crate) const POSTGRES_ENTRYPOINT: &str =
+    include_str!("../../../local/images/postgres/entrypoint.sh");
 
 /// The user that PostgreSQL runs as; the number the official image uses.
 pub(crate) const POSTGRES_UID: u32 = 999;

@@ -72,7 +72,11 @@ pub(crate) struct Inputs<'a> {
 
 /// The user a service runs as, who must be able to read its secret files.
 pub(crate) fn uid(service: &str) -> u32 {
-    if service == POSTGRES { POSTGRES_UID } else { SERVICE_UID }
+    if service == POSTGRES {
+        POSTGRES_UID
+    } else {
+        SERVICE_UID
+    }
 }
 
 /// The secret files of each service. `secret` looks a secret up by name.
@@ -83,9 +87,15 @@ pub(crate) fn handovers<'s>(
     secret: impl Fn(&str) -> anyhow::Result<&'s str>,
 ) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
     let files = |names: &[&str]| -> anyhow::Result<Handover> {
-        names.iter().map(|name| Ok(((*name).to_owned(), secret(name)?.to_owned()))).collect()
+        names
+            .iter()
+            .map(|name| Ok(((*name).to_owned(), secret(name)?.to_owned())))
+            .collect()
     };
-    let url = format!("postgres://{DATABASE}:{}@{POSTGRES}:5432/{DATABASE}", secret("POSTGRES_PASSWORD")?);
+    let url = format!(
+        "postgres://{DATABASE}:{}@{POSTGRES}:5432/{DATABASE}",
+        secret("POSTGRES_PASSWORD")?
+    );
     let mut api = files(&[
         "BETTER_AUTH_SECRET",
         "FLEET_API_TOKEN_ADMIN",
@@ -96,7 +106,14 @@ pub(crate) fn handovers<'s>(
     api.insert("DATABASE_URL".to_owned(), url);
     Ok(BTreeMap::from([
         (POSTGRES, files(&["POSTGRES_PASSWORD"])?),
-        (STRIPE, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_CONTROL_KEY"])?),
+        (
+            STRIPE,
+            files(&[
+                "STRIPE_SECRET_KEY",
+                "STRIPE_WEBHOOK_SECRET",
+                "STRIPE_CONTROL_KEY",
+            ])?,
+        ),
         (MIGRATE, api.clone()),
         (API, api),
     ]))
@@ -107,19 +124,45 @@ pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
     Stack {
         name: "flat",
         network: "wopr-flat",
-        services: vec![postgres(inputs), stripe(inputs), mail(inputs), migrate(inputs), api(inputs)],
+        services: vec![
+            postgres(inputs),
+            stripe(inputs),
+            mail(inputs),
+            migrate(inputs),
+            api(inputs),
+        ],
     }
 }
 
 fn postgres(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, POSTGRES, &inputs.images.postgres);
-    service.set([("POSTGRES_USER", DATABASE.to_owned()), ("POSTGRES_DB", DATABASE.to_owned())]);
+    service.set([
+        ("POSTGRES_USER", DATABASE.to_owned()),
+        ("POSTGRES_DB", DATABASE.to_owned()),
+    ]);
     service.mounts.extend([
-        Mount::Volume { name: "wopr-postgres-data", target: "/var/lib/postgresql/data" },
-        Mount::Tmpfs { target: "/run/postgresql", options: "uid=999,gid=999,mode=2775" },
+        Mount::Volume {
+            name: "wopr-postgres-data",
+            target: "/var/lib/postgresql/data",
+        },
+        Mount::Tmpfs {
+            target: "/run/postgresql",
+            options: "uid=999,gid=999,mode=2775",
+        },
     ]);
     service.memory_bytes = 512 * MIB;
-    let probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", "5432", "-U", DATABASE, "-d", DATABASE];
+    let probe = [
+        "pg_isready",
+        "-q",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        "5432",
+        "-U",
+        DATABASE,
+        "-d",
+        DATABASE,
+    ];
     service.ready = Ready::Probe(probe.to_vec());
     service
 }
@@ -128,13 +171,25 @@ fn stripe(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, STRIPE, &inputs.images.stripe);
     service.set([
         ("LISTEN", format!("0.0.0.0:{STRIPE_PORT}")),
-        ("PUBLIC_URL", format!("http://localhost:{}", inputs.ports.stripe_port)),
+        (
+            "PUBLIC_URL",
+            format!("http://localhost:{}", inputs.ports.stripe_port),
+        ),
         ("DATA_DIR", "/data".to_owned()),
-        ("WEBHOOK_URL", format!("http://{API}:{API_PORT}/api/billing/webhook")),
+        (
+            "WEBHOOK_URL",
+            format!("http://{API}:{API_PORT}/api/billing/webhook"),
+        ),
     ]);
-    service.mounts.push(Mount::Volume { name: "wopr-stripe-data", target: "/data" });
+    service.mounts.push(Mount::Volume {
+        name: "wopr-stripe-data",
+        target: "/data",
+    });
     service.ports = vec![(inputs.ports.stripe_port, STRIPE_PORT)];
-    service.ready = Ready::Http { port: inputs.ports.stripe_port, path: "/health" };
+    service.ready = Ready::Http {
+        port: inputs.ports.stripe_port,
+        path: "/health",
+    };
     service
 }
 
@@ -145,7 +200,10 @@ fn mail(inputs: &Inputs<'_>) -> Service {
         ("HTTP_LISTEN", format!("0.0.0.0:{MAIL_WEB_PORT}")),
     ]);
     service.ports = vec![(inputs.ports.mail_port, MAIL_WEB_PORT)];
-    service.ready = Ready::Http { port: inputs.ports.mail_port, path: "/health" };
+    service.ready = Ready::Http {
+        port: inputs.ports.mail_port,
+        path: "/health",
+    };
     service
 }
 
@@ -172,7 +230,10 @@ fn api(inputs: &Inputs<'_>) -> Service {
     service.ports = vec![(inputs.ports.api_port, API_PORT)];
     service.memory_bytes = 512 * MIB;
     service.after = vec![MIGRATE, STRIPE, MAIL];
-    service.ready = Ready::Http { port: inputs.ports.api_port, path: "/health/ready" };
+    service.ready = Ready::Http {
+        port: inputs.ports.api_port,
+        path: "/health/ready",
+    };
     service
 }
 
@@ -194,7 +255,10 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
     .into();
     settings.extend([
         ("PORT", API_PORT.to_string()),
-        ("BETTER_AUTH_URL", format!("http://localhost:{}", inputs.ports.api_port)),
+        (
+            "BETTER_AUTH_URL",
+            format!("http://localhost:{}", inputs.ports.api_port),
+        ),
         ("STRIPE_API_BASE", format!("http://{STRIPE}:{STRIPE_PORT}")),
         ("SMTP_URL", format!("smtp://{MAIL}:{SMTP_PORT}")),
     ]);
@@ -206,9 +270,16 @@ fn base(inputs: &Inputs<'_>, name: &'static str, image: &str) -> Service {
     let uid = uid(name);
     let handover = inputs.handovers.get(name);
     let mut env = BTreeMap::new();
-    let mut mounts = vec![Mount::Tmpfs { target: "/tmp", options: "mode=1777,size=64m" }];
+    let mut mounts = vec![Mount::Tmpfs {
+        target: "/tmp",
+        options: "mode=1777,size=64m",
+    }];
     if let Some(files) = handover {
-        env.extend(files.keys().map(|file| (format!("{file}_FILE"), format!("{SECRETS}/{file}"))));
+        env.extend(
+            files
+                .keys()
+                .map(|file| (format!("{file}_FILE"), format!("{SECRETS}/{file}"))),
+        );
         mounts.push(Mount::Bind {
             source: format!("{}/{name}", inputs.handover_directory),
             target: SECRETS.to_owned(),
