@@ -1,9 +1,9 @@
 //! `conformance`: official clients, in their own languages, against our servers.
 //!
 //! A suite is a directory below `local/conformance` (against the Stripe stand-in) or `features/conformance` (against
-//! the API of the stack), or that directory itself. It has a `package.json`, whose `test` script is run under Node,
-//! or a `requirements.txt`, next to which `main.py` is run under Python. Suites find what they talk to in the
-//! environment: `WOPR_API_URL`, `STRIPE_API_BASE`, `STRIPE_SECRET_KEY`, `STRIPE_WEBHOOK_SECRET`.
+//! the API of the stack), or that directory itself. It has a `package.json`, whose script `conformance` is run under
+//! Node, or a `requirements.txt`, next to which every `*.py` is run under Python. Suites find what they talk to in the
+//! environment: [`API_URL`] and `STRIPE_WEBHOOK_SECRET`, or [`STANDIN_URL`] and `STRIPE_SECRET_KEY`.
 
 use std::{
     collections::HashMap,
@@ -37,6 +37,11 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ConformanceArgs) -> anyho
     let programs = built.into_iter().map(|(name, built)| (name.to_owned(), built.executable));
     suites(ui, paths, args, &programs.collect()).await
 }
+
+/// Where a suite finds the API.
+const API_URL: &str = "WOPR_API_URL";
+/// Where a suite finds the Stripe stand-in.
+const STANDIN_URL: &str = "STRIPE_STANDIN_URL";
 
 /// What a suite talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,22 +149,19 @@ async fn one(
         }
         Against::Api => (api(paths, args)?, None),
     };
-    let mut command = match suite.language {
+    let commands = match suite.language {
         Language::Node => node(suite).await?,
         Language::Python => python(paths, suite).await?,
     };
-    let output = command
-        .current_dir(&suite.directory)
-        .envs(env)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .with_context(|| format!("{} could not be run", suite.name))?;
-    succeeded(&suite.name, &output)
+    for mut command in commands {
+        command.current_dir(&suite.directory).envs(env.clone()).stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await.with_context(|| format!("{} could not be run", suite.name))?;
+        succeeded(&suite.name, &output)?;
+    }
+    Ok(())
 }
 
-async fn node(suite: &Suite) -> anyhow::Result<Command> {
+async fn node(suite: &Suite) -> anyhow::Result<Vec<Command>> {
     // npm writes this file when it has installed what the lock file says.
     let installed = suite.directory.join("node_modules/.package-lock.json");
     if !newer(&installed, &suite.directory.join("package-lock.json")) {
@@ -168,11 +170,11 @@ async fn node(suite: &Suite) -> anyhow::Result<Command> {
         succeeded("npm ci", &output.context("npm could not be run")?)?;
     }
     let mut command = Command::new("npm");
-    command.args(["test", "--silent"]);
-    Ok(command)
+    command.args(["run", "--silent", "conformance"]);
+    Ok(vec![command])
 }
 
-async fn python(paths: &Paths, suite: &Suite) -> anyhow::Result<Command> {
+async fn python(paths: &Paths, suite: &Suite) -> anyhow::Result<Vec<Command>> {
     let venv = paths.target().join("conformance").join(suite.name.replace('/', "-"));
     let stamp = venv.join("installed");
     let requirements = suite.directory.join("requirements.txt");
@@ -185,9 +187,16 @@ async fn python(paths: &Paths, suite: &Suite) -> anyhow::Result<Command> {
         succeeded("pip install", &output.context("pip could not be run")?)?;
         fs::write(&stamp, "")?;
     }
-    let mut command = Command::new(venv.join("bin/python"));
-    command.arg("main.py");
-    Ok(command)
+    let mut scripts: Vec<PathBuf> = fs::read_dir(&suite.directory)?.flatten().map(|entry| entry.path()).collect();
+    scripts.retain(|file| file.extension().is_some_and(|extension| extension == "py"));
+    scripts.sort();
+    anyhow::ensure!(!scripts.is_empty(), "{} has no Python program", suite.name);
+    let run = |script: &PathBuf| {
+        let mut command = Command::new(venv.join("bin/python"));
+        command.arg(script);
+        command
+    };
+    Ok(scripts.iter().map(run).collect())
 }
 
 /// Whether the first file exists and was written after the second.
@@ -217,7 +226,7 @@ fn api(paths: &Paths, args: &ConformanceArgs) -> anyhow::Result<Vec<(&'static st
     }
     let (secrets, _) = Secrets::load_or_create(&directory)?;
     Ok(vec![
-        ("WOPR_API_URL", format!("http://localhost:{}", args.api_port)),
+        (API_URL, format!("http://localhost:{}", args.api_port)),
         ("STRIPE_WEBHOOK_SECRET", secrets.get("STRIPE_WEBHOOK_SECRET")?.to_owned()),
     ])
 }
@@ -227,11 +236,7 @@ async fn standin(programs: &HashMap<String, PathBuf>) -> anyhow::Result<(Vec<(&'
     let program = programs.get(STRIPE.binary).with_context(|| format!("{} was not built", STRIPE.binary))?;
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr())?.port();
     let base = format!("http://127.0.0.1:{port}");
-    let env = vec![
-        ("STRIPE_API_BASE", base.clone()),
-        ("STRIPE_SECRET_KEY", "sk_test_conformance".to_owned()),
-        ("STRIPE_WEBHOOK_SECRET", "whsec_conformance".to_owned()),
-    ];
+    let env = vec![(STANDIN_URL, base.clone()), ("STRIPE_SECRET_KEY", "sk_test_conformance".to_owned())];
     let child = Command::new(program)
         .env("STRIPE_STANDIN_LISTEN", format!("127.0.0.1:{port}"))
         .env("STRIPE_SECRET_KEY", "sk_test_conformance")
