@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
-
 use std::sync::Arc;
 
 use diesel::sql_types::{Integer, Nullable, Text};
