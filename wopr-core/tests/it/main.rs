@@ -1,3 +1,4 @@
 //! The SDK at its public API, on a real PostgreSQL.
 
+mod billing;
 mod db;
