@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::ids::{ApiKeyId, TenantId, UserId};
@@ -37,6 +38,13 @@ impl Actor {
             Self::Operator(name) => name.clone(),
             Self::System(name) | Self::Webhook(name) => (*name).to_owned(),
         }
+    }
+}
+
+impl fmt::Display for Actor {
+    /// `kind:name`, such as `user:0190…`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind(), self.name())
     }
 }
 

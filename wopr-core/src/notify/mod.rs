@@ -5,6 +5,7 @@
 
 mod model;
 mod repository;
+pub(crate) mod templates;
 
 pub use self::model::Mail;
 pub(crate) use self::repository::enqueue_in;

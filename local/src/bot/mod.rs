@@ -1,0 +1,1 @@
+//! A small bot; not written yet.

@@ -1,0 +1,1 @@
+//! Keeps what arrives by SMTP; not written yet.
