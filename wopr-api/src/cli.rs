@@ -138,12 +138,7 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let state = AppState {
-        db: database(&config)?,
-        clock: Arc::new(SystemClock),
-        config: Arc::clone(&config),
-        readiness: Arc::default(),
-    };
+    let state = AppState::assemble(Arc::clone(&config), database(&config)?, Arc::new(SystemClock))?;
     let listener = listen(config.port).await?;
     tracing::info!(port = config.port, "listening on port {}", config.port);
     let stop = CancellationToken::new();

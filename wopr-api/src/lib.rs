@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
-pub use self::state::{AppState, NotReady, Readiness};
+pub use self::state::{AppState, AssemblyError, NotReady, Readiness};
 
 /// The whole server as one service.
 pub fn app(state: AppState) -> Router {

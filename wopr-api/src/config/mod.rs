@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
-use wopr_core::ids::TenantId;
+use wopr_core::auth::OperatorToken;
 
 pub use self::keys::{KEYS, Key};
 pub use self::read::origin_of;
 pub use self::source::{ConfigErrors, Layer, Setting, Sources};
-use crate::extract::Scope;
 
 /// Stripe's own API.
 pub const STRIPE_API_BASE: &str = "https://api.stripe.com/";
@@ -34,17 +33,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-/// A credential that an operator put into the environment.
-#[derive(Debug, Clone)]
-pub struct OperatorToken {
-    /// The tenant it is bound to; `None` for the platform's own.
-    pub tenant_id: Option<TenantId>,
-    /// What it may do.
-    pub scope: Scope,
-    /// The token itself.
-    pub token: SecretString,
 }
 
 /// How to reach Stripe.

@@ -4,11 +4,11 @@ use std::str::FromStr;
 use axum::http::Uri;
 use ipnet::IpNet;
 use secrecy::SecretString;
+use wopr_core::auth::{OperatorToken, Scope};
 
 use super::keys::{KEYS, TENANT_TOKEN_PREFIX};
 use super::source::{ConfigErrors, Layer, Setting, Sources, Values, merge};
-use super::{Config, Environment, LogFormat, MailConfig, OperatorToken, RegistryConfig, STRIPE_API_BASE, StripeConfig};
-use crate::extract::Scope;
+use super::{Config, Environment, LogFormat, MailConfig, RegistryConfig, STRIPE_API_BASE, StripeConfig};
 
 /// Keys that sign or encrypt have at least this many characters.
 const MIN_SECRET_CHARS: usize = 32;
@@ -214,7 +214,7 @@ impl Reader {
             if let Some(token) = self.text(name) {
                 self.require_token(name, &token);
                 let scope = scope.or_else(|| scope_in(&token)).unwrap_or(Scope::Admin);
-                tokens.push(OperatorToken { tenant_id: None, scope, token: token.into() });
+                tokens.push(OperatorToken { name: name.to_owned(), tenant_id: None, scope, token: token.into() });
             }
         }
         for (tenant, (value, _)) in self.0.tenant_tokens.clone() {
@@ -223,13 +223,13 @@ impl Reader {
                 self.wrong(format!("{name}: {tenant:?} is not a tenant id"));
                 continue;
             };
-            let parts = value.split_once(':').and_then(|(scope, token)| Some((scope_named(scope)?, token)));
+            let parts = value.split_once(':').and_then(|(scope, token)| Some((scope.parse::<Scope>().ok()?, token)));
             let Some((scope, token)) = parts else {
                 self.wrong(format!("{name} must be <read|write|admin>:<token>"));
                 continue;
             };
             self.require_token(&name, token);
-            tokens.push(OperatorToken { tenant_id: Some(tenant_id), scope, token: token.to_owned().into() });
+            tokens.push(OperatorToken { name, tenant_id: Some(tenant_id), scope, token: token.to_owned().into() });
         }
         tokens
     }
@@ -336,14 +336,10 @@ impl Reader {
     }
 }
 
-fn scope_named(name: &str) -> Option<Scope> {
-    [Scope::Read, Scope::Write, Scope::Admin].into_iter().find(|scope| scope.name() == name)
-}
-
 /// `wopr_write_…` says its scope itself.
 fn scope_in(token: &str) -> Option<Scope> {
     let (scope, rest) = token.strip_prefix("wopr_")?.split_once('_')?;
-    scope_named(scope).filter(|_| !rest.is_empty())
+    scope.parse().ok().filter(|_| !rest.is_empty())
 }
 
 /// Whether a secret is what a sample file has in its place.

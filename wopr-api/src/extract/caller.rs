@@ -2,41 +2,35 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use wopr_core::audit::Actor;
-use wopr_core::ids::{ApiKeyId, TenantId, UserId};
+use wopr_core::auth::{AuthError, KeyHolder, Scope, SignedIn};
+use wopr_core::ids::TenantId;
 
 use super::Credential;
 use crate::error::ApiError;
 use crate::state::AppState;
 
-/// What a credential may do: each includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scope {
-    /// Look.
-    Read,
-    /// Change.
-    Write,
-    /// Manage.
-    Admin,
-}
-
-impl Scope {
-    /// The name used on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Admin => "admin",
-        }
-    }
-}
-
 /// Who a credential belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
-    /// A signed-in person.
-    User(UserId),
+    /// A signed-in person, with the session.
+    User(Box<SignedIn>),
     /// The holder of an API key or of an operator token.
-    Key(ApiKeyId),
+    Key(Box<KeyHolder>),
+}
+
+impl From<SignedIn> for Caller {
+    /// A person manages their own tenant.
+    fn from(signed_in: SignedIn) -> Self {
+        let (tenant_id, platform_admin) = (Some(signed_in.tenant_id), signed_in.platform_admin);
+        Self { principal: Principal::User(Box::new(signed_in)), tenant_id, scope: Scope::Admin, platform_admin }
+    }
+}
+
+impl From<KeyHolder> for Caller {
+    fn from(holder: KeyHolder) -> Self {
+        let (tenant_id, scope, platform_admin) = (holder.tenant_id, holder.scope, holder.platform_admin);
+        Self { principal: Principal::Key(Box::new(holder)), tenant_id, scope, platform_admin }
+    }
 }
 
 /// Who calls, as far as the credential proves it. As an extractor: anyone we know, else 401.
@@ -59,7 +53,11 @@ impl Caller {
     /// 403 when `x-tenant-id` names another tenant than the credential's; 503 when the store is away.
     pub(crate) async fn find(state: &AppState, headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
         let Some(credential) = Credential::of(headers) else { return Ok(None) };
-        let Some(caller) = state.authenticate(&credential).await? else { return Ok(None) };
+        let found = state.authenticate(&credential).await.map_err(|error| match error {
+            AuthError::Storage(error) => ApiError::from(error),
+            error => ApiError::internal(error),
+        })?;
+        let Some(caller) = found else { return Ok(None) };
         caller.check_tenant_header(headers)?;
         Ok(Some(caller))
     }
@@ -86,25 +84,36 @@ impl Caller {
         }
     }
 
+    /// The person, when one is signed in.
+    ///
+    /// # Errors
+    /// 403 for the holder of a key.
+    pub fn signed_in(&self) -> Result<&SignedIn, ApiError> {
+        match &self.principal {
+            Principal::User(signed_in) => Ok(signed_in),
+            Principal::Key(_) => Err(ApiError::forbidden("This needs a signed-in user, not a key")),
+        }
+    }
+
     /// Lets callers of at least `required` through.
     ///
     /// # Errors
     /// 403 with what was required and what was provided.
     pub fn require(&self, required: Scope) -> Result<(), ApiError> {
-        if self.scope >= required {
+        if self.scope.includes(required) {
             return Ok(());
         }
         Err(ApiError::forbidden("Insufficient scope")
             .code("INSUFFICIENT_SCOPE")
-            .detail("required", required.name())
-            .detail("provided", self.scope.name()))
+            .detail("required", required.as_str())
+            .detail("provided", self.scope.as_str()))
     }
 
     /// Who acts, for the audit log.
     pub fn actor(&self) -> Actor {
         match &self.principal {
-            Principal::User(id) => Actor::User(*id),
-            Principal::Key(id) => Actor::ApiKey(*id),
+            Principal::User(signed_in) => Actor::User(signed_in.user.id),
+            Principal::Key(holder) => holder.actor.clone(),
         }
     }
 

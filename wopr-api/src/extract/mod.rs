@@ -10,7 +10,7 @@ use wopr_core::audit::{Actor, Origin};
 
 pub(crate) use self::body::read_body;
 pub use self::body::{Json, Path, Query};
-pub use self::caller::{AdminCaller, Caller, PlatformAdmin, Principal, ReadCaller, Scope, WriteCaller};
+pub use self::caller::{AdminCaller, Caller, PlatformAdmin, Principal, ReadCaller, WriteCaller};
 pub use self::client::ClientAddress;
 pub(crate) use self::client::client_address;
 pub use self::credential::Credential;

@@ -7,8 +7,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use jiff::SignedDuration;
+use wopr_core::auth::Limit;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::extract::ClientAddress;
 use crate::state::AppState;
 
@@ -147,11 +149,29 @@ pub(crate) async fn count_call(
     count(state, client, for_procedure(procedure), tally).await
 }
 
-#[expect(clippy::unused_async, reason = "counters live in the database")]
 async fn count(state: &AppState, client: Option<IpAddr>, rule: &Rule, tally: &Tally) -> Result<(), ApiError> {
-    let _ = (state, client, rule.max, rule.window_seconds, rule.scope, rule.fail_closed, rule.message);
-    let _ = (Tally::meet, StatusCode::TOO_MANY_REQUESTS, tally, TOO_MANY);
-    Ok(())
+    let window = SignedDuration::from_secs(rule.window_seconds.into());
+    // Addresses are personal data, and counting needs none.
+    let key = state.pseudonyms.sign(&counted_network(client));
+    let decision = match state.throttle.hit(rule.scope, &key, Limit { max: rule.max, window }).await {
+        Ok(decision) => decision,
+        Err(error) if rule.fail_closed => return Err(ApiError::from(error)),
+        Err(error) => {
+            tracing::error!(scope = rule.scope, "a request went uncounted: {}", chain(&error));
+            return Ok(());
+        }
+    };
+    tally.meet(Standing {
+        limit: decision.limit,
+        remaining: decision.remaining,
+        resets_at_seconds: decision.resets_at.as_second(),
+    });
+    if decision.allowed {
+        return Ok(());
+    }
+    let wait = decision.resets_at.duration_since(state.clock.now()).as_secs();
+    let seconds = u64::try_from(wait).unwrap_or(0).max(1);
+    Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", rule.message).retry_after(seconds))
 }
 
 /// Who is counted: an IPv4 address, or the /64 that one IPv6 customer has.

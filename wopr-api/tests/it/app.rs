@@ -74,7 +74,7 @@ impl TestApp {
         environment.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config = Config::load(&Sources { environment, ..Sources::default() }).unwrap();
         let shared: SharedClock = Arc::new(clock.clone());
-        let state = AppState { db: db.db.clone(), clock: shared, config: Arc::new(config), readiness: Arc::default() };
+        let state = AppState::assemble(Arc::new(config), db.db.clone(), shared).unwrap();
         let router = app(state.clone());
         Self { db, clock, state, router }
     }
