@@ -73,7 +73,8 @@ impl Hasher {
 }
 
 /// Random salt, random digest: the hash of no password that anybody knows.
-const DUMMY_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$ysfq6m6PBs3ytyItvJcmzA$rt/aQghYMxXBXi1Pzxpqm2NMwWYUttvO2Ana/rkds7g";
+const DUMMY_HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$ysfq6m6PBs3ytyItvJcmzA$rt/aQghYMxXBXi1Pzxpqm2NMwWYUttvO2Ana/rkds7g";
 
 #[cfg(test)]
 mod tests {
@@ -95,7 +96,10 @@ mod tests {
     #[tokio::test]
     async fn a_broken_hash_is_an_error_and_not_a_wrong_password() {
         let broken = Hasher::new(1).verify(&"Testpass1".into(), Some("$argon2id$oops")).await;
-        assert!(matches!(broken, Err(AuthError::Storage(DbError::Inconsistent { table: "accounts", .. }))), "{broken:?}");
+        assert!(
+            matches!(broken, Err(AuthError::Storage(DbError::Inconsistent { table: "accounts", .. }))),
+            "{broken:?}"
+        );
     }
 
     #[test]

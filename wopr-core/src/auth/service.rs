@@ -197,9 +197,8 @@ impl Auth {
         user: &User,
     ) -> Result<(), DbError> {
         let token = random::hexadecimal::<32>();
-        let id = TokenRepository::new(conn)
-            .replace(now, Purpose::VerifyEmail, user, &random::digest_of(&token))
-            .await?;
+        let id =
+            TokenRepository::new(conn).replace(now, Purpose::VerifyEmail, user, &random::digest_of(&token)).await?;
         let mail = notify::templates::verify_email(id, user.email.as_str(), &self.config.base_url, &token);
         notify::enqueue_in(conn, now, &mail).await
     }

@@ -164,7 +164,8 @@ mod tests {
             welcome(UserId::new(at), "ann@example.com", "https://app.example"),
             credit_purchase_receipt("pay_1", "ann@example.com", Money::from_cents(3_000), Money::from_cents(3_500)),
         ];
-        let text = mails.map(|mail| format!("{}: {}\n{}\n{}", mail.template, mail.subject, mail.text_body, mail.html_body));
+        let text =
+            mails.map(|mail| format!("{}: {}\n{}\n{}", mail.template, mail.subject, mail.text_body, mail.html_body));
         insta::assert_snapshot!(text.join("\n=====\n"));
     }
 }

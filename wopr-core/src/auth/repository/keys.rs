@@ -138,9 +138,7 @@ impl<'c> KeyRepository<'c> {
 
     /// Revokes every key that was made for a bot.
     pub(in crate::auth) async fn revoke_of_bot(&mut self, at: Timestamp, bot: BotId) -> Result<(), DbError> {
-        let valid = api_keys::table
-            .filter(api_keys::bot_id.eq(bot.as_uuid()))
-            .filter(api_keys::revoked_at.is_null());
+        let valid = api_keys::table.filter(api_keys::bot_id.eq(bot.as_uuid())).filter(api_keys::revoked_at.is_null());
         diesel::update(valid).set(api_keys::revoked_at.eq(at.to_diesel())).execute(self.conn).await?;
         Ok(())
     }

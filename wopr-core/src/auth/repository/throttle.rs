@@ -84,10 +84,8 @@ impl<'c> ThrottleRepository<'c> {
         .get_result(self.conn)
         .await
         .optional()?;
-        row.map(|row| {
-            u32::try_from(row.attempts).map_err(|error| DbError::inconsistent("sign_in_attempts", error))
-        })
-        .transpose()
+        row.map(|row| u32::try_from(row.attempts).map_err(|error| DbError::inconsistent("sign_in_attempts", error)))
+            .transpose()
     }
 
     /// Closes an account to sign-ins for a while.

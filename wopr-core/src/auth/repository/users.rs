@@ -173,10 +173,8 @@ impl<'c> UserRepository<'c> {
         id: UserId,
         email: &str,
     ) -> Result<Option<User>, DbError> {
-        let unverified = users::table
-            .find(id.as_uuid())
-            .filter(users::email.eq(email))
-            .filter(users::email_verified_at.is_null());
+        let unverified =
+            users::table.find(id.as_uuid()).filter(users::email.eq(email)).filter(users::email_verified_at.is_null());
         let row: Option<UserRow> = diesel::update(unverified)
             .set((users::email_verified_at.eq(at.to_diesel()), users::updated_at.eq(at.to_diesel())))
             .returning(UserRow::as_returning())
@@ -231,9 +229,8 @@ impl<'c> UserRepository<'c> {
         password_hash: &str,
         before: Option<&Credential>,
     ) -> Result<bool, DbError> {
-        let account = accounts::table
-            .filter(accounts::user_id.eq(user.as_uuid()))
-            .filter(accounts::provider.eq(CREDENTIAL));
+        let account =
+            accounts::table.filter(accounts::user_id.eq(user.as_uuid())).filter(accounts::provider.eq(CREDENTIAL));
         let new = (accounts::password_hash.eq(password_hash), accounts::updated_at.eq(at.to_diesel()));
         let changed = match before {
             Some(before) => {

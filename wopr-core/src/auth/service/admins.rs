@@ -60,12 +60,7 @@ impl Auth {
     }
 }
 
-async fn grant_in(
-    conn: &mut AsyncPgConnection,
-    now: Timestamp,
-    origin: &Origin,
-    user: &User,
-) -> Result<(), DbError> {
+async fn grant_in(conn: &mut AsyncPgConnection, now: Timestamp, origin: &Origin, user: &User) -> Result<(), DbError> {
     let granted_by = origin.actor.to_string();
     if !UserRepository::new(conn).add_platform_admin(now, user.id, &granted_by).await? {
         return Ok(());
