@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Logs to standard error, as `RUST_LOG` says, by default from `info` up.
@@ -21,16 +21,27 @@ pub fn announce(what: &str, url: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// When signal handlers cannot be installed.
-pub async fn stopped() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end a program. Made before the program says that it listens, so that none is missed.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on SIGTERM and SIGINT no longer kill the process.
+    ///
+    /// # Errors
+    /// When signal handlers cannot be installed.
+    pub fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Waits for the first of them.
+    pub async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -16,8 +16,8 @@ pub fn resolve(name: &str, value: Option<String>, file: Option<&Path>) -> anyhow
         (Some(_), Some(_)) => bail!("{name} is given both as a value and as a file; give one"),
         (Some(value), None) => Ok(Some(value.trim().to_owned())),
         (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {name} from {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {name} from {}", path.display()))?;
             let text = text.trim();
             if text.is_empty() {
                 bail!("{name} in {} is empty", path.display());

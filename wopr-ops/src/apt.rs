@@ -17,22 +17,16 @@ pub(crate) async fn install(ui: &Ui, packages: &[&str]) -> anyhow::Result<()> {
     let list = packages.join(" ");
     let by_hand = format!("install by hand: {list}");
     let Some(apt) = find_program("apt-get") else {
-        return Err(
-            Failure::new(Exit::Environment, format!("{list} is missing"))
-                .why("this machine has no apt-get to install it with")
-                .fix(by_hand)
-                .into(),
-        );
+        return Err(Failure::new(Exit::Environment, format!("{list} is missing"))
+            .why("this machine has no apt-get to install it with")
+            .fix(by_hand)
+            .into());
     };
     if !is_root() {
-        return Err(
-            Failure::new(Exit::Environment, format!("{list} is missing"))
-                .why("installing packages needs root")
-                .fix(format!(
-                    "run as root: apt-get install --no-install-recommends {list}"
-                ))
-                .into(),
-        );
+        return Err(Failure::new(Exit::Environment, format!("{list} is missing"))
+            .why("installing packages needs root")
+            .fix(format!("run as root: apt-get install --no-install-recommends {list}"))
+            .into());
     }
     let task = ui.start(format!("apt-get install {list}"));
     let result = async {
@@ -65,10 +59,5 @@ async fn run(apt: &std::path::Path, arguments: &[&str]) -> anyhow::Result<()> {
         return Ok(());
     }
     let error = String::from_utf8_lossy(&output.stderr);
-    anyhow::bail!(
-        "apt-get {} ended with {}: {}",
-        arguments.join(" "),
-        output.status,
-        error.trim()
-    )
+    anyhow::bail!("apt-get {} ended with {}: {}", arguments.join(" "), output.status, error.trim())
 }

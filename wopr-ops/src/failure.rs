@@ -47,12 +47,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            why: None,
-            fix: None,
-            exit,
-        }
+        Self { what: what.into(), why: None, fix: None, exit }
     }
 
     #[must_use]
@@ -70,10 +65,7 @@ impl Failure {
 
 /// The exit code of an error: of the first [`Failure`] in its chain, else [`Exit::Failed`].
 pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
-    error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<Failure>())
-        .map_or(Exit::Failed, |f| f.exit)
+    error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit)
 }
 
 #[cfg(test)]

@@ -73,9 +73,7 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<()> {
         Command::Down(args) => commands::down::run(ui, &paths, &args).await,
         Command::Status(args) => commands::status::run(ui, &args).await,
         Command::Logs(args) => commands::logs::run(ui, &args).await,
-        Command::Stripe(StripeCommand::Trigger(args)) => {
-            commands::stripe::trigger(ui, &paths, &args).await
-        }
+        Command::Stripe(StripeCommand::Trigger(args)) => commands::stripe::trigger(ui, &paths, &args).await,
         Command::Stripe(StripeCommand::SecretPath) => commands::stripe::secret_path(ui, &paths),
         Command::Test(args) => commands::test::run(ui, &paths, &args).await,
         Command::Conformance(args) => commands::conformance::run(ui, &paths, &args).await,

@@ -24,16 +24,12 @@ impl Paths {
     pub(crate) fn find() -> anyhow::Result<Self> {
         let data = data_directory(|name| std::env::var_os(name).map(PathBuf::from))?;
         private_directory(&data)?;
-        Ok(Self {
-            workspace: workspace()?,
-            data,
-        })
+        Ok(Self { workspace: workspace()?, data })
     }
 
     /// Where cargo writes what it builds.
     pub(crate) fn target(&self) -> PathBuf {
-        std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| self.workspace.join("target"), PathBuf::from)
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.workspace.join("target"), PathBuf::from)
     }
 }
 
@@ -46,39 +42,24 @@ fn data_directory(var: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<PathB
         return Ok(base.join("wopr"));
     }
     let home = var("HOME").filter(|path| path.is_absolute());
-    home.map(|home| home.join(".local/share/wopr"))
-        .ok_or_else(|| {
-            Failure::new(
-                Exit::Environment,
-                "there is no place for the stack's secrets and logs",
-            )
+    home.map(|home| home.join(".local/share/wopr")).ok_or_else(|| {
+        Failure::new(Exit::Environment, "there is no place for the stack's secrets and logs")
             .why("neither XDG_DATA_HOME nor HOME is set to an absolute path")
             .fix("set WOPR_DATA_DIR to a directory of your own")
             .into()
-        })
+    })
 }
 
 /// The directory above this program's sources that holds the workspace.
 fn workspace() -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir().context("the current directory is gone")?;
-    let is_ours = |path: &&Path| {
-        path.join("wopr-ops/Cargo.toml").is_file() && path.join("Cargo.lock").is_file()
-    };
-    here.ancestors()
-        .find(is_ours)
-        .map(Path::to_path_buf)
-        .ok_or_else(|| {
-            Failure::new(
-                Exit::Environment,
-                "this directory is not inside a checkout of WOPR",
-            )
-            .why(format!(
-                "neither {} nor a directory above it holds wopr-ops/Cargo.toml",
-                here.display()
-            ))
+    let is_ours = |path: &&Path| path.join("wopr-ops/Cargo.toml").is_file() && path.join("Cargo.lock").is_file();
+    here.ancestors().find(is_ours).map(Path::to_path_buf).ok_or_else(|| {
+        Failure::new(Exit::Environment, "this directory is not inside a checkout of WOPR")
+            .why(format!("neither {} nor a directory above it holds wopr-ops/Cargo.toml", here.display()))
             .fix("change into the checkout and run the command again")
             .into()
-        })
+    })
 }
 
 /// Creates the directory and its parents; the last one only its owner may enter.
@@ -110,18 +91,11 @@ mod tests {
         let cases: [(&[(&str, &str)], &str); 4] = [
             (&[home], "/home/ada/.local/share/wopr"),
             (&[("XDG_DATA_HOME", "/data"), home], "/data/wopr"),
-            (
-                &[("XDG_DATA_HOME", "relative"), home],
-                "/home/ada/.local/share/wopr",
-            ),
+            (&[("XDG_DATA_HOME", "relative"), home], "/home/ada/.local/share/wopr"),
             (&[("WOPR_DATA_DIR", "/elsewhere"), home], "/elsewhere"),
         ];
         let find = |vars: &[(&str, &str)]| {
-            let var = |name: &str| {
-                vars.iter()
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| value.into())
-            };
+            let var = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
             data_directory(var)
         };
         for (vars, expected) in cases {

@@ -30,16 +30,10 @@ pub(crate) fn owner(proc: &Path, port: u16) -> Option<Owner> {
         .flat_map(|table| listening_inodes(&table, port))
         .map(|inode| format!("socket:[{inode}]"))
         .collect();
-    let pids = fs::read_dir(proc)
-        .ok()?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids = fs::read_dir(proc).ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| holds_any(&proc.join(pid.to_string()), &sockets))
         .min()
-        .map(|pid| Owner {
-            pid,
-            command: command_line(&proc.join(pid.to_string())),
-        })
+        .map(|pid| Owner { pid, command: command_line(&proc.join(pid.to_string())) })
 }
 
 fn holds_any(process: &Path, sockets: &HashSet<String>) -> bool {
@@ -47,11 +41,7 @@ fn holds_any(process: &Path, sockets: &HashSet<String>) -> bool {
         descriptors
             .flatten()
             .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
-            .any(|target| {
-                target
-                    .to_str()
-                    .is_some_and(|target| sockets.contains(target))
-            })
+            .any(|target| target.to_str().is_some_and(|target| sockets.contains(target)))
     })
 }
 
@@ -68,8 +58,7 @@ fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     let of_line = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
-        let listens =
-            *fields.get(3)? == LISTEN && u16::from_str_radix(local_port, 16).ok()? == port;
+        let listens = *fields.get(3)? == LISTEN && u16::from_str_radix(local_port, 16).ok()? == port;
         listens.then(|| fields.get(9)?.parse().ok()).flatten()
     };
     table.lines().skip(1).filter_map(of_line).collect()

@@ -43,18 +43,12 @@ impl Shape {
                 self.prefix.len() + 2 * self.bytes
             ));
         }
-        let hexadecimal = rest
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        (!hexadecimal)
-            .then(|| "it has characters other than 0-9 and a-f after its prefix".to_owned())
+        let hexadecimal = rest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        (!hexadecimal).then(|| "it has characters other than 0-9 and a-f after its prefix".to_owned())
     }
 }
 
-const HEX32: Shape = Shape {
-    prefix: "",
-    bytes: 32,
-};
+const HEX32: Shape = Shape { prefix: "", bytes: 32 };
 
 /// Every secret that is made, by the name the programs know it under.
 const INVENTORY: [(&str, Shape); 7] = [
@@ -62,21 +56,9 @@ const INVENTORY: [(&str, Shape); 7] = [
     ("FLEET_API_TOKEN_ADMIN", HEX32),
     ("PLATFORM_SECRET", HEX32),
     ("POSTGRES_PASSWORD", HEX32),
-    ("STRIPE_CONTROL_KEY", HEX32),
-    (
-        "STRIPE_SECRET_KEY",
-        Shape {
-            prefix: "sk_test_",
-            bytes: 24,
-        },
-    ),
-    (
-        "STRIPE_WEBHOOK_SECRET",
-        Shape {
-            prefix: "whsec_",
-            bytes: 32,
-        },
-    ),
+    ("STRIPE_STANDIN_CONTROL_KEY", HEX32),
+    ("STRIPE_SECRET_KEY", Shape { prefix: "sk_test_", bytes: 24 }),
+    ("STRIPE_WEBHOOK_SECRET", Shape { prefix: "whsec_", bytes: 32 }),
 ];
 
 /// The secrets of one stack. `Debug` shows names only.
@@ -92,6 +74,11 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// Whether the directory holds no secret that data could be protected by.
+    pub(crate) fn are_missing(directory: &Path) -> bool {
+        !directory.join("POSTGRES_PASSWORD").exists()
+    }
+
     /// Reads the secrets, makes those that do not exist, and refuses those that are not what they should be.
     ///
     /// Answers with the names that were made, too.
@@ -110,8 +97,7 @@ impl Secrets {
                     value
                 }
                 Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("{} cannot be read", file.display()));
+                    return Err(error).with_context(|| format!("{} cannot be read", file.display()));
                 }
             };
             if let Some(problem) = shape.problem(&value) {
@@ -123,21 +109,12 @@ impl Secrets {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
             values.insert(name, value);
         }
-        Ok((
-            Self {
-                values,
-                directory: directory.to_owned(),
-            },
-            created,
-        ))
+        Ok((Self { values, directory: directory.to_owned() }, created))
     }
 
     /// The value of a secret of the inventory.
     pub(crate) fn get(&self, name: &str) -> anyhow::Result<&str> {
-        self.values
-            .get(name)
-            .map(String::as_str)
-            .with_context(|| format!("{name} is not in the inventory"))
+        self.values.get(name).map(String::as_str).with_context(|| format!("{name} is not in the inventory"))
     }
 
     /// The file that holds a secret.
@@ -172,19 +149,12 @@ pub(crate) fn hand_over(directory: &Path, files: &Handover, uid: u32) -> anyhow:
 }
 
 fn not_root(path: &Path) -> String {
-    format!(
-        "{} cannot be given to the container's user; run this as root",
-        path.display()
-    )
+    format!("{} cannot be given to the container's user; run this as root", path.display())
 }
 
 /// A name for the values that says when they have changed, and nothing else.
 pub(crate) fn fingerprint_of(files: &Handover) -> String {
-    fingerprint(
-        files
-            .iter()
-            .flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]),
-    )
+    fingerprint(files.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]))
 }
 
 /// Writes through a temporary name: a reader sees the old content, or the new, never half of it.
@@ -198,10 +168,7 @@ fn write_private(file: &Path, value: &str) -> anyhow::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(&draft)
-        .and_then(|mut open| {
-            open.write_all(value.as_bytes())
-                .and_then(|()| open.sync_all())
-        })
+        .and_then(|mut open| open.write_all(value.as_bytes()).and_then(|()| open.sync_all()))
         .and_then(|()| fs::rename(&draft, file));
     written.with_context(|| format!("{} cannot be written", file.display()))
 }
@@ -211,8 +178,7 @@ mod tests {
     use super::*;
 
     fn temporary(name: &str) -> PathBuf {
-        let directory =
-            std::env::temp_dir().join(format!("wopr-ops-{name}-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("wopr-ops-{name}-{}", std::process::id()));
         let _absent = fs::remove_dir_all(&directory);
         directory
     }
@@ -228,10 +194,7 @@ mod tests {
 
     #[test]
     fn a_problem_names_what_is_wrong_and_never_the_value() {
-        let shape = Shape {
-            prefix: "whsec_",
-            bytes: 4,
-        };
+        let shape = Shape { prefix: "whsec_", bytes: 4 };
         let cases = [
             ("", "does not start"),
             ("sk_test_01234567", "does not start"),
@@ -253,22 +216,9 @@ mod tests {
         assert_eq!(created.len(), INVENTORY.len());
         let (second, created) = Secrets::load_or_create(&directory).unwrap();
         assert!(created.is_empty());
-        assert_eq!(
-            first.get("PLATFORM_SECRET").unwrap(),
-            second.get("PLATFORM_SECRET").unwrap()
-        );
-        assert_eq!(
-            fs::metadata(&directory).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
-        assert_eq!(
-            fs::metadata(first.path("PLATFORM_SECRET"))
-                .unwrap()
-                .permissions()
-                .mode()
-                & 0o777,
-            0o600
-        );
+        assert_eq!(first.get("PLATFORM_SECRET").unwrap(), second.get("PLATFORM_SECRET").unwrap());
+        assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(first.path("PLATFORM_SECRET")).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!format!("{first:?}").contains(first.get("PLATFORM_SECRET").unwrap()));
 
         fs::write(first.path("STRIPE_WEBHOOK_SECRET"), "hunter2").unwrap();
@@ -282,12 +232,7 @@ mod tests {
     #[test]
     fn a_fingerprint_follows_names_and_values() {
         let of = |pairs: &[(&str, &str)]| {
-            fingerprint_of(
-                &pairs
-                    .iter()
-                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                    .collect(),
-            )
+            fingerprint_of(&pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
         };
         assert_eq!(of(&[("A", "1")]), of(&[("A", "1")]));
         assert_ne!(of(&[("A", "1")]), of(&[("A", "2")]));

@@ -85,13 +85,9 @@ fn random_hex() -> String {
 
 /// The `Stripe-Signature` header of a body: <https://docs.stripe.com/webhooks/signature>.
 pub(crate) fn signature(secret: &str, timestamp: i64, body: &str) -> anyhow::Result<String> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())
-        .context("the webhook secret is no key")?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).context("the webhook secret is no key")?;
     mac.update(format!("{timestamp}.{body}").as_bytes());
-    Ok(format!(
-        "t={timestamp},v1={}",
-        hex::encode(mac.finalize().into_bytes())
-    ))
+    Ok(format!("t={timestamp},v1={}", hex::encode(mac.finalize().into_bytes())))
 }
 
 /// Sends the event to the API, signed now; answers with what the API said.
@@ -106,25 +102,17 @@ pub(crate) async fn deliver(
     let request = http
         .post(&url)
         .header("content-type", "application/json; charset=utf-8")
-        .header(
-            "stripe-signature",
-            signature(secret, unix_seconds(), &body)?,
-        )
+        .header("stripe-signature", signature(secret, unix_seconds(), &body)?)
         .body(body);
-    let response = request
-        .send()
-        .await
-        .with_context(|| format!("{url} does not answer"))?;
+    let response = request.send().await.with_context(|| format!("{url} does not answer"))?;
     let status = response.status();
     let text = response.text().await.unwrap_or_default();
     if status == reqwest::StatusCode::OK {
         return Ok(text);
     }
-    Err(
-        Failure::new(Exit::Failed, format!("the API refused {}", event.event_id))
-            .why(format!("{status}: {text}"))
-            .into(),
-    )
+    Err(Failure::new(Exit::Failed, format!("the API refused {}", event.event_id))
+        .why(format!("{status}: {text}"))
+        .into())
 }
 
 #[cfg(test)]
@@ -134,12 +122,8 @@ mod tests {
     #[test]
     fn a_signature_is_the_one_stripe_would_make() {
         // printf '1700000000.{}' | openssl dgst -sha256 -hmac whsec_test
-        let expected =
-            "t=1700000000,v1=35495024f4ef3f94e5a93e22221544c4b75e9a42300cd965ab81cb85cd994e91";
-        assert_eq!(
-            signature("whsec_test", 1_700_000_000, "{}").unwrap(),
-            expected
-        );
+        let expected = "t=1700000000,v1=35495024f4ef3f94e5a93e22221544c4b75e9a42300cd965ab81cb85cd994e91";
+        assert_eq!(signature("whsec_test", 1_700_000_000, "{}").unwrap(), expected);
     }
 
     #[test]

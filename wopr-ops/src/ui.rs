@@ -28,18 +28,11 @@ impl Ui {
     pub(crate) fn detect() -> Self {
         let terminal = std::io::stdout().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            colour: terminal && !no_colour,
-            spinners: terminal.then(MultiProgress::new),
-        }
+        Self { colour: terminal && !no_colour, spinners: terminal.then(MultiProgress::new) }
     }
 
     fn paint(&self, code: &str, text: impl Display) -> String {
-        if self.colour {
-            format!("\u{1b}[{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_string()
-        }
+        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_string() }
     }
 
     /// Writes one line to standard output.
@@ -97,12 +90,7 @@ impl Ui {
         if spinner.is_none() {
             self.line(format!("  … {what}"));
         }
-        Task {
-            ui: self.clone(),
-            what,
-            spinner,
-            since: Instant::now(),
-        }
+        Task { ui: self.clone(), what, spinner, since: Instant::now() }
     }
 
     /// Prints rows in aligned columns below a header.
@@ -149,11 +137,7 @@ impl Task {
     pub(crate) fn done(self, detail: impl Display) {
         self.clear();
         let detail = detail.to_string();
-        let text = if detail.is_empty() {
-            self.what.clone()
-        } else {
-            format!("{}: {detail}", self.what)
-        };
+        let text = if detail.is_empty() { self.what.clone() } else { format!("{}: {detail}", self.what) };
         self.ui.done(text, self.since.elapsed());
     }
 
@@ -164,11 +148,7 @@ impl Task {
     }
 
     /// Ends the line as the result says, and hands the result on.
-    pub(crate) fn ends<T, E>(
-        self,
-        result: Result<T, E>,
-        detail: impl FnOnce(&T) -> String,
-    ) -> Result<T, E> {
+    pub(crate) fn ends<T, E>(self, result: Result<T, E>, detail: impl FnOnce(&T) -> String) -> Result<T, E> {
         match &result {
             Ok(value) => self.done(detail(value)),
             Err(_) => self.failed(),
@@ -201,18 +181,11 @@ fn columns(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
         }
     }
     let line = |cells: Vec<&str>| {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(header.to_vec())];
-    lines.extend(
-        rows.iter()
-            .map(|row| line(row.iter().map(String::as_str).collect())),
-    );
+    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
     lines
 }
 
@@ -222,12 +195,7 @@ mod tests {
 
     #[test]
     fn times_read_naturally() {
-        let cases = [
-            (0, "0.0 s"),
-            (749, "0.7 s"),
-            (41_900, "41 s"),
-            (187_000, "3 min 07 s"),
-        ];
+        let cases = [(0, "0.0 s"), (749, "0.7 s"), (41_900, "41 s"), (187_000, "3 min 07 s")];
         for (millis, expected) in cases {
             assert_eq!(seconds(Duration::from_millis(millis)), expected);
         }
@@ -235,13 +203,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [
-            vec!["wopr-api".to_owned(), "running".to_owned()],
-            vec!["x".to_owned(), "y".to_owned()],
-        ];
-        assert_eq!(
-            columns(&["service", "state"], &rows),
-            ["service   state", "wopr-api  running", "x         y"]
-        );
+        let rows = [vec!["wopr-api".to_owned(), "running".to_owned()], vec!["x".to_owned(), "y".to_owned()]];
+        assert_eq!(columns(&["service", "state"], &rows), ["service   state", "wopr-api  running", "x         y"]);
     }
 }

@@ -82,7 +82,9 @@ impl Args {
         let webhook_endpoints = match webhook_secret {
             Some(secret) => urls.into_iter().map(|url| EndpointConfig::all_events(url, secret.clone())).collect(),
             None if urls.is_empty() => Vec::new(),
-            None => bail!("a webhook address without a secret: give STRIPE_WEBHOOK_SECRET or STRIPE_WEBHOOK_SECRET_FILE"),
+            None => {
+                bail!("a webhook address without a secret: give STRIPE_WEBHOOK_SECRET or STRIPE_WEBHOOK_SECRET_FILE")
+            }
         };
         let prices = [self.price_5, self.price_10, self.price_25, self.price_50, self.price_100];
         let credit_packs = prices
@@ -109,9 +111,10 @@ impl Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     process::start_logging();
+    let signals = process::StopSignals::install()?;
     let standin = StripeStandin::start(Args::parse().config()?, Arc::new(SystemClock)).await?;
     process::announce("stripe stand-in", standin.base_url())?;
-    process::stopped().await?;
+    signals.wait().await;
     standin.shutdown().await;
     Ok(())
 }

@@ -151,7 +151,9 @@ fn fingerprint(method: &str, path: &str, pairs: &[(String, String)]) -> String {
     let mut sorted = pairs.to_vec();
     sorted.sort();
     let mut hash = Sha256::new();
-    for part in [method, path].into_iter().chain(sorted.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()])) {
+    for part in
+        [method, path].into_iter().chain(sorted.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]))
+    {
         hash.update(part.len().to_be_bytes());
         hash.update(part.as_bytes());
     }

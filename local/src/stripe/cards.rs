@@ -28,7 +28,12 @@ pub(super) struct Card {
 
 const GENERIC: Outcome = Outcome::Declines("card_declined", "generic_decline", "Your card was declined.");
 
-const fn good(number: &'static str, tokens: &'static [&'static str], brand: &'static str, funding: &'static str) -> Card {
+const fn good(
+    number: &'static str,
+    tokens: &'static [&'static str],
+    brand: &'static str,
+    funding: &'static str,
+) -> Card {
     Card { number, tokens, brand, funding, outcome: Outcome::Succeeds, refuses_attach: false }
 }
 
@@ -67,12 +72,7 @@ const CARDS: &[Card] = &[
         true,
     ),
     visa("4000000000000341", &["chargeCustomerFail"], GENERIC, false),
-    visa(
-        "4000002760003184",
-        &["authenticationRequired", "threeDSecure2Required"],
-        Outcome::NeedsAuthentication,
-        false,
-    ),
+    visa("4000002760003184", &["authenticationRequired", "threeDSecure2Required"], Outcome::NeedsAuthentication, false),
     visa("4000000000000259", &["createDispute"], Outcome::Disputed, false),
 ];
 

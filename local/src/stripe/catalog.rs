@@ -152,7 +152,8 @@ fn new_price(
 pub(super) fn for_line_item(tx: &mut Tx<'_>, item: &Params) -> Result<Value, ApiError> {
     match (item.filled("price")?, item.child("price_data")?) {
         (Some(id), None) => {
-            let price = tx.get(Kind::Price, id).ok_or_else(|| ApiError::no_such("price", id, "line_items[0][price]"))?;
+            let price =
+                tx.get(Kind::Price, id).ok_or_else(|| ApiError::no_such("price", id, "line_items[0][price]"))?;
             if price["active"] != true {
                 return Err(ApiError::invalid("The price specified is inactive.").param("line_items[0][price]"));
             }

@@ -16,9 +16,25 @@ const OPEN_SECONDS: i64 = 86_400;
 const OPEN_SECONDS_MIN: i64 = 1_800;
 
 const FIELDS: &[&str] = &[
-    "mode", "line_items", "success_url", "cancel_url", "client_reference_id", "metadata", "payment_intent_data", "customer",
-    "customer_creation", "customer_email", "expires_at", "payment_method_types", "invoice_creation", "automatic_tax",
-    "billing_address_collection", "locale", "submit_type", "ui_mode", "allow_promotion_codes",
+    "mode",
+    "line_items",
+    "success_url",
+    "cancel_url",
+    "client_reference_id",
+    "metadata",
+    "payment_intent_data",
+    "customer",
+    "customer_creation",
+    "customer_email",
+    "expires_at",
+    "payment_method_types",
+    "invoice_creation",
+    "automatic_tax",
+    "billing_address_collection",
+    "locale",
+    "submit_type",
+    "ui_mode",
+    "allow_promotion_codes",
 ];
 
 pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError> {
@@ -38,8 +54,10 @@ pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError
         customers::require(tx, customer, "customer")?;
         for other in ["customer_creation", "customer_email"] {
             if params.has(other) {
-                return Err(ApiError::invalid(format!("You may only specify one of these parameters: customer, {other}."))
-                    .param(other));
+                return Err(ApiError::invalid(format!(
+                    "You may only specify one of these parameters: customer, {other}."
+                ))
+                .param(other));
             }
         }
     }
@@ -50,7 +68,9 @@ pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError
     }
     let types = params.texts("payment_method_types")?;
     if types.iter().any(|name| name != "card") {
-        return Err(ApiError::invalid("The stand-in accepts the payment method type card only").param("payment_method_types"));
+        return Err(
+            ApiError::invalid("The stand-in accepts the payment method type card only").param("payment_method_types")
+        );
     }
     let id = format!("cs_test_a1{}", random(56));
     let items = line_items(tx, &id, params)?;
@@ -171,7 +191,8 @@ fn line_items(tx: &mut Tx<'_>, session: &str, params: &Params) -> Result<Vec<Val
     let mut items = Vec::new();
     for (index, item) in given.iter().enumerate() {
         item.only(&["price", "price_data", "quantity"])?;
-        let quantity = item.integer("quantity")?.ok_or_else(|| ApiError::missing(&format!("line_items[{index}][quantity]")))?;
+        let quantity =
+            item.integer("quantity")?.ok_or_else(|| ApiError::missing(&format!("line_items[{index}][quantity]")))?;
         if !(1..=999_999).contains(&quantity) {
             return Err(ApiError::invalid("Quantity must be between 1 and 999999").param("line_items"));
         }
@@ -266,7 +287,10 @@ pub(super) struct Payer {
 pub(super) fn pay(tx: &mut Tx<'_>, id: &str, payer: &Payer) -> Result<Value, ApiError> {
     let mut session = tx.load(Kind::Session, "checkout.session", id)?;
     if session["status"] != "open" || number(&session, "expires_at") <= tx.now {
-        return Err(ApiError::invalid(format!("This Checkout Session is no longer open: {}.", text(&session, "status"))));
+        return Err(ApiError::invalid(format!(
+            "This Checkout Session is no longer open: {}.",
+            text(&session, "status")
+        )));
     }
     let (total, currency) = (number(&session, "amount_total"), text(&session, "currency").to_owned());
     let details = tx.load(Kind::LineItems, "checkout.session", id)?["intent"].clone();
@@ -279,15 +303,18 @@ pub(super) fn pay(tx: &mut Tx<'_>, id: &str, payer: &Payer) -> Result<Value, Api
     // A declined attempt leaves its intent behind for the next one.
     let known = session["payment_intent"].as_str().and_then(|id| tx.get(Kind::PaymentIntent, id));
     let mut intent = known.unwrap_or_else(|| {
-        payment_intents::open(tx, NewIntent {
-            amount: total,
-            currency: &currency,
-            customer: None,
-            metadata: details["metadata"].clone(),
-            description: details["description"].as_str(),
-            receipt_email: details["receipt_email"].as_str(),
-            setup_future_usage: details["setup_future_usage"].as_str(),
-        })
+        payment_intents::open(
+            tx,
+            NewIntent {
+                amount: total,
+                currency: &currency,
+                customer: None,
+                metadata: details["metadata"].clone(),
+                description: details["description"].as_str(),
+                receipt_email: details["receipt_email"].as_str(),
+                setup_future_usage: details["setup_future_usage"].as_str(),
+            },
+        )
     });
     intent["customer"] = json!(customer);
     session["payment_intent"] = intent["id"].clone();

@@ -9,8 +9,18 @@ use super::list;
 use super::store::Kind;
 
 const FIELDS: &[&str] = &[
-    "address", "balance", "description", "email", "invoice_settings", "metadata", "name", "payment_method", "phone",
-    "preferred_locales", "shipping", "tax_exempt",
+    "address",
+    "balance",
+    "description",
+    "email",
+    "invoice_settings",
+    "metadata",
+    "name",
+    "payment_method",
+    "phone",
+    "preferred_locales",
+    "shipping",
+    "tax_exempt",
 ];
 
 /// Finds a customer named by a parameter; a deleted one no longer counts.
@@ -141,7 +151,9 @@ pub(super) fn update(tx: &mut Tx<'_>, id: &str, params: &Params) -> Result<Value
 /// The old values of the fields that differ.
 pub(super) fn changed(before: &Value, after: &Value) -> Value {
     let fields = before.as_object().into_iter().flatten();
-    Value::Object(fields.filter(|(name, value)| after[name.as_str()] != **value).map(|(n, v)| (n.clone(), v.clone())).collect())
+    Value::Object(
+        fields.filter(|(name, value)| after[name.as_str()] != **value).map(|(n, v)| (n.clone(), v.clone())).collect(),
+    )
 }
 
 pub(super) fn delete(tx: &mut Tx<'_>, id: &str, params: &Params) -> Result<Value, ApiError> {

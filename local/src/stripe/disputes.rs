@@ -5,26 +5,59 @@ use serde_json::{Value, json};
 use super::engine::{Tx, new_id, number, text};
 use super::error::ApiError;
 use super::form::Params;
+use super::list;
 use super::money::{self, Movement};
 use super::store::Kind;
-use super::list;
 
 /// Days to send evidence.
 const EVIDENCE_DAYS: i64 = 7;
 
 const REASONS: &[&str] = &[
-    "bank_cannot_process", "check_returned", "credit_not_processed", "customer_initiated", "debit_not_authorized",
-    "duplicate", "fraudulent", "general", "incorrect_account_details", "insufficient_funds", "noncompliant",
-    "product_not_received", "product_unacceptable", "subscription_canceled", "unrecognized",
+    "bank_cannot_process",
+    "check_returned",
+    "credit_not_processed",
+    "customer_initiated",
+    "debit_not_authorized",
+    "duplicate",
+    "fraudulent",
+    "general",
+    "incorrect_account_details",
+    "insufficient_funds",
+    "noncompliant",
+    "product_not_received",
+    "product_unacceptable",
+    "subscription_canceled",
+    "unrecognized",
 ];
 
 const EVIDENCE: &[&str] = &[
-    "access_activity_log", "billing_address", "cancellation_policy", "cancellation_policy_disclosure",
-    "cancellation_rebuttal", "customer_communication", "customer_email_address", "customer_name",
-    "customer_purchase_ip", "customer_signature", "duplicate_charge_documentation", "duplicate_charge_explanation",
-    "duplicate_charge_id", "product_description", "receipt", "refund_policy", "refund_policy_disclosure",
-    "refund_refusal_explanation", "service_date", "service_documentation", "shipping_address", "shipping_carrier",
-    "shipping_date", "shipping_documentation", "shipping_tracking_number", "uncategorized_file", "uncategorized_text",
+    "access_activity_log",
+    "billing_address",
+    "cancellation_policy",
+    "cancellation_policy_disclosure",
+    "cancellation_rebuttal",
+    "customer_communication",
+    "customer_email_address",
+    "customer_name",
+    "customer_purchase_ip",
+    "customer_signature",
+    "duplicate_charge_documentation",
+    "duplicate_charge_explanation",
+    "duplicate_charge_id",
+    "product_description",
+    "receipt",
+    "refund_policy",
+    "refund_policy_disclosure",
+    "refund_refusal_explanation",
+    "service_date",
+    "service_documentation",
+    "shipping_address",
+    "shipping_carrier",
+    "shipping_date",
+    "shipping_documentation",
+    "shipping_tracking_number",
+    "uncategorized_file",
+    "uncategorized_text",
 ];
 
 /// Opens a dispute over a charge: the money and a fee leave the balance.
@@ -44,15 +77,18 @@ pub(super) fn open(tx: &mut Tx<'_>, charge_id: &str, reason: &str, amount: Optio
     }
     let id = new_id("du");
     let currency = text(&charge, "currency").to_owned();
-    let booked = money::book(tx, Movement {
-        kind: "adjustment",
-        category: "dispute",
-        amount: -amount,
-        fee: money::DISPUTE_FEE,
-        currency: &currency,
-        source: &id,
-        description: "Chargeback withdrawal",
-    });
+    let booked = money::book(
+        tx,
+        Movement {
+            kind: "adjustment",
+            category: "dispute",
+            amount: -amount,
+            fee: money::DISPUTE_FEE,
+            currency: &currency,
+            source: &id,
+            description: "Chargeback withdrawal",
+        },
+    );
     let mut evidence: Value = EVIDENCE.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
     evidence["enhanced_evidence"] = json!({});
     let dispute = json!({
@@ -134,15 +170,18 @@ pub(super) fn decide(tx: &mut Tx<'_>, id: &str, won: bool) -> Result<Value, ApiE
     dispute["status"] = json!(if won { "won" } else { "lost" });
     if won {
         let currency = text(&dispute, "currency").to_owned();
-        let booked = money::book(tx, Movement {
-            kind: "adjustment",
-            category: "dispute_reversal",
-            amount: number(&dispute, "amount"),
-            fee: 0,
-            currency: &currency,
-            source: id,
-            description: "Chargeback reversal",
-        });
+        let booked = money::book(
+            tx,
+            Movement {
+                kind: "adjustment",
+                category: "dispute_reversal",
+                amount: number(&dispute, "amount"),
+                fee: 0,
+                currency: &currency,
+                source: id,
+                description: "Chargeback reversal",
+            },
+        );
         if let Some(list) = dispute["balance_transactions"].as_array_mut() {
             list.push(booked);
         }

@@ -29,7 +29,8 @@ pub(super) fn seed(tx: &mut Tx<'_>) {
         };
         let fresh = endpoint_object(tx, &id, &endpoint.url, &events, None, json!({}));
         let known = tx.get(Kind::WebhookEndpoint, &id);
-        if known.is_none_or(|known| known["url"] != fresh["url"] || known["enabled_events"] != fresh["enabled_events"]) {
+        if known.is_none_or(|known| known["url"] != fresh["url"] || known["enabled_events"] != fresh["enabled_events"])
+        {
             tx.save(Kind::WebhookEndpoint, &fresh);
         }
     }
@@ -84,7 +85,9 @@ pub(super) fn secret(tx: &Tx<'_>, id: &str) -> Option<String> {
 fn check_url(url: &str) -> Result<(), ApiError> {
     match reqwest::Url::parse(url) {
         Ok(parsed) if ["http", "https"].contains(&parsed.scheme()) => Ok(()),
-        _ => Err(ApiError::invalid("Invalid URL: an explicit http or https address is needed").code("url_invalid").param("url")),
+        _ => Err(ApiError::invalid("Invalid URL: an explicit http or https address is needed")
+            .code("url_invalid")
+            .param("url")),
     }
 }
 

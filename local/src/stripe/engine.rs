@@ -30,14 +30,7 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(config: Config, clock: Arc<dyn Clock>, store: Store, public_url: String) -> Self {
-        Self {
-            config,
-            clock,
-            public_url,
-            faults: Mutex::default(),
-            wake: Notify::new(),
-            store: Mutex::new(store),
-        }
+        Self { config, clock, public_url, faults: Mutex::default(), wake: Notify::new(), store: Mutex::new(store) }
     }
 
     /// Runs `work` as one transaction. It lasts when `work` succeeds, or fails in a way that keeps its effects.

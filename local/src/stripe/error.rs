@@ -107,7 +107,10 @@ impl ApiError {
         error.insert("message".into(), json!(self.message));
         if let Some(code) = self.code {
             error.insert("code".into(), json!(code));
-            error.insert("doc_url".into(), json!(format!("https://stripe.com/docs/error-codes/{}", code.replace('_', "-"))));
+            error.insert(
+                "doc_url".into(),
+                json!(format!("https://stripe.com/docs/error-codes/{}", code.replace('_', "-"))),
+            );
         }
         if let Some(param) = &self.param {
             error.insert("param".into(), json!(param));

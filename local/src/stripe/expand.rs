@@ -16,8 +16,10 @@ pub(super) fn apply(tx: &Tx<'_>, object: &mut Value, params: &Params) -> Result<
     for path in params.texts("expand")? {
         let segments: Vec<&str> = path.split('.').collect();
         if segments.len() > MAX_DEPTH {
-            return Err(ApiError::invalid(format!("You cannot expand more than {MAX_DEPTH} levels of a property: {path}"))
-                .param("expand"));
+            return Err(ApiError::invalid(format!(
+                "You cannot expand more than {MAX_DEPTH} levels of a property: {path}"
+            ))
+            .param("expand"));
         }
         along(tx, object, &segments, &path)?;
     }
@@ -53,7 +55,8 @@ fn included(tx: &Tx<'_>, object: &Value, field: &str) -> Result<Option<Value>, A
     match (text(object, "object"), field) {
         ("checkout.session", "line_items") => checkout::items(tx, id, &Params::default()).map(Some),
         ("charge", "refunds") => {
-            let refunds: Vec<&Value> = tx.store.rows(Kind::Refund).rev().filter(|refund| refund["charge"] == id).collect();
+            let refunds: Vec<&Value> =
+                tx.store.rows(Kind::Refund).rev().filter(|refund| refund["charge"] == id).collect();
             Ok(Some(json!({
                 "object": "list", "data": refunds, "has_more": false, "url": format!("/v1/charges/{id}/refunds"),
             })))

@@ -58,7 +58,9 @@ impl Fault {
     /// What is wrong with it, if anything.
     pub(super) fn problem(&self) -> Option<&'static str> {
         match self {
-            Self { status: Some(status), .. } if !(400..=599).contains(status) => Some("status must be between 400 and 599"),
+            Self { status: Some(status), .. } if !(400..=599).contains(status) => {
+                Some("status must be between 400 and 599")
+            }
             Self { times: 0, .. } => Some("times must be at least 1"),
             Self { status: None, after: true, .. } => Some("after needs a status"),
             Self { status: None, delay_ms: 0, .. } => Some("a fault needs a status or delay_ms"),

@@ -135,7 +135,9 @@ impl Params {
     pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let Some(text) = self.filled(name)? else { return Ok(None) };
         text.parse().map(Some).map_err(|_| {
-            ApiError::invalid(format!("Invalid integer: {text}")).code("parameter_invalid_integer").param(&self.named(name))
+            ApiError::invalid(format!("Invalid integer: {text}"))
+                .code("parameter_invalid_integer")
+                .param(&self.named(name))
         })
     }
 
@@ -154,7 +156,8 @@ impl Params {
         if allowed.contains(&text) {
             return Ok(Some(text));
         }
-        Err(ApiError::invalid(format!("Invalid {name}: must be one of {}", allowed.join(", "))).param(&self.named(name)))
+        Err(ApiError::invalid(format!("Invalid {name}: must be one of {}", allowed.join(", ")))
+            .param(&self.named(name)))
     }
 
     /// The group of that name. An empty text, which is how a group is cleared, counts as absent.
@@ -252,7 +255,8 @@ mod tests {
 
     #[test]
     fn nested_lists_and_maps_are_read_in_order() {
-        let p = parse("line_items[0][price]=a&line_items[1][price]=b&line_items[1][quantity]=2&expand[]=x&expand[]=y").unwrap();
+        let p = parse("line_items[0][price]=a&line_items[1][price]=b&line_items[1][quantity]=2&expand[]=x&expand[]=y")
+            .unwrap();
         let items = p.children("line_items").unwrap();
         assert_eq!(items[0].text("price").unwrap(), Some("a"));
         assert_eq!(items[1].integer("quantity").unwrap(), Some(2));

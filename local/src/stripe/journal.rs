@@ -93,7 +93,8 @@ impl Journal {
         };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("creating its directory"))?;
         // It holds webhook secrets of endpoints made through the API.
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(io("opening"))?;
+        let file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path).map_err(io("opening"))?;
         file.try_lock().map_err(|error| match error {
             std::fs::TryLockError::WouldBlock => JournalError::InUse { path: path.clone() },
             std::fs::TryLockError::Error(source) => io("locking")(source),

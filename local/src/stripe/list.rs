@@ -24,11 +24,7 @@ pub(super) fn page(
 }
 
 /// One page of objects that are already in the order of the list.
-pub(super) fn cut<'v>(
-    objects: impl Iterator<Item = &'v Value>,
-    url: &str,
-    params: &Params,
-) -> Result<Value, ApiError> {
+pub(super) fn cut<'v>(objects: impl Iterator<Item = &'v Value>, url: &str, params: &Params) -> Result<Value, ApiError> {
     let limit = params.integer("limit")?.unwrap_or(10);
     if !(1..=100).contains(&limit) {
         return Err(ApiError::invalid("Invalid integer: limit must be between 1 and 100").param("limit"));

@@ -154,15 +154,18 @@ pub(super) fn charge(
 /// Books the money of a charge that went through.
 pub(super) fn take_money(tx: &mut Tx<'_>, charge: &mut Value) {
     let amount = number(charge, "amount");
-    let booked = book(tx, Movement {
-        kind: "charge",
-        category: "charge",
-        amount,
-        fee: card_fee(amount),
-        currency: text(charge, "currency"),
-        source: text(charge, "id"),
-        description: "Payment",
-    });
+    let booked = book(
+        tx,
+        Movement {
+            kind: "charge",
+            category: "charge",
+            amount,
+            fee: card_fee(amount),
+            currency: text(charge, "currency"),
+            source: text(charge, "id"),
+            description: "Payment",
+        },
+    );
     charge["balance_transaction"] = booked["id"].clone();
     charge["amount_captured"] = json!(amount);
     charge["status"] = json!("succeeded");
@@ -202,7 +205,8 @@ pub(super) fn create_refund(tx: &mut Tx<'_>, params: &Params) -> Result<Value, A
             let found = found.ok_or_else(|| ApiError::no_such("payment_intent", intent, "payment_intent"))?;
             let latest = found["latest_charge"].as_str().map(str::to_owned);
             latest.ok_or_else(|| {
-                ApiError::invalid("This PaymentIntent does not have a successful charge to refund.").param("payment_intent")
+                ApiError::invalid("This PaymentIntent does not have a successful charge to refund.")
+                    .param("payment_intent")
             })?
         }
         _ => return Err(ApiError::invalid("Must provide exactly one of: charge, payment_intent.")),
@@ -228,8 +232,9 @@ pub(super) fn refund(
             .code("charge_disputed"));
     }
     if charge["refunded"] == true {
-        return Err(ApiError::invalid(format!("Charge {charge_id} has already been refunded."))
-            .code("charge_already_refunded"));
+        return Err(
+            ApiError::invalid(format!("Charge {charge_id} has already been refunded.")).code("charge_already_refunded")
+        );
     }
     let left = number(&charge, "amount") - number(&charge, "amount_refunded");
     let amount = amount.unwrap_or(left);
@@ -244,15 +249,18 @@ pub(super) fn refund(
     }
     let id = new_id("re");
     let currency = text(&charge, "currency").to_owned();
-    let booked = book(tx, Movement {
-        kind: "refund",
-        category: "refund",
-        amount: -amount,
-        fee: 0,
-        currency: &currency,
-        source: &id,
-        description: "REFUND FOR PAYMENT",
-    });
+    let booked = book(
+        tx,
+        Movement {
+            kind: "refund",
+            category: "refund",
+            amount: -amount,
+            fee: 0,
+            currency: &currency,
+            source: &id,
+            description: "REFUND FOR PAYMENT",
+        },
+    );
     let refund = json!({
         "id": id,
         "object": "refund",

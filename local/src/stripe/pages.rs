@@ -54,7 +54,9 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
     );
     let mut response = (status, Html(html)).into_response();
     // No form-action: paying redirects to wherever the shop is.
-    let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'");
+    let policy = HeaderValue::from_static(
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    );
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -115,7 +117,8 @@ pub(super) async fn show_checkout(State(engine): State<Arc<Engine>>, Path(id): P
     match found.await {
         Ok((session, items)) if session["status"] == "open" => checkout_page(&session, &items, StatusCode::OK, None),
         Ok((session, _)) => {
-            let text = if session["status"] == "complete" { "This order is complete." } else { "This page has expired." };
+            let text =
+                if session["status"] == "complete" { "This order is complete." } else { "This page has expired." };
             page(StatusCode::GONE, "Checkout", &format!("<p>{text}</p>"))
         }
         Err(error) => failed(&error),

@@ -101,8 +101,17 @@ const CONFIRM_FIELDS: &[&str] =
 
 pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError> {
     const FIELDS: &[&str] = &[
-        "amount", "currency", "customer", "metadata", "description", "confirm", "payment_method_types",
-        "automatic_payment_methods", "capture_method", "confirmation_method", "statement_descriptor_suffix",
+        "amount",
+        "currency",
+        "customer",
+        "metadata",
+        "description",
+        "confirm",
+        "payment_method_types",
+        "automatic_payment_methods",
+        "capture_method",
+        "confirmation_method",
+        "statement_descriptor_suffix",
     ];
     params.only(&[FIELDS, CONFIRM_FIELDS].concat())?;
     let amount = params.integer("amount")?.ok_or_else(|| ApiError::missing("amount"))?;
@@ -116,21 +125,26 @@ pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError
     }
     let types = params.texts("payment_method_types")?;
     if types.iter().any(|name| name != "card") {
-        return Err(ApiError::invalid("The stand-in accepts the payment method type card only").param("payment_method_types"));
+        return Err(
+            ApiError::invalid("The stand-in accepts the payment method type card only").param("payment_method_types")
+        );
     }
     let confirm = params.boolean("confirm")?.unwrap_or(false);
     if params.boolean("off_session")? == Some(true) && !confirm {
         return Err(ApiError::invalid("off_session can only be true when confirm is true.").param("off_session"));
     }
-    let mut intent = open(tx, NewIntent {
-        amount,
-        currency: &currency,
-        customer,
-        metadata: params.metadata(None)?,
-        description: params.filled("description")?,
-        receipt_email: params.filled("receipt_email")?,
-        setup_future_usage: params.choice("setup_future_usage", &["on_session", "off_session"])?,
-    });
+    let mut intent = open(
+        tx,
+        NewIntent {
+            amount,
+            currency: &currency,
+            customer,
+            metadata: params.metadata(None)?,
+            description: params.filled("description")?,
+            receipt_email: params.filled("receipt_email")?,
+            setup_future_usage: params.choice("setup_future_usage", &["on_session", "off_session"])?,
+        },
+    );
     if let Some(capture) = params.filled("capture_method")? {
         intent["capture_method"] = json!(capture);
     }
@@ -198,11 +212,9 @@ pub(super) fn confirm(tx: &mut Tx<'_>, id: &str, params: &Params) -> Result<Valu
 
 fn confirm_now(tx: &mut Tx<'_>, intent: &mut Value, params: &Params) -> Result<(), ApiError> {
     let Some(method) = intent["payment_method"].as_str().and_then(|id| tx.get(Kind::PaymentMethod, id)) else {
-        return Err(ApiError::invalid(
-            "You cannot confirm this PaymentIntent because it's missing a payment method.",
-        )
-        .code("payment_intent_unexpected_state")
-        .param("payment_method"));
+        return Err(ApiError::invalid("You cannot confirm this PaymentIntent because it's missing a payment method.")
+            .code("payment_intent_unexpected_state")
+            .param("payment_method"));
     };
     let holder = if params.boolean("off_session")?.unwrap_or(false) {
         Holder::Absent
@@ -239,13 +251,15 @@ pub(super) fn attempt(tx: &mut Tx<'_>, intent: &mut Value, method: &Value, holde
             Err(fail(tx, intent, method, Some(&failed), ApiError::card(reason.0, reason.1, message)))
         }
         (Outcome::NeedsAuthentication, Holder::MustNotBeAsked) => {
-            let message = "This payment required an authentication action to complete, but `error_on_requires_action` was set.";
+            let message =
+                "This payment required an authentication action to complete, but `error_on_requires_action` was set.";
             let code = "authentication_required";
             Err(fail(tx, intent, method, None, ApiError::card(code, code, message)))
         }
         (Outcome::NeedsAuthentication, Holder::Present) => {
             intent["status"] = json!("requires_action");
-            intent["next_action"] = json!({ "type": "use_stripe_sdk", "use_stripe_sdk": { "type": "three_d_secure_redirect" } });
+            intent["next_action"] =
+                json!({ "type": "use_stripe_sdk", "use_stripe_sdk": { "type": "three_d_secure_redirect" } });
             tx.save(Kind::PaymentIntent, intent);
             tx.emit("payment_intent.requires_action", intent, None);
             Ok(())
@@ -321,7 +335,16 @@ pub(super) fn authenticate(tx: &mut Tx<'_>, id: &str, agreed: bool) -> Result<Va
 }
 
 pub(super) fn update(tx: &mut Tx<'_>, id: &str, params: &Params) -> Result<Value, ApiError> {
-    params.only(&["amount", "currency", "customer", "description", "metadata", "payment_method", "receipt_email", "setup_future_usage"])?;
+    params.only(&[
+        "amount",
+        "currency",
+        "customer",
+        "description",
+        "metadata",
+        "payment_method",
+        "receipt_email",
+        "setup_future_usage",
+    ])?;
     let mut intent = tx.load(Kind::PaymentIntent, "payment_intent", id)?;
     let open = ["requires_payment_method", "requires_confirmation"].contains(&text(&intent, "status"));
     for field in ["amount", "currency", "customer", "payment_method", "setup_future_usage"] {
@@ -359,8 +382,8 @@ pub(super) fn update(tx: &mut Tx<'_>, id: &str, params: &Params) -> Result<Value
 
 pub(super) fn cancel(tx: &mut Tx<'_>, id: &str, params: &Params) -> Result<Value, ApiError> {
     params.only(&["cancellation_reason"])?;
-    let reason = params
-        .choice("cancellation_reason", &["duplicate", "fraudulent", "requested_by_customer", "abandoned"])?;
+    let reason =
+        params.choice("cancellation_reason", &["duplicate", "fraudulent", "requested_by_customer", "abandoned"])?;
     let mut intent = tx.load(Kind::PaymentIntent, "payment_intent", id)?;
     if ["succeeded", "canceled", "processing"].contains(&text(&intent, "status")) {
         return Err(unexpected(&intent, "cancel"));

@@ -114,7 +114,8 @@ pub(super) fn update(tx: &mut Tx<'_>, id: &str, params: &Params) -> Result<Value
 /// `GET /v1/payment_methods?customer=` and `GET /v1/customers/{id}/payment_methods`.
 pub(super) fn index(tx: &Tx<'_>, customer: Option<&str>, params: &Params) -> Result<Value, ApiError> {
     params.only(&[list::PARAMS, &["customer", "type", "allow_redisplay"]].concat())?;
-    let url = customer.map_or_else(|| "/v1/payment_methods".to_owned(), |id| format!("/v1/customers/{id}/payment_methods"));
+    let url =
+        customer.map_or_else(|| "/v1/payment_methods".to_owned(), |id| format!("/v1/customers/{id}/payment_methods"));
     let owner = match customer {
         Some(id) => id,
         None => params.required("customer")?,

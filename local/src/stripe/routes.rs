@@ -45,7 +45,11 @@ fn customers(tx: &mut Tx<'_>, method: &str, path: &[&str], p: &Params) -> Found 
         ("GET", ["customers", id, "payment_methods", method_id]) => {
             customers::require(tx, id, "customer").and_then(|_| {
                 let method = payment_methods::retrieve(tx, method_id, p)?;
-                if method["customer"] == *id { Ok(method) } else { Err(ApiError::not_found("PaymentMethod", method_id)) }
+                if method["customer"] == *id {
+                    Ok(method)
+                } else {
+                    Err(ApiError::not_found("PaymentMethod", method_id))
+                }
             })
         }
         ("POST", ["billing_portal", "sessions"]) => customers::create_portal(tx, p),

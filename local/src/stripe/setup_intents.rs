@@ -11,8 +11,15 @@ use super::{customers, list, payment_methods};
 
 pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError> {
     params.only(&[
-        "customer", "usage", "payment_method", "payment_method_types", "automatic_payment_methods", "confirm", "metadata",
-        "description", "return_url",
+        "customer",
+        "usage",
+        "payment_method",
+        "payment_method_types",
+        "automatic_payment_methods",
+        "confirm",
+        "metadata",
+        "description",
+        "return_url",
     ])?;
     let customer = params.filled("customer")?;
     if let Some(customer) = customer {
@@ -20,7 +27,9 @@ pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError
     }
     let types = params.texts("payment_method_types")?;
     if types.iter().any(|name| name != "card") {
-        return Err(ApiError::invalid("The stand-in accepts the payment method type card only").param("payment_method_types"));
+        return Err(
+            ApiError::invalid("The stand-in accepts the payment method type card only").param("payment_method_types")
+        );
     }
     let id = new_id("seti");
     let mut intent = json!({

@@ -91,9 +91,9 @@ impl Store {
     /// All objects of a kind, oldest first.
     pub(super) fn rows(&self, kind: Kind) -> impl DoubleEndedIterator<Item = &Value> {
         let table = self.tables.get(&kind);
-        table.into_iter().flat_map(|table| {
-            table.order.values().filter_map(move |id| table.rows.get(id).map(|(_, value)| value))
-        })
+        table
+            .into_iter()
+            .flat_map(|table| table.order.values().filter_map(move |id| table.rows.get(id).map(|(_, value)| value)))
     }
 
     /// Ids of the deliveries that want an attempt, in the order they should be made.

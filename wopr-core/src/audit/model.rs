@@ -20,7 +20,7 @@ pub enum Actor {
 
 impl Actor {
     /// The stored kind.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::User(_) => "user",
             Self::ApiKey(_) => "api_key",
@@ -31,7 +31,7 @@ impl Actor {
     }
 
     /// The stored name.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::User(id) => id.to_string(),
             Self::ApiKey(id) => id.to_string(),

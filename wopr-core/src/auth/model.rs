@@ -159,6 +159,30 @@ impl SignUp {
     }
 }
 
+/// What is to become of a user's picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImageChange<'a> {
+    /// It stays.
+    #[default]
+    Keep,
+    /// There is none from now on.
+    Remove,
+    /// It is at this address from now on.
+    Set(&'a str),
+}
+
+impl<'a> ImageChange<'a> {
+    /// The new column value, if it changes.
+    #[expect(clippy::option_option, reason = "what diesel takes: no change, NULL or a value")]
+    pub(super) fn column(self) -> Option<Option<&'a str>> {
+        match self {
+            Self::Keep => None,
+            Self::Remove => Some(None),
+            Self::Set(image) => Some(Some(image)),
+        }
+    }
+}
+
 /// Refuses a name that is too long or has control characters.
 pub(super) fn check_name(name: &str) -> Result<(), AuthError> {
     if is_plain(name, MAX_NAME_CHARS) { Ok(()) } else { Err(AuthError::InvalidName) }

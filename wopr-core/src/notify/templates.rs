@@ -8,10 +8,6 @@ use super::Mail;
 use crate::ids::{OneTimeTokenId, UserId};
 use crate::money::Money;
 
-/// A template whose mail carries a link that lets its reader in: its text is forgotten once it is sent.
-pub(super) const VERIFY_EMAIL: &str = "verify-email";
-pub(super) const PASSWORD_RESET: &str = "password-reset";
-
 /// What a mail says: paragraphs, and one thing to do.
 struct Content<'a> {
     title: &'a str,
@@ -22,25 +18,23 @@ struct Content<'a> {
 
 impl Content<'_> {
     fn text(&self) -> String {
-        let mut text = format!("{}\n\n{}\n", self.title, self.paragraphs.join("\n\n"));
-        if let Some((label, url)) = self.link {
-            text += &format!("\n{label}:\n{url}\n");
-        }
-        text + "\n-- \nWOPR\n"
+        let link = self.link.map_or_else(String::new, |(label, url)| format!("\n{label}:\n{url}\n"));
+        format!("{}\n\n{}\n{link}\n-- \nWOPR\n", self.title, self.paragraphs.join("\n\n"))
     }
 
     fn html(&self) -> String {
         let title = escape(self.title);
-        let mut html = format!("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>");
-        html += &format!("</head><body><h1>{title}</h1>");
-        for paragraph in self.paragraphs {
-            html += &format!("<p>{}</p>", escape(paragraph));
-        }
+        let paragraphs: String =
+            self.paragraphs.iter().flat_map(|text| ["<p>", &escape(text), "</p>"].map(str::to_owned)).collect();
         // Only web addresses become links: a value must not turn into a script.
-        if let Some((label, url)) = self.link.filter(|(_, url)| is_web_address(url)) {
-            html += &format!("<p><a href=\"{}\">{}</a></p>", escape(url), escape(label));
-        }
-        html + "<hr><p>WOPR</p></body></html>"
+        let link = self.link.filter(|(_, url)| is_web_address(url));
+        let link = link.map_or_else(String::new, |(label, url)| {
+            format!("<p><a href=\"{}\">{}</a></p>", escape(url), escape(label))
+        });
+        format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\
+             <body><h1>{title}</h1>{paragraphs}{link}<hr><p>WOPR</p></body></html>"
+        )
     }
 
     fn mail(&self, template: &'static str, cause: impl std::fmt::Display, recipient: &str) -> Mail {
@@ -85,7 +79,7 @@ pub(crate) fn verify_email(cause: OneTimeTokenId, recipient: &str, base_url: &st
         ],
         link: Some(("Verify your address", &url)),
     };
-    content.mail(VERIFY_EMAIL, cause, recipient)
+    content.mail("verify-email", cause, recipient)
 }
 
 /// The link that lets its reader set a new password.
@@ -98,7 +92,7 @@ pub(crate) fn password_reset(cause: OneTimeTokenId, recipient: &str, url: &Secre
         ],
         link: Some(("Choose a new password", url.expose_secret())),
     };
-    content.mail(PASSWORD_RESET, cause, recipient)
+    content.mail("password-reset", cause, recipient)
 }
 
 /// The address is verified.

@@ -23,16 +23,10 @@ use crate::{
 pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"];
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Result<()> {
-    if let Some(unknown) = args
-        .only
-        .iter()
-        .find(|name| !NAMES.contains(&name.as_str()))
-    {
-        return Err(
-            Failure::new(Exit::Failed, format!("there is no image {unknown}"))
-                .fix(format!("the images are {}", NAMES.join(", ")))
-                .into(),
-        );
+    if let Some(unknown) = args.only.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        return Err(Failure::new(Exit::Failed, format!("there is no image {unknown}"))
+            .fix(format!("the images are {}", NAMES.join(", ")))
+            .into());
     }
     let _lock = super::lock(paths)?;
     let engine = engine::ensure(ui, paths).await?;
@@ -53,21 +47,12 @@ pub(crate) async fn ensure(
     wanted: impl Fn(&str) -> bool,
 ) -> anyhow::Result<References> {
     prerequisites(ui).await?;
-    let programs: Vec<(&'static str, Program)> = [
-        ("api", API),
-        ("stripe", STRIPE),
-        ("mail", MAIL),
-        ("bot", BOT),
-    ]
-    .into_iter()
-    .filter(|(name, _)| wanted(name))
-    .collect();
+    let programs: Vec<(&'static str, Program)> = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT)]
+        .into_iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
     let database = async {
-        if wanted("postgres") {
-            Ok(Some(("postgres", postgres(ui, engine, paths).await?)))
-        } else {
-            anyhow::Ok(None)
-        }
+        if wanted("postgres") { Ok(Some(("postgres", postgres(ui, engine, paths).await?))) } else { anyhow::Ok(None) }
     };
     let compiled = async {
         let list: Vec<Program> = programs.iter().map(|(_, program)| *program).collect();
@@ -91,9 +76,7 @@ pub(crate) async fn finish(
 ) -> anyhow::Result<References> {
     let mut images: References = database.into_iter().collect();
     for (name, recipe) in programs {
-        let built = compiled
-            .get(recipe.binary)
-            .with_context(|| format!("{} was not compiled", recipe.binary))?;
+        let built = compiled.get(recipe.binary).with_context(|| format!("{} was not compiled", recipe.binary))?;
         images.insert(name, program(ui, engine, recipe, built).await?);
     }
     let current: Vec<Image> = images.values().cloned().collect();
@@ -105,7 +88,7 @@ pub(crate) async fn finish(
 }
 
 /// What building needs on this machine.
-async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
+pub(crate) async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     if !std::path::Path::new(CA_BUNDLE).is_file() {
         missing.push("ca-certificates");
@@ -113,9 +96,5 @@ async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
     if find_program("dpkg-deb").is_none() {
         missing.push("dpkg");
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        apt::install(ui, &missing).await
-    }
+    if missing.is_empty() { Ok(()) } else { apt::install(ui, &missing).await }
 }

@@ -22,17 +22,15 @@ use crate::{
 /// Held by commands that change the stack, so that two of them do not work against each other.
 pub(crate) fn lock(paths: &Paths) -> anyhow::Result<File> {
     let path = paths.data.join("lock");
-    let file =
-        File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+    let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::new(
-            Exit::Environment,
-            "another command is at work on this stack",
-        )
-        .why(format!("{} is locked", path.display()))
-        .fix("wait until it has ended")
-        .into()),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(Failure::new(Exit::Environment, "another command is at work on this stack")
+                .why(format!("{} is locked", path.display()))
+                .fix("wait until it has ended")
+                .into())
+        }
         Err(std::fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("{} cannot be locked", path.display()))
         }

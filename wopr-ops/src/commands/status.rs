@@ -36,12 +36,7 @@ pub(crate) async fn run(ui: &Ui, args: &StatusArgs) -> anyhow::Result<()> {
             rows.push(missing(name));
         }
     }
-    let place = |row: &Row| {
-        flat::SERVICES
-            .iter()
-            .position(|name| *name == row.name)
-            .unwrap_or(usize::MAX)
-    };
+    let place = |row: &Row| flat::SERVICES.iter().position(|name| *name == row.name).unwrap_or(usize::MAX);
     rows.sort_by(|a, b| (place(a), &a.name).cmp(&(place(b), &b.name)));
     if args.json {
         ui.line(serde_json::to_string_pretty(&rows)?);
@@ -57,24 +52,16 @@ pub(crate) async fn run(ui: &Ui, args: &StatusArgs) -> anyhow::Result<()> {
                 row.image.clone(),
             ]
         });
-        ui.table(
-            &["NAME", "KIND", "STATE", "STATUS", "PORTS", "IMAGE"],
-            &cells.collect::<Vec<_>>(),
-        );
+        ui.table(&["NAME", "KIND", "STATE", "STATUS", "PORTS", "IMAGE"], &cells.collect::<Vec<_>>());
     }
-    let down: Vec<&str> = rows
-        .iter()
-        .filter(|row| row.kind == "service" && !is_well(row))
-        .map(|row| row.name.as_str())
-        .collect();
+    let down: Vec<&str> =
+        rows.iter().filter(|row| row.kind == "service" && !is_well(row)).map(|row| row.name.as_str()).collect();
     if down.is_empty() {
         return Ok(());
     }
-    Err(
-        Failure::new(Exit::NotReady, format!("not running: {}", down.join(", ")))
-            .fix("`cargo wopr up` starts what is missing")
-            .into(),
-    )
+    Err(Failure::new(Exit::NotReady, format!("not running: {}", down.join(", ")))
+        .fix("`cargo wopr up` starts what is missing")
+        .into())
 }
 
 /// A server runs; the migration has ended with 0.
@@ -87,21 +74,12 @@ fn is_well(row: &Row) -> bool {
 
 fn row(summary: &ContainerSummary) -> Row {
     let state = summary.state.unwrap_or(ContainerSummaryStateEnum::EMPTY);
-    let mut ports: Vec<u16> = summary
-        .ports
-        .iter()
-        .flatten()
-        .filter_map(|port| port.public_port)
-        .collect();
+    let mut ports: Vec<u16> = summary.ports.iter().flatten().filter_map(|port| port.public_port).collect();
     ports.sort_unstable();
     ports.dedup();
     Row {
         name: name_of(summary),
-        kind: if is_service(summary) {
-            "service"
-        } else {
-            "bot"
-        },
+        kind: if is_service(summary) { "service" } else { "bot" },
         state: state.to_string(),
         status: summary.status.clone().unwrap_or_default(),
         image: summary.image.clone().unwrap_or_default(),

@@ -17,11 +17,8 @@ use crate::{
 pub(crate) async fn run(ui: &Ui) -> anyhow::Result<()> {
     let engine = engine::require().await?;
     let ours = all_of_ours(&engine).await?;
-    let running: Vec<String> = ours
-        .iter()
-        .filter(|summary| summary.state == Some(ContainerSummaryStateEnum::RUNNING))
-        .map(name_of)
-        .collect();
+    let running: Vec<String> =
+        ours.iter().filter(|summary| summary.state == Some(ContainerSummaryStateEnum::RUNNING)).map(name_of).collect();
     if running.is_empty() {
         ui.note("nothing of ours runs");
         return Ok(());
@@ -38,14 +35,9 @@ pub(crate) async fn run(ui: &Ui) -> anyhow::Result<()> {
             let engine = &engine;
             async move {
                 let task = ui.start(format!("stopping {name}"));
-                let options = StopContainerOptionsBuilder::default()
-                    .t(STOP_SECONDS)
-                    .build();
+                let options = StopContainerOptionsBuilder::default().t(STOP_SECONDS).build();
                 let stopped = engine.stop_container(&name, Some(options)).await;
-                task.ends(
-                    stopped.with_context(|| format!("{name} could not be stopped")),
-                    |()| "stopped".to_owned(),
-                )
+                task.ends(stopped.with_context(|| format!("{name} could not be stopped")), |()| "stopped".to_owned())
             }
         };
         try_join_all(names.into_iter().cloned().map(stop)).await?;

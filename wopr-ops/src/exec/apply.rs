@@ -6,9 +6,8 @@ use anyhow::Context;
 use bollard::{
     Docker,
     models::{
-        ContainerCreateBody, EndpointSettings, HostConfig, Mount as EngineMount, MountType,
-        NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
-        VolumeCreateRequest,
+        ContainerCreateBody, EndpointSettings, HostConfig, Mount as EngineMount, MountType, NetworkCreateRequest,
+        NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
@@ -42,20 +41,13 @@ pub(crate) async fn apply(
         ui.note(step);
     }
     for level in &plan.levels {
-        try_join_all(
-            level
-                .iter()
-                .map(|steps| service_steps(ui, engine, http, stack, steps)),
-        )
-        .await?;
+        try_join_all(level.iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
     }
     Ok(())
 }
 
 fn labels(stack: &Stack) -> HashMap<String, String> {
-    [(STACK_LABEL, stack.name), (MANAGED_LABEL, "true")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+    [(STACK_LABEL, stack.name), (MANAGED_LABEL, "true")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result<()> {
@@ -67,21 +59,12 @@ async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result
                 labels: Some(labels(stack)),
                 ..Default::default()
             };
-            engine
-                .create_network(request)
-                .await
-                .with_context(|| format!("network {name} could not be created"))?;
+            engine.create_network(request).await.with_context(|| format!("network {name} could not be created"))?;
         }
         Step::CreateVolume(name) => {
-            let request = VolumeCreateRequest {
-                name: Some(name.clone()),
-                labels: Some(labels(stack)),
-                ..Default::default()
-            };
-            engine
-                .create_volume(request)
-                .await
-                .with_context(|| format!("volume {name} could not be created"))?;
+            let request =
+                VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels(stack)), ..Default::default() };
+            engine.create_volume(request).await.with_context(|| format!("volume {name} could not be created"))?;
         }
         other => anyhow::bail!("`{other}` is no step for a resource"),
     }
@@ -98,11 +81,7 @@ async fn service_steps(
     let mut task = None;
     for step in steps {
         let service = |name: &str| {
-            stack
-                .services
-                .iter()
-                .find(|service| service.name == name)
-                .with_context(|| format!("{name} is no service"))
+            stack.services.iter().find(|service| service.name == name).with_context(|| format!("{name} is no service"))
         };
         let result = match step {
             Step::Keep { service: name } => {
@@ -123,9 +102,7 @@ async fn service_steps(
             }
             Step::Start { service, why } => {
                 task.get_or_insert_with(|| ui.start(format!("{service} ({why})")));
-                let started = engine
-                    .start_container(service, None::<StartContainerOptions>)
-                    .await;
+                let started = engine.start_container(service, None::<StartContainerOptions>).await;
                 started.with_context(|| format!("{service} could not be started"))
             }
             Step::Await { service: name } => ready::wait(engine, http, service(name)?).await,
@@ -146,40 +123,23 @@ async fn service_steps(
 
 /// Stops a container, kindly first, and removes it with its anonymous volumes; one that has gone is fine.
 pub(crate) async fn remove_container(engine: &Docker, name: &str) -> anyhow::Result<()> {
-    let stop = StopContainerOptionsBuilder::default()
-        .t(STOP_SECONDS)
-        .build();
+    let stop = StopContainerOptionsBuilder::default().t(STOP_SECONDS).build();
     match engine.stop_container(name, Some(stop)).await {
         // 304: it has already stopped.
-        Ok(())
-        | Err(bollard::errors::Error::DockerResponseServerError {
-            status_code: 304 | 404,
-            ..
-        }) => {}
+        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 304 | 404, .. }) => {}
         Err(error) => return Err(error).with_context(|| format!("{name} could not be stopped")),
     }
-    let options = RemoveContainerOptionsBuilder::default()
-        .force(true)
-        .v(true)
-        .build();
+    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     match engine.remove_container(name, Some(options)).await {
         // 409: its removal is already under way.
-        Ok(())
-        | Err(bollard::errors::Error::DockerResponseServerError {
-            status_code: 404 | 409,
-            ..
-        }) => Ok(()),
+        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("{name} could not be removed")),
     }
 }
 
 async fn create_container(engine: &Docker, stack: &Stack, service: &Service) -> anyhow::Result<()> {
-    let options = CreateContainerOptionsBuilder::default()
-        .name(service.name)
-        .build();
-    let created = engine
-        .create_container(Some(options), body(stack, service)?)
-        .await;
+    let options = CreateContainerOptionsBuilder::default().name(service.name).build();
+    let created = engine.create_container(Some(options), body(stack, service)?).await;
     created.with_context(|| format!("{} could not be created", service.name))?;
     Ok(())
 }
@@ -187,31 +147,18 @@ async fn create_container(engine: &Docker, stack: &Stack, service: &Service) -> 
 /// The service in the engine's words. No service gets a capability, a writable root or a way to gain privileges.
 fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody> {
     let mut labels = labels(stack);
-    labels.insert(
-        CONFIG_LABEL.to_owned(),
-        serde_json::to_string(&service.aspects())?,
-    );
+    labels.insert(CONFIG_LABEL.to_owned(), serde_json::to_string(&service.aspects())?);
     let bindings = service.ports.iter().map(|(host, inside)| {
-        let binding = PortBinding {
-            host_ip: Some("127.0.0.1".to_owned()),
-            host_port: Some(host.to_string()),
-        };
+        let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(host.to_string()) };
         (format!("{inside}/tcp"), Some(vec![binding]))
     });
-    let restart = if service.is_work() {
-        RestartPolicyNameEnum::NO
-    } else {
-        RestartPolicyNameEnum::UNLESS_STOPPED
-    };
+    let restart = if service.is_work() { RestartPolicyNameEnum::NO } else { RestartPolicyNameEnum::UNLESS_STOPPED };
     let host_config = HostConfig {
         port_bindings: Some(bindings.collect()),
         mounts: Some(service.mounts.iter().filter_map(mount).collect()),
         tmpfs: Some(service.mounts.iter().filter_map(tmpfs).collect()),
         network_mode: Some(stack.network.to_owned()),
-        restart_policy: Some(RestartPolicy {
-            name: Some(restart),
-            maximum_retry_count: None,
-        }),
+        restart_policy: Some(RestartPolicy { name: Some(restart), maximum_retry_count: None }),
         memory: Some(service.memory_bytes),
         memory_swap: Some(service.memory_bytes),
         pids_limit: Some(512),
@@ -222,28 +169,13 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         init: Some(false),
         ..Default::default()
     };
-    let endpoint = EndpointSettings {
-        aliases: Some(vec![service.name.to_owned()]),
-        ..Default::default()
-    };
+    let endpoint = EndpointSettings { aliases: Some(vec![service.name.to_owned()]), ..Default::default() };
     Ok(ContainerCreateBody {
         image: Some(service.image.clone()),
         cmd: (!service.command.is_empty()).then(|| service.command.clone()),
-        env: Some(
-            service
-                .env
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-        ),
+        env: Some(service.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: Some(service.user.clone()),
-        exposed_ports: Some(
-            service
-                .ports
-                .iter()
-                .map(|(_, inside)| format!("{inside}/tcp"))
-                .collect(),
-        ),
+        exposed_ports: Some(service.ports.iter().map(|(_, inside)| format!("{inside}/tcp")).collect()),
         labels: Some(labels),
         host_config: Some(host_config),
         networking_config: Some(NetworkingConfig {
@@ -261,11 +193,7 @@ fn mount(mount: &Mount) -> Option<EngineMount> {
             target: Some((*target).to_owned()),
             ..Default::default()
         }),
-        Mount::Bind {
-            source,
-            target,
-            read_only,
-        } => Some(EngineMount {
+        Mount::Bind { source, target, read_only } => Some(EngineMount {
             typ: Some(MountType::BIND),
             source: Some(source.clone()),
             target: Some(target.clone()),

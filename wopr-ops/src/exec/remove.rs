@@ -6,8 +6,7 @@ use anyhow::Context;
 use bollard::{
     Docker,
     query_parameters::{
-        ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
-        RemoveVolumeOptionsBuilder,
+        ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder,
     },
 };
 use futures_util::future::try_join_all;
@@ -20,15 +19,8 @@ pub(crate) async fn containers(engine: &Docker, scope: Scope) -> anyhow::Result<
     let mut found = BTreeMap::new();
     for label in scope.filters() {
         let filters = HashMap::from([("label", vec![*label])]);
-        let options = ListContainersOptionsBuilder::default()
-            .all(true)
-            .filters(&filters)
-            .build();
-        for summary in engine
-            .list_containers(Some(options))
-            .await
-            .context("the engine does not list its containers")?
-        {
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        for summary in engine.list_containers(Some(options)).await.context("the engine does not list its containers")? {
             let name = name_of(&summary);
             if scope.covers(&summary.labels.unwrap_or_default()) {
                 found.insert(name, summary.id.unwrap_or_default());
@@ -47,26 +39,16 @@ pub(crate) async fn networks(engine: &Docker, scope: Scope) -> anyhow::Result<Ve
     let mut removed = Vec::new();
     for label in scope.filters() {
         let filters = HashMap::from([("label", vec![*label])]);
-        let options = ListNetworksOptionsBuilder::default()
-            .filters(&filters)
-            .build();
-        for network in engine
-            .list_networks(Some(options))
-            .await
-            .context("the engine does not list its networks")?
-        {
+        let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
+        for network in engine.list_networks(Some(options)).await.context("the engine does not list its networks")? {
             let name = network.name.unwrap_or_default();
             if !scope.covers(&network.labels.unwrap_or_default()) || removed.contains(&name) {
                 continue;
             }
             match engine.remove_network(&name).await {
-                Ok(())
-                | Err(bollard::errors::Error::DockerResponseServerError {
-                    status_code: 404, ..
-                }) => {}
+                Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
                 Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("network {name} could not be removed"));
+                    return Err(error).with_context(|| format!("network {name} could not be removed"));
                 }
             }
             removed.push(name);
@@ -80,26 +62,17 @@ pub(crate) async fn volumes(engine: &Docker, scope: Scope) -> anyhow::Result<Vec
     let mut removed = Vec::new();
     for label in scope.filters() {
         let filters = HashMap::from([("label", vec![*label])]);
-        let options = ListVolumesOptionsBuilder::default()
-            .filters(&filters)
-            .build();
-        let found = engine
-            .list_volumes(Some(options))
-            .await
-            .context("the engine does not list its volumes")?;
+        let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let found = engine.list_volumes(Some(options)).await.context("the engine does not list its volumes")?;
         for volume in found.volumes.unwrap_or_default() {
             if !scope.covers(&volume.labels) || removed.contains(&volume.name) {
                 continue;
             }
             let options = RemoveVolumeOptionsBuilder::default().force(true).build();
             match engine.remove_volume(&volume.name, Some(options)).await {
-                Ok(())
-                | Err(bollard::errors::Error::DockerResponseServerError {
-                    status_code: 404, ..
-                }) => {}
+                Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
                 Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("volume {} could not be removed", volume.name));
+                    return Err(error).with_context(|| format!("volume {} could not be removed", volume.name));
                 }
             }
             removed.push(volume.name);

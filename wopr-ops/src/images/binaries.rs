@@ -65,34 +65,18 @@ pub(crate) async fn located(
     let mut all = HashMap::new();
     for program in programs {
         let executable = artifacts.get(program.binary).cloned().ok_or_else(|| {
-            Failure::new(
-                Exit::Image,
-                format!("there is no program {}", program.binary),
-            )
-            .why(format!(
-                "package {} built without a binary of that name",
-                program.package
-            ))
+            Failure::new(Exit::Image, format!("there is no program {}", program.binary))
+                .why(format!("package {} built without a binary of that name", program.package))
         })?;
         let libraries = libraries(&executable).await?;
-        all.insert(
-            program.binary,
-            Built {
-                executable,
-                libraries,
-            },
-        );
+        all.insert(program.binary, Built { executable, libraries });
     }
     Ok(all)
 }
 
 async fn command(paths: &Paths, programs: &[Program], profile: Profile) -> anyhow::Result<Command> {
     let mut command = Command::new(cargo());
-    command.current_dir(&paths.workspace).args([
-        "build",
-        "--locked",
-        "--message-format=json-render-diagnostics",
-    ]);
+    command.current_dir(&paths.workspace).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
     let mut packages: Vec<&str> = programs.iter().map(|program| program.package).collect();
     packages.dedup();
     for package in packages {
@@ -110,10 +94,7 @@ async fn command(paths: &Paths, programs: &[Program], profile: Profile) -> anyho
 }
 
 /// Runs a cargo command that reports in JSON; answers with the path of each binary by name.
-pub(crate) async fn run(
-    mut command: Command,
-    task: &crate::ui::Task,
-) -> anyhow::Result<HashMap<String, PathBuf>> {
+pub(crate) async fn run(mut command: Command, task: &crate::ui::Task) -> anyhow::Result<HashMap<String, PathBuf>> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -122,10 +103,7 @@ pub(crate) async fn run(
         .spawn()
         .context("cargo could not be run")?;
     let (output, errors) = (child.stdout.take(), child.stderr.take());
-    let (output, errors) = (
-        output.context("cargo has no output")?,
-        errors.context("cargo has no error output")?,
-    );
+    let (output, errors) = (output.context("cargo has no output")?, errors.context("cargo has no error output")?);
     let reports = async {
         let mut binaries = HashMap::new();
         let mut lines = BufReader::new(output).lines();
@@ -162,15 +140,10 @@ pub(crate) fn cargo() -> PathBuf {
 }
 
 async fn host() -> anyhow::Result<String> {
-    let output = Command::new("rustc")
-        .arg("-vV")
-        .output()
-        .await
-        .context("rustc could not be run")?;
+    let output = Command::new("rustc").arg("-vV").output().await.context("rustc could not be run")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned)
-        .context("rustc does not say what it compiles for")
+    host.map(str::to_owned).context("rustc does not say what it compiles for")
 }
 
 /// One line of cargo's report: the name and path of a binary that is no test harness.
@@ -193,25 +166,16 @@ fn binary(line: &str) -> Option<(String, PathBuf)> {
     }
     let message: Message = serde_json::from_str(line).ok()?;
     let target = message.target?;
-    let program =
-        message.reason == "compiler-artifact" && target.kind == ["bin"] && !message.profile?.test;
+    let program = message.reason == "compiler-artifact" && target.kind == ["bin"] && !message.profile?.test;
     program.then_some((target.name, message.executable?))
 }
 
 /// The shared libraries an executable needs, loader included; empty for a static one.
 async fn libraries(executable: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(executable)
-        .env("LC_ALL", "C")
-        .output()
-        .await
-        .context("ldd could not be run")?;
+    let output =
+        Command::new("ldd").arg(executable).env("LC_ALL", "C").output().await.context("ldd could not be run")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    anyhow::ensure!(
-        !text.contains("not found"),
-        "{} lacks a library: {text}",
-        executable.display()
-    );
+    anyhow::ensure!(!text.contains("not found"), "{} lacks a library: {text}", executable.display());
     Ok(loaded(&text))
 }
 
@@ -236,12 +200,8 @@ mod tests {
             \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
         assert_eq!(
             loaded(dynamic),
-            [
-                "/lib/x86_64-linux-gnu/libgcc_s.so.1",
-                "/lib/x86_64-linux-gnu/libc.so.6",
-                "/lib64/ld-linux-x86-64.so.2"
-            ]
-            .map(PathBuf::from)
+            ["/lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]
+                .map(PathBuf::from)
         );
         assert!(loaded("\tstatically linked\n").is_empty());
     }
@@ -254,19 +214,10 @@ mod tests {
             )
         };
         let found = binary(&line("bin", false, r#""/t/debug/wopr-api""#));
-        assert_eq!(
-            found,
-            Some(("wopr-api".to_owned(), PathBuf::from("/t/debug/wopr-api")))
-        );
-        assert_eq!(
-            binary(&line("bin", true, r#""/t/debug/deps/wopr_api-1""#)),
-            None
-        );
+        assert_eq!(found, Some(("wopr-api".to_owned(), PathBuf::from("/t/debug/wopr-api"))));
+        assert_eq!(binary(&line("bin", true, r#""/t/debug/deps/wopr_api-1""#)), None);
         assert_eq!(binary(&line("lib", false, "null")), None);
-        assert_eq!(
-            binary(r#"{"reason":"build-finished","success":true}"#),
-            None
-        );
+        assert_eq!(binary(r#"{"reason":"build-finished","success":true}"#), None);
         assert_eq!(binary("warning: text"), None);
     }
 }

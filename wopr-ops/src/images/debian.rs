@@ -44,14 +44,8 @@ pub(crate) struct PackageSet {
 impl PackageSet {
     /// One package a line; `-` before one leaves it out; `#` starts a comment.
     pub(crate) fn parse(text: &str) -> Self {
-        let mut set = Self {
-            wanted: Vec::new(),
-            left_out: BTreeSet::new(),
-        };
-        for line in text
-            .lines()
-            .map(|line| line.split('#').next().unwrap_or_default().trim())
-        {
+        let mut set = Self { wanted: Vec::new(), left_out: BTreeSet::new() };
+        for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
             match line.strip_prefix('-') {
                 Some(name) => _ = set.left_out.insert(name.to_owned()),
                 None if line.is_empty() => {}
@@ -81,11 +75,8 @@ pub(crate) fn unpack(
     let apt = Apt::new(cache)?;
     progress("reading package lists".to_owned());
     apt.update()?;
-    let packages: Vec<Package> = apt
-        .resolve(&set.wanted)?
-        .into_iter()
-        .filter(|package| !set.left_out.contains(&package.name))
-        .collect();
+    let packages: Vec<Package> =
+        apt.resolve(&set.wanted)?.into_iter().filter(|package| !set.left_out.contains(&package.name)).collect();
     progress(format!("downloading {} packages", packages.len()));
     let files = apt.download(&packages)?;
     for directory in MERGED {
@@ -93,17 +84,10 @@ pub(crate) fn unpack(
         layer.symlink(directory, Path::new(&format!("usr/{directory}")))?;
     }
     for file in &files {
-        progress(format!(
-            "unpacking {}",
-            file.file_name().unwrap_or_default().display()
-        ));
-        unpack_one(file, layer)
-            .with_context(|| format!("{} could not be unpacked", file.display()))?;
+        progress(format!("unpacking {}", file.file_name().unwrap_or_default().display()));
+        unpack_one(file, layer).with_context(|| format!("{} could not be unpacked", file.display()))?;
     }
-    Ok(packages
-        .into_iter()
-        .map(|package| format!("{}={}", package.name, package.version))
-        .collect())
+    Ok(packages.into_iter().map(|package| format!("{}={}", package.name, package.version)).collect())
 }
 
 struct Apt {
@@ -130,21 +114,12 @@ impl Apt {
             "Acquire::Retries=3".to_owned(),
             "Debug::NoLocking=true".to_owned(),
         ];
-        Ok(Self {
-            root,
-            options: options
-                .into_iter()
-                .flat_map(|option| ["-o".to_owned(), option])
-                .collect(),
-        })
+        Ok(Self { root, options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() })
     }
 
     fn update(&self) -> anyhow::Result<()> {
         let stamp = self.root.join("updated");
-        let age = fs::metadata(&stamp)
-            .and_then(|file| file.modified())
-            .ok()
-            .and_then(|at| at.elapsed().ok());
+        let age = fs::metadata(&stamp).and_then(|file| file.modified()).ok().and_then(|at| at.elapsed().ok());
         if age.is_some_and(|age| age < LISTS_FRESH) {
             return Ok(());
         }
@@ -156,37 +131,25 @@ impl Apt {
         let mut arguments = vec!["install", "--yes", "--simulate"];
         arguments.extend(wanted.iter().map(String::as_str));
         let packages = simulated(&self.run(&arguments, &self.root)?);
-        anyhow::ensure!(
-            !packages.is_empty(),
-            "apt-get would install nothing for {}",
-            wanted.join(" ")
-        );
+        anyhow::ensure!(!packages.is_empty(), "apt-get would install nothing for {}", wanted.join(" "));
         Ok(packages)
     }
 
     fn download(&self, packages: &[Package]) -> anyhow::Result<Vec<PathBuf>> {
         let debs = self.root.join("debs");
-        let exact: Vec<String> = packages
-            .iter()
-            .map(|package| format!("{}={}", package.name, package.version))
-            .collect();
+        let exact: Vec<String> =
+            packages.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
         let mut arguments = vec!["download"];
         arguments.extend(exact.iter().map(String::as_str));
         self.run(&arguments, &debs)?;
-        let mut present: Vec<PathBuf> = fs::read_dir(&debs)?
-            .flatten()
-            .map(|entry| entry.path())
-            .collect();
+        let mut present: Vec<PathBuf> = fs::read_dir(&debs)?.flatten().map(|entry| entry.path()).collect();
         present.sort();
         let file_of = |package: &Package| {
             // An epoch's colon is percent-encoded in file names.
             let prefix = format!("{}_{}_", package.name, package.version.replace(':', "%3a"));
             present
                 .iter()
-                .find(|file| {
-                    file.file_name()
-                        .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
-                })
+                .find(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
                 .cloned()
                 .with_context(|| format!("apt-get did not download {prefix}*.deb"))
         };
@@ -218,20 +181,13 @@ fn simulated(output: &str) -> Vec<Package> {
     let of_line = |line: &str| {
         let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
         let version = rest.split(' ').next()?;
-        Some(Package {
-            name: name.split(':').next()?.to_owned(),
-            version: version.to_owned(),
-        })
+        Some(Package { name: name.split(':').next()?.to_owned(), version: version.to_owned() })
     };
     output.lines().filter_map(of_line).collect()
 }
 
 fn unpack_one(deb: &Path, layer: &mut Layer) -> anyhow::Result<()> {
-    let mut child = Command::new("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(deb)
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut child = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn()?;
     let output = child.stdout.take().context("dpkg-deb has no output")?;
     let result = copy_entries(tar::Archive::new(output), layer);
     let status = child.wait()?;
@@ -240,10 +196,7 @@ fn unpack_one(deb: &Path, layer: &mut Layer) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn copy_entries(
-    mut archive: tar::Archive<impl std::io::Read>,
-    layer: &mut Layer,
-) -> anyhow::Result<()> {
+fn copy_entries(mut archive: tar::Archive<impl std::io::Read>, layer: &mut Layer) -> anyhow::Result<()> {
     for entry in archive.entries()? {
         let mut entry = entry?;
         let Some(path) = placed(&entry.path()?) else {
@@ -255,17 +208,11 @@ fn copy_entries(
         match header.entry_type() {
             tar::EntryType::Directory => layer.directory(&path, mode, ROOT)?,
             tar::EntryType::Symlink => {
-                let target = entry
-                    .link_name()?
-                    .context("a symbolic link without a target")?
-                    .into_owned();
+                let target = entry.link_name()?.context("a symbolic link without a target")?.into_owned();
                 layer.symlink(&path, &target)?;
             }
             tar::EntryType::Link => {
-                let target = entry
-                    .link_name()?
-                    .context("a hard link without a target")?
-                    .into_owned();
+                let target = entry.link_name()?.context("a hard link without a target")?.into_owned();
                 if let Some(target) = placed(&target).filter(|target| layer.contains(target)) {
                     layer.hard_link(&path, &target)?;
                 }
@@ -284,15 +231,8 @@ fn copy_entries(
 fn placed(path: &Path) -> Option<String> {
     let text = path.to_str()?.trim_start_matches("./").trim_matches('/');
     let top = text.split('/').next()?;
-    let text = if MERGED.contains(&top) {
-        format!("usr/{text}")
-    } else {
-        text.to_owned()
-    };
-    let within = |prefix: &str| {
-        text.strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
+    let text = if MERGED.contains(&top) { format!("usr/{text}") } else { text.to_owned() };
+    let within = |prefix: &str| text.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let left_out = LEFT_OUT.iter().any(|prefix| within(prefix))
         || text.contains("/bitcode/")
         || text.ends_with("/bitcode")
@@ -324,14 +264,8 @@ mod tests {
             Inst gcc-12-base (12.2.0-14+deb12u1 Debian:12.11/oldstable [amd64])\n\
             Inst libssl3:amd64 (3.0.22-1~deb12u2 Debian-Security:12/oldstable-security [amd64]) []\n\
             Conf libc6 (2.36-9 Debian:12.11/oldstable [amd64])\n";
-        let names: Vec<String> = simulated(output)
-            .into_iter()
-            .map(|p| format!("{}={}", p.name, p.version))
-            .collect();
-        assert_eq!(
-            names,
-            ["gcc-12-base=12.2.0-14+deb12u1", "libssl3=3.0.22-1~deb12u2"]
-        );
+        let names: Vec<String> = simulated(output).into_iter().map(|p| format!("{}={}", p.name, p.version)).collect();
+        assert_eq!(names, ["gcc-12-base=12.2.0-14+deb12u1", "libssl3=3.0.22-1~deb12u2"]);
     }
 
     #[test]
@@ -339,18 +273,12 @@ mod tests {
         let cases = [
             ("./", None),
             ("./bin/sh", Some("usr/bin/sh")),
-            (
-                "./lib/x86_64-linux-gnu/libc.so.6",
-                Some("usr/lib/x86_64-linux-gnu/libc.so.6"),
-            ),
+            ("./lib/x86_64-linux-gnu/libc.so.6", Some("usr/lib/x86_64-linux-gnu/libc.so.6")),
             ("./library", Some("library")),
             ("./etc/pam.d/", Some("etc/pam.d")),
             ("./usr/share/doc/dash/copyright", None),
             ("./usr/share/documents", Some("usr/share/documents")),
-            (
-                "./usr/lib/postgresql/15/lib/bitcode/postgres.index.bc",
-                None,
-            ),
+            ("./usr/lib/postgresql/15/lib/bitcode/postgres.index.bc", None),
             ("./usr/lib/postgresql/15/lib/llvmjit.so", None),
         ];
         for (path, expected) in cases {

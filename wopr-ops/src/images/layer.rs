@@ -25,10 +25,7 @@ pub(crate) struct Layer {
 
 impl Layer {
     pub(crate) fn new() -> Self {
-        Self {
-            archive: tar::Builder::new(Vec::new()),
-            seen: BTreeSet::new(),
-        }
+        Self { archive: tar::Builder::new(Vec::new()), seen: BTreeSet::new() }
     }
 
     /// Whether the path (relative, without a trailing slash) is already there.
@@ -41,20 +38,13 @@ impl Layer {
         self.parents(path)?;
         if self.seen.insert(path.to_owned()) {
             let mut header = header(tar::EntryType::Directory, 0, mode, owner);
-            self.archive
-                .append_data(&mut header, format!("{path}/"), std::io::empty())?;
+            self.archive.append_data(&mut header, format!("{path}/"), std::io::empty())?;
         }
         Ok(())
     }
 
     /// Adds a file; a second one of the same path replaces the first when the layer is unpacked.
-    pub(crate) fn file(
-        &mut self,
-        path: &str,
-        mode: u32,
-        owner: Owner,
-        content: &[u8],
-    ) -> anyhow::Result<()> {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, owner: Owner, content: &[u8]) -> anyhow::Result<()> {
         self.parents(path)?;
         self.seen.insert(path.to_owned());
         let mut header = header(tar::EntryType::Regular, content.len() as u64, mode, owner);
@@ -96,9 +86,7 @@ impl Layer {
 
     /// The finished archive.
     pub(crate) fn finish(self) -> anyhow::Result<Vec<u8>> {
-        self.archive
-            .into_inner()
-            .context("the layer could not be finished")
+        self.archive.into_inner().context("the layer could not be finished")
     }
 
     fn parents(&mut self, path: &str) -> anyhow::Result<()> {
@@ -110,8 +98,7 @@ impl Layer {
         for parent in missing {
             self.seen.insert(parent.clone());
             let mut header = header(tar::EntryType::Directory, 0, 0o755, ROOT);
-            self.archive
-                .append_data(&mut header, format!("{parent}/"), std::io::empty())?;
+            self.archive.append_data(&mut header, format!("{parent}/"), std::io::empty())?;
         }
         Ok(())
     }
@@ -169,19 +156,8 @@ mod tests {
 
     fn example() -> Vec<u8> {
         let mut layer = Layer::new();
-        layer
-            .directory(
-                "data",
-                0o700,
-                Owner {
-                    uid: 1000,
-                    gid: 1000,
-                },
-            )
-            .unwrap();
-        layer
-            .file("usr/bin/wopr-bot", 0o755, ROOT, b"program")
-            .unwrap();
+        layer.directory("data", 0o700, Owner { uid: 1000, gid: 1000 }).unwrap();
+        layer.file("usr/bin/wopr-bot", 0o755, ROOT, b"program").unwrap();
         layer.file("usr/bin/other", 0o755, ROOT, b"").unwrap();
         layer.finish().unwrap()
     }
@@ -216,10 +192,7 @@ mod tests {
 
     #[test]
     fn a_fingerprint_tells_where_one_part_ends() {
-        assert_ne!(
-            fingerprint([b"ab".as_slice(), b"c"]),
-            fingerprint([b"a".as_slice(), b"bc"])
-        );
+        assert_ne!(fingerprint([b"ab".as_slice(), b"c"]), fingerprint([b"a".as_slice(), b"bc"]));
         assert_eq!(fingerprint([b"ab".as_slice()]).len(), 16);
     }
 }

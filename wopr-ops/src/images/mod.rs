@@ -14,8 +14,7 @@ use anyhow::Context;
 use bollard::{
     Docker, body_full,
     query_parameters::{
-        BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
-        TagImageOptionsBuilder,
+        BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -24,8 +23,8 @@ use self::{
     binaries::Built,
     layer::{Layer, Owner, ROOT, context, fingerprint},
     recipes::{
-        POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY,
-        POSTGRES_TAG, POSTGRES_UID, Program,
+        POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY, POSTGRES_TAG, POSTGRES_UID,
+        Program,
     },
 };
 use crate::{
@@ -62,10 +61,7 @@ struct Inputs {
 
 impl Inputs {
     fn content(&self) -> String {
-        fingerprint([
-            self.recipe.as_bytes(),
-            self.program.as_deref().unwrap_or_default().as_bytes(),
-        ])
+        fingerprint([self.recipe.as_bytes(), self.program.as_deref().unwrap_or_default().as_bytes()])
     }
 
     fn reference(&self) -> String {
@@ -74,24 +70,15 @@ impl Inputs {
 
     fn labels(&self) -> HashMap<String, String> {
         let program = self.program.clone().unwrap_or_default();
-        [
-            (IMAGE_LABEL, self.repository.to_owned()),
-            (RECIPE_LABEL, self.recipe.clone()),
-            (PROGRAM_LABEL, program),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        [(IMAGE_LABEL, self.repository.to_owned()), (RECIPE_LABEL, self.recipe.clone()), (PROGRAM_LABEL, program)]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into()
     }
 }
 
 /// The PostgreSQL image, built if there is none of the present recipe.
 pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow::Result<Image> {
-    let parts = [
-        LAYOUT,
-        POSTGRES_DOCKERFILE,
-        POSTGRES_ENTRYPOINT,
-        POSTGRES_PACKAGES,
-    ];
+    let parts = [LAYOUT, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES];
     let inputs = Inputs {
         repository: POSTGRES_REPOSITORY,
         tag: POSTGRES_TAG,
@@ -101,82 +88,49 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
     let Some(why) = reason_to_build(engine, &inputs).await? else {
         return unchanged(ui, engine, &inputs).await;
     };
-    let task = ui.start(format!(
-        "building {} from Debian packages ({why})",
-        inputs.repository
-    ));
+    let task = ui.start(format!("building {} from Debian packages ({why})", inputs.repository));
     let cache = paths.data.join("cache");
     let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
-    let rootfs =
-        tokio::task::spawn_blocking(move || postgres_rootfs(&cache, &|stage| _ = told.send(stage)));
+    let rootfs = tokio::task::spawn_blocking(move || postgres_rootfs(&cache, &|stage| _ = told.send(stage)));
     while let Some(stage) = news.recv().await {
         task.update(stage);
     }
     let built = match rootfs.await? {
         Ok((rootfs, packages)) => {
             let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), packages.join(" "))]);
-            build(engine, &inputs, POSTGRES_DOCKERFILE, &rootfs, labels)
-                .await
-                .map(|()| rootfs.len())
+            build(engine, &inputs, POSTGRES_DOCKERFILE, &rootfs, labels).await.map(|()| rootfs.len())
         }
         Err(error) => Err(error),
     };
-    task.ends(built, |size| {
-        format!("{} ({})", inputs.reference(), megabytes(*size))
-    })?;
-    Ok(Image {
-        reference: inputs.reference(),
-    })
+    task.ends(built, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
+    Ok(Image { reference: inputs.reference() })
 }
 
 /// The image of a program that was built, built if there is none of it.
-pub(crate) async fn program(
-    ui: &Ui,
-    engine: &Docker,
-    program: &Program,
-    built: &Built,
-) -> anyhow::Result<Image> {
+pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: &Built) -> anyhow::Result<Image> {
     let bundle = fs::read(CA_BUNDLE).with_context(|| format!("{CA_BUNDLE} cannot be read"))?;
-    let binary = fs::read(&built.executable)
-        .with_context(|| format!("{} cannot be read", built.executable.display()))?;
-    let libraries = built
-        .libraries
-        .iter()
-        .map(|file| Ok((file.clone(), fs::read(file)?)))
-        .collect::<std::io::Result<Vec<_>>>()?;
-    let in_image = [binary.as_slice()]
-        .into_iter()
-        .chain(libraries.iter().map(|(_, content)| content.as_slice()));
+    let binary =
+        fs::read(&built.executable).with_context(|| format!("{} cannot be read", built.executable.display()))?;
+    let libraries =
+        built.libraries.iter().map(|file| Ok((file.clone(), fs::read(file)?))).collect::<std::io::Result<Vec<_>>>()?;
+    let in_image = [binary.as_slice()].into_iter().chain(libraries.iter().map(|(_, content)| content.as_slice()));
     let inputs = Inputs {
         repository: program.repository,
         tag: program.tag,
-        recipe: fingerprint([
-            LAYOUT.as_bytes(),
-            program.dockerfile.as_bytes(),
-            bundle.as_slice(),
-        ]),
+        recipe: fingerprint([LAYOUT.as_bytes(), program.dockerfile.as_bytes(), bundle.as_slice()]),
         program: Some(fingerprint(in_image)),
     };
     let Some(why) = reason_to_build(engine, &inputs).await? else {
         return unchanged(ui, engine, &inputs).await;
     };
-    let task = ui.start(format!(
-        "building {}:{} ({why})",
-        inputs.repository, inputs.tag
-    ));
+    let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
     let rootfs = program_rootfs(program, &binary, &libraries, &bundle);
     let result = match rootfs {
-        Ok(rootfs) => build(engine, &inputs, program.dockerfile, &rootfs, HashMap::new())
-            .await
-            .map(|()| rootfs.len()),
+        Ok(rootfs) => build(engine, &inputs, program.dockerfile, &rootfs, HashMap::new()).await.map(|()| rootfs.len()),
         Err(error) => Err(error),
     };
-    task.ends(result, |size| {
-        format!("{} ({})", inputs.reference(), megabytes(*size))
-    })?;
-    Ok(Image {
-        reference: inputs.reference(),
-    })
+    task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
+    Ok(Image { reference: inputs.reference() })
 }
 
 /// Certificate authorities of this machine; package `ca-certificates`.
@@ -186,9 +140,7 @@ async fn unchanged(ui: &Ui, engine: &Docker, inputs: &Inputs) -> anyhow::Result<
     ui.note(format!("{}:{} is unchanged", inputs.repository, inputs.tag));
     // Somebody may have moved the tag to an image that was built from something else.
     tag(engine, inputs).await?;
-    Ok(Image {
-        reference: inputs.reference(),
-    })
+    Ok(Image { reference: inputs.reference() })
 }
 
 /// Why the image has to be built; `None` if one of this content is there.
@@ -200,10 +152,7 @@ async fn reason_to_build(engine: &Docker, inputs: &Inputs) -> anyhow::Result<Opt
     Ok(Some(why_build(&inputs.labels(), previous.as_ref())))
 }
 
-fn why_build(
-    wanted: &HashMap<String, String>,
-    previous: Option<&HashMap<String, String>>,
-) -> String {
+fn why_build(wanted: &HashMap<String, String>, previous: Option<&HashMap<String, String>>) -> String {
     let Some(previous) = previous.filter(|labels| labels.contains_key(IMAGE_LABEL)) else {
         return "there is none yet".to_owned();
     };
@@ -217,23 +166,11 @@ fn why_build(
     .to_owned()
 }
 
-async fn labels_of(
-    engine: &Docker,
-    reference: &str,
-) -> anyhow::Result<Option<HashMap<String, String>>> {
+async fn labels_of(engine: &Docker, reference: &str) -> anyhow::Result<Option<HashMap<String, String>>> {
     match engine.inspect_image(reference).await {
-        Ok(image) => Ok(Some(
-            image
-                .config
-                .and_then(|config| config.labels)
-                .unwrap_or_default(),
-        )),
-        Err(bollard::errors::Error::DockerResponseServerError {
-            status_code: 404, ..
-        }) => Ok(None),
-        Err(error) => {
-            Err(error).with_context(|| format!("the engine does not tell about {reference}"))
-        }
+        Ok(image) => Ok(Some(image.config.and_then(|config| config.labels).unwrap_or_default())),
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("the engine does not tell about {reference}")),
     }
 }
 
@@ -246,17 +183,9 @@ async fn build(
 ) -> anyhow::Result<()> {
     let mut labels = inputs.labels();
     labels.extend(more_labels);
-    let labels: HashMap<&str, &str> = labels
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
+    let labels: HashMap<&str, &str> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let reference = inputs.reference();
-    let options = BuildImageOptionsBuilder::default()
-        .t(&reference)
-        .labels(&labels)
-        .rm(true)
-        .forcerm(true)
-        .build();
+    let options = BuildImageOptionsBuilder::default().t(&reference).labels(&labels).rm(true).forcerm(true).build();
     let body = body_full(context(dockerfile, rootfs)?.into());
     let mut output = std::pin::pin!(engine.build_image(options, None, Some(body)));
     let mut said = String::new();
@@ -284,10 +213,7 @@ fn build_failure(reference: &str, message: &str, said: &str) -> anyhow::Error {
 }
 
 async fn tag(engine: &Docker, inputs: &Inputs) -> anyhow::Result<()> {
-    let options = TagImageOptionsBuilder::default()
-        .repo(inputs.repository)
-        .tag(inputs.tag)
-        .build();
+    let options = TagImageOptionsBuilder::default().repo(inputs.repository).tag(inputs.tag).build();
     engine
         .tag_image(&inputs.reference(), Some(options))
         .await
@@ -298,35 +224,19 @@ async fn tag(engine: &Docker, inputs: &Inputs) -> anyhow::Result<()> {
 pub(crate) async fn prune(engine: &Docker, current: &[Image]) -> anyhow::Result<usize> {
     let mut removed = 0;
     for summary in list(engine).await? {
-        let keep = summary
-            .repo_tags
-            .iter()
-            .any(|tag| current.iter().any(|image| image.reference == *tag));
+        let keep = summary.repo_tags.iter().any(|tag| current.iter().any(|image| image.reference == *tag));
         let replaced = current.iter().any(|image| {
-            let repository = image
-                .reference
-                .rsplit_once(':')
-                .map(|(repository, _)| repository);
+            let repository = image.reference.rsplit_once(':').map(|(repository, _)| repository);
             summary.labels.get(IMAGE_LABEL).map(String::as_str) == repository
         });
         if keep || !replaced {
             continue;
         }
         for name in names(&summary) {
-            match engine
-                .remove_image(
-                    &name,
-                    None::<bollard::query_parameters::RemoveImageOptions>,
-                    None,
-                )
-                .await
-            {
+            match engine.remove_image(&name, None::<bollard::query_parameters::RemoveImageOptions>, None).await {
                 Ok(_) => removed += 1,
                 // 409: a container still runs it. 404: it went with another of its tags.
-                Err(bollard::errors::Error::DockerResponseServerError {
-                    status_code: 404 | 409,
-                    ..
-                }) => {}
+                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("{name} could not be removed"));
                 }
@@ -344,9 +254,7 @@ pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
             let options = RemoveImageOptionsBuilder::default().force(true).build();
             match engine.remove_image(&name, Some(options), None).await {
                 Ok(_) => removed.push(name),
-                Err(bollard::errors::Error::DockerResponseServerError {
-                    status_code: 404, ..
-                }) => {}
+                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("{name} could not be removed"));
                 }
@@ -358,27 +266,13 @@ pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
 
 async fn list(engine: &Docker) -> anyhow::Result<Vec<bollard::models::ImageSummary>> {
     let filters = HashMap::from([("label", vec![IMAGE_LABEL])]);
-    let options = ListImagesOptionsBuilder::default()
-        .filters(&filters)
-        .build();
-    engine
-        .list_images(Some(options))
-        .await
-        .context("the engine does not list its images")
+    let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+    engine.list_images(Some(options)).await.context("the engine does not list its images")
 }
 
 fn names(summary: &bollard::models::ImageSummary) -> Vec<String> {
-    let tags: Vec<String> = summary
-        .repo_tags
-        .iter()
-        .filter(|tag| *tag != "<none>:<none>")
-        .cloned()
-        .collect();
-    if tags.is_empty() {
-        vec![summary.id.clone()]
-    } else {
-        tags
-    }
+    let tags: Vec<String> = summary.repo_tags.iter().filter(|tag| *tag != "<none>:<none>").cloned().collect();
+    if tags.is_empty() { vec![summary.id.clone()] } else { tags }
 }
 
 fn program_rootfs(
@@ -387,24 +281,13 @@ fn program_rootfs(
     libraries: &[(std::path::PathBuf, Vec<u8>)],
     bundle: &[u8],
 ) -> anyhow::Result<Vec<u8>> {
-    let owner = Owner {
-        uid: u64::from(program.uid),
-        gid: u64::from(program.uid),
-    };
+    let owner = Owner { uid: u64::from(program.uid), gid: u64::from(program.uid) };
     let mut layer = Layer::new();
     layer.directory("tmp", 0o1777, ROOT)?;
     layer.directory("data", 0o700, owner)?;
-    let passwd = format!(
-        "root:x:0:0:root:/:/\nwopr:x:{0}:{0}:wopr:/data:/\n",
-        program.uid
-    );
+    let passwd = format!("root:x:0:0:root:/:/\nwopr:x:{0}:{0}:wopr:/data:/\n", program.uid);
     layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
-    layer.file(
-        "etc/group",
-        0o644,
-        ROOT,
-        format!("root:x:0:\nwopr:x:{}:\n", program.uid).as_bytes(),
-    )?;
+    layer.file("etc/group", 0o644, ROOT, format!("root:x:0:\nwopr:x:{}:\n", program.uid).as_bytes())?;
     layer.file(CA_BUNDLE.trim_start_matches('/'), 0o644, ROOT, bundle)?;
     for (path, content) in libraries {
         let path = path.to_str().context("a library's path is not text")?;
@@ -414,21 +297,10 @@ fn program_rootfs(
     layer.finish()
 }
 
-fn postgres_rootfs(
-    cache: &Path,
-    progress: &dyn Fn(String),
-) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
-    let postgres = Owner {
-        uid: POSTGRES_UID.into(),
-        gid: POSTGRES_UID.into(),
-    };
+fn postgres_rootfs(cache: &Path, progress: &dyn Fn(String)) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
+    let postgres = Owner { uid: POSTGRES_UID.into(), gid: POSTGRES_UID.into() };
     let mut layer = Layer::new();
-    let packages = debian::unpack(
-        &debian::PackageSet::parse(POSTGRES_PACKAGES),
-        cache,
-        &mut layer,
-        progress,
-    )?;
+    let packages = debian::unpack(&debian::PackageSet::parse(POSTGRES_PACKAGES), cache, &mut layer, progress)?;
     layer.directory("tmp", 0o1777, ROOT)?;
     layer.directory("run", 0o755, ROOT)?;
     layer.directory("run/postgresql", 0o2775, postgres)?;
@@ -443,22 +315,10 @@ fn postgres_rootfs(
     }
     layer.symlink("usr/lib/postgresql/current", Path::new(POSTGRES_TAG))?;
     let home = "/var/lib/postgresql";
-    let passwd = format!(
-        "root:x:0:0:root:/:/bin/sh\npostgres:x:{POSTGRES_UID}:{POSTGRES_UID}::{home}:/bin/sh\n"
-    );
+    let passwd = format!("root:x:0:0:root:/:/bin/sh\npostgres:x:{POSTGRES_UID}:{POSTGRES_UID}::{home}:/bin/sh\n");
     layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
-    layer.file(
-        "etc/group",
-        0o644,
-        ROOT,
-        format!("root:x:0:\npostgres:x:{POSTGRES_UID}:\n").as_bytes(),
-    )?;
-    layer.file(
-        "usr/local/bin/docker-entrypoint.sh",
-        0o755,
-        ROOT,
-        POSTGRES_ENTRYPOINT.as_bytes(),
-    )?;
+    layer.file("etc/group", 0o644, ROOT, format!("root:x:0:\npostgres:x:{POSTGRES_UID}:\n").as_bytes())?;
+    layer.file("usr/local/bin/docker-entrypoint.sh", 0o755, ROOT, POSTGRES_ENTRYPOINT.as_bytes())?;
     Ok((layer.finish()?, packages))
 }
 
@@ -471,32 +331,19 @@ mod tests {
     use super::*;
 
     fn inputs(recipe: &str, program: &str) -> Inputs {
-        Inputs {
-            repository: "wopr/api",
-            tag: "local",
-            recipe: recipe.to_owned(),
-            program: Some(program.to_owned()),
-        }
+        Inputs { repository: "wopr-api", tag: "local", recipe: recipe.to_owned(), program: Some(program.to_owned()) }
     }
 
     #[test]
     fn a_build_says_what_has_changed() {
         let wanted = inputs("r2", "p2").labels();
-        let why = |previous: Option<Inputs>| {
-            why_build(&wanted, previous.map(|inputs| inputs.labels()).as_ref())
-        };
+        let why = |previous: Option<Inputs>| why_build(&wanted, previous.map(|inputs| inputs.labels()).as_ref());
         assert_eq!(why(None), "there is none yet");
         assert_eq!(why(Some(inputs("r2", "p1"))), "its program has changed");
         assert_eq!(why(Some(inputs("r1", "p2"))), "its recipe has changed");
-        assert_eq!(
-            why(Some(inputs("r1", "p1"))),
-            "its recipe and its program have changed"
-        );
+        assert_eq!(why(Some(inputs("r1", "p1"))), "its recipe and its program have changed");
         assert_eq!(why(Some(inputs("r2", "p2"))), "it was removed");
-        assert_eq!(
-            why_build(&wanted, Some(&HashMap::new())),
-            "there is none yet"
-        );
+        assert_eq!(why_build(&wanted, Some(&HashMap::new())), "there is none yet");
     }
 
     #[test]

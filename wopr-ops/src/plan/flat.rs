@@ -24,6 +24,9 @@ pub(crate) const SERVICES: [&str; 5] = [POSTGRES, STRIPE, MAIL, MIGRATE, API];
 /// Role and database: of the same name, so that the schema of that name comes first on the search path.
 pub(crate) const DATABASE: &str = "wopr";
 
+/// The volume with the database's files.
+pub(crate) const POSTGRES_VOLUME: &str = "wopr-postgres-data";
+
 /// Ports inside the containers.
 const STRIPE_PORT: u16 = 3110;
 const SMTP_PORT: u16 = 1025;
@@ -44,6 +47,12 @@ pub(crate) struct Ports {
     /// Port of the mail catcher's page on this machine.
     #[arg(long, default_value_t = 3120, value_name = "PORT")]
     pub(crate) mail_port: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { api_port: 3100, stripe_port: 3110, mail_port: 3120 }
+    }
 }
 
 /// The images of the stack, by reference.
@@ -72,11 +81,7 @@ pub(crate) struct Inputs<'a> {
 
 /// The user a service runs as, who must be able to read its secret files.
 pub(crate) fn uid(service: &str) -> u32 {
-    if service == POSTGRES {
-        POSTGRES_UID
-    } else {
-        SERVICE_UID
-    }
+    if service == POSTGRES { POSTGRES_UID } else { SERVICE_UID }
 }
 
 /// The secret files of each service. `secret` looks a secret up by name.
@@ -87,15 +92,9 @@ pub(crate) fn handovers<'s>(
     secret: impl Fn(&str) -> anyhow::Result<&'s str>,
 ) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
     let files = |names: &[&str]| -> anyhow::Result<Handover> {
-        names
-            .iter()
-            .map(|name| Ok(((*name).to_owned(), secret(name)?.to_owned())))
-            .collect()
+        names.iter().map(|name| Ok(((*name).to_owned(), secret(name)?.to_owned()))).collect()
     };
-    let url = format!(
-        "postgres://{DATABASE}:{}@{POSTGRES}:5432/{DATABASE}",
-        secret("POSTGRES_PASSWORD")?
-    );
+    let url = format!("postgres://{DATABASE}:{}@{POSTGRES}:5432/{DATABASE}", secret("POSTGRES_PASSWORD")?);
     let mut api = files(&[
         "BETTER_AUTH_SECRET",
         "FLEET_API_TOKEN_ADMIN",
@@ -106,14 +105,7 @@ pub(crate) fn handovers<'s>(
     api.insert("DATABASE_URL".to_owned(), url);
     Ok(BTreeMap::from([
         (POSTGRES, files(&["POSTGRES_PASSWORD"])?),
-        (
-            STRIPE,
-            files(&[
-                "STRIPE_SECRET_KEY",
-                "STRIPE_WEBHOOK_SECRET",
-                "STRIPE_CONTROL_KEY",
-            ])?,
-        ),
+        (STRIPE, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
         (MIGRATE, api.clone()),
         (API, api),
     ]))
@@ -124,45 +116,19 @@ pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
     Stack {
         name: "flat",
         network: "wopr-flat",
-        services: vec![
-            postgres(inputs),
-            stripe(inputs),
-            mail(inputs),
-            migrate(inputs),
-            api(inputs),
-        ],
+        services: vec![postgres(inputs), stripe(inputs), mail(inputs), migrate(inputs), api(inputs)],
     }
 }
 
 fn postgres(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, POSTGRES, &inputs.images.postgres);
-    service.set([
-        ("POSTGRES_USER", DATABASE.to_owned()),
-        ("POSTGRES_DB", DATABASE.to_owned()),
-    ]);
+    service.set([("POSTGRES_USER", DATABASE.to_owned()), ("POSTGRES_DB", DATABASE.to_owned())]);
     service.mounts.extend([
-        Mount::Volume {
-            name: "wopr-postgres-data",
-            target: "/var/lib/postgresql/data",
-        },
-        Mount::Tmpfs {
-            target: "/run/postgresql",
-            options: "uid=999,gid=999,mode=2775",
-        },
+        Mount::Volume { name: POSTGRES_VOLUME, target: "/var/lib/postgresql/data" },
+        Mount::Tmpfs { target: "/run/postgresql", options: "uid=999,gid=999,mode=2775" },
     ]);
     service.memory_bytes = 512 * MIB;
-    let probe = [
-        "pg_isready",
-        "-q",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        "5432",
-        "-U",
-        DATABASE,
-        "-d",
-        DATABASE,
-    ];
+    let probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", "5432", "-U", DATABASE, "-d", DATABASE];
     service.ready = Ready::Probe(probe.to_vec());
     service
 }
@@ -170,40 +136,22 @@ fn postgres(inputs: &Inputs<'_>) -> Service {
 fn stripe(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, STRIPE, &inputs.images.stripe);
     service.set([
-        ("LISTEN", format!("0.0.0.0:{STRIPE_PORT}")),
-        (
-            "PUBLIC_URL",
-            format!("http://localhost:{}", inputs.ports.stripe_port),
-        ),
-        ("DATA_DIR", "/data".to_owned()),
-        (
-            "WEBHOOK_URL",
-            format!("http://{API}:{API_PORT}/api/billing/webhook"),
-        ),
+        ("STRIPE_STANDIN_LISTEN", format!("0.0.0.0:{STRIPE_PORT}")),
+        ("STRIPE_STANDIN_PUBLIC_URL", format!("http://localhost:{}", inputs.ports.stripe_port)),
+        ("STRIPE_STANDIN_DATA_DIR", "/data".to_owned()),
+        ("STRIPE_STANDIN_WEBHOOK_URL", format!("http://{API}:{API_PORT}/api/billing/webhook")),
     ]);
-    service.mounts.push(Mount::Volume {
-        name: "wopr-stripe-data",
-        target: "/data",
-    });
+    service.mounts.push(Mount::Volume { name: "wopr-stripe-data", target: "/data" });
     service.ports = vec![(inputs.ports.stripe_port, STRIPE_PORT)];
-    service.ready = Ready::Http {
-        port: inputs.ports.stripe_port,
-        path: "/health",
-    };
+    service.ready = Ready::Http { port: inputs.ports.stripe_port, path: "/health" };
     service
 }
 
 fn mail(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, MAIL, &inputs.images.mail);
-    service.set([
-        ("SMTP_LISTEN", format!("0.0.0.0:{SMTP_PORT}")),
-        ("HTTP_LISTEN", format!("0.0.0.0:{MAIL_WEB_PORT}")),
-    ]);
+    service.set([("SMTP_LISTEN", format!("0.0.0.0:{SMTP_PORT}")), ("HTTP_LISTEN", format!("0.0.0.0:{MAIL_WEB_PORT}"))]);
     service.ports = vec![(inputs.ports.mail_port, MAIL_WEB_PORT)];
-    service.ready = Ready::Http {
-        port: inputs.ports.mail_port,
-        path: "/health",
-    };
+    service.ready = Ready::Http { port: inputs.ports.mail_port, path: "/health" };
     service
 }
 
@@ -230,10 +178,7 @@ fn api(inputs: &Inputs<'_>) -> Service {
     service.ports = vec![(inputs.ports.api_port, API_PORT)];
     service.memory_bytes = 512 * MIB;
     service.after = vec![MIGRATE, STRIPE, MAIL];
-    service.ready = Ready::Http {
-        port: inputs.ports.api_port,
-        path: "/health/ready",
-    };
+    service.ready = Ready::Http { port: inputs.ports.api_port, path: "/health/ready" };
     service
 }
 
@@ -244,7 +189,7 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
         ("LOG_LEVEL", "info"),
         ("UI_ORIGIN", "http://localhost:3000"),
         ("COOKIE_DOMAIN", "localhost"),
-        ("MAIL_FROM", "WOPR <noreply@localhost>"),
+        ("MAIL_FROM", "noreply@wopr.test"),
         ("STRIPE_CREDIT_PRICE_5", "price_wopr_credits_5"),
         ("STRIPE_CREDIT_PRICE_10", "price_wopr_credits_10"),
         ("STRIPE_CREDIT_PRICE_25", "price_wopr_credits_25"),
@@ -255,10 +200,7 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
     .into();
     settings.extend([
         ("PORT", API_PORT.to_string()),
-        (
-            "BETTER_AUTH_URL",
-            format!("http://localhost:{}", inputs.ports.api_port),
-        ),
+        ("BETTER_AUTH_URL", format!("http://localhost:{}", inputs.ports.api_port)),
         ("STRIPE_API_BASE", format!("http://{STRIPE}:{STRIPE_PORT}")),
         ("SMTP_URL", format!("smtp://{MAIL}:{SMTP_PORT}")),
     ]);
@@ -270,16 +212,9 @@ fn base(inputs: &Inputs<'_>, name: &'static str, image: &str) -> Service {
     let uid = uid(name);
     let handover = inputs.handovers.get(name);
     let mut env = BTreeMap::new();
-    let mut mounts = vec![Mount::Tmpfs {
-        target: "/tmp",
-        options: "mode=1777,size=64m",
-    }];
+    let mut mounts = vec![Mount::Tmpfs { target: "/tmp", options: "mode=1777,size=64m" }];
     if let Some(files) = handover {
-        env.extend(
-            files
-                .keys()
-                .map(|file| (format!("{file}_FILE"), format!("{SECRETS}/{file}"))),
-        );
+        env.extend(files.keys().map(|file| (format!("{file}_FILE"), format!("{SECRETS}/{file}"))));
         mounts.push(Mount::Bind {
             source: format!("{}/{name}", inputs.handover_directory),
             target: SECRETS.to_owned(),

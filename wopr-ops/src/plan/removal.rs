@@ -17,11 +17,7 @@ impl Scope {
     /// Label filters for the engine, each given in a question of its own: the engine takes several as "and".
     pub(crate) fn filters(self) -> &'static [&'static str] {
         match self {
-            Self::Stack => &[
-                "wopr.stack",
-                "wopr.managed=true",
-                "wopr.managed-network=true",
-            ],
+            Self::Stack => &["wopr.stack", "wopr.managed=true", "wopr.managed-network=true"],
             Self::Tests => &[TEST_LABEL],
         }
     }
@@ -35,10 +31,7 @@ impl Scope {
         match self {
             Self::Tests => of_tests,
             Self::Stack => {
-                !of_tests
-                    && (labels.contains_key(STACK_LABEL)
-                        || is(MANAGED_LABEL)
-                        || is(MANAGED_NETWORK_LABEL))
+                !of_tests && (labels.contains_key(STACK_LABEL) || is(MANAGED_LABEL) || is(MANAGED_NETWORK_LABEL))
             }
         }
     }
@@ -50,24 +43,18 @@ mod tests {
 
     #[test]
     fn only_what_is_ours_is_covered() {
-        let cases: [(&[(&str, &str)], bool, bool); 7] = [
+        type Case = (&'static [(&'static str, &'static str)], bool, bool);
+        let cases: [Case; 7] = [
             (&[], false, false),
             (&[("com.example", "true")], false, false),
             (&[("wopr.stack", "flat")], true, false),
             (&[("wopr.managed", "true")], true, false),
             (&[("wopr.managed", "false")], false, false),
             (&[("wopr.managed-network", "true")], true, false),
-            (
-                &[("wopr.managed", "true"), ("wopr.test", "fleet")],
-                false,
-                true,
-            ),
+            (&[("wopr.managed", "true"), ("wopr.test", "fleet")], false, true),
         ];
         for (labels, stack, tests) in cases {
-            let labels = labels
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect();
+            let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             assert_eq!(Scope::Stack.covers(&labels), stack, "{labels:?}");
             assert_eq!(Scope::Tests.covers(&labels), tests, "{labels:?}");
         }
@@ -78,10 +65,7 @@ mod tests {
         for filter in Scope::Stack.filters().iter().chain(Scope::Tests.filters()) {
             let (name, value) = filter.split_once('=').unwrap_or((filter, "anything"));
             let labels = HashMap::from([(name.to_owned(), value.to_owned())]);
-            assert!(
-                Scope::Stack.covers(&labels) || Scope::Tests.covers(&labels),
-                "{filter}"
-            );
+            assert!(Scope::Stack.covers(&labels) || Scope::Tests.covers(&labels), "{filter}");
         }
     }
 }

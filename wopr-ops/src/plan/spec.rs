@@ -32,15 +32,7 @@ impl Stack {
     /// Named volumes of all services, without repetition.
     pub(crate) fn volumes(&self) -> BTreeSet<&'static str> {
         let mounts = self.services.iter().flat_map(|service| &service.mounts);
-        mounts
-            .filter_map(|mount| {
-                if let Mount::Volume { name, .. } = mount {
-                    Some(*name)
-                } else {
-                    None
-                }
-            })
-            .collect()
+        mounts.filter_map(|mount| if let Mount::Volume { name, .. } = mount { Some(*name) } else { None }).collect()
     }
 
     /// The stack reduced to the named services and what they need.
@@ -51,11 +43,7 @@ impl Stack {
         let mut kept: BTreeSet<&str> = BTreeSet::new();
         let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
         while let Some(name) = wanted.pop() {
-            let service = self
-                .services
-                .iter()
-                .find(|service| service.name == name)
-                .ok_or_else(|| name.to_owned())?;
+            let service = self.services.iter().find(|service| service.name == name).ok_or_else(|| name.to_owned())?;
             if kept.insert(service.name) {
                 wanted.extend(&service.after);
             }
@@ -102,21 +90,11 @@ pub(crate) const SECRETS: &str = "/run/secrets";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) enum Mount {
     /// A named volume.
-    Volume {
-        name: &'static str,
-        target: &'static str,
-    },
+    Volume { name: &'static str, target: &'static str },
     /// A path of this machine, read-only unless it is a socket.
-    Bind {
-        source: String,
-        target: String,
-        read_only: bool,
-    },
+    Bind { source: String, target: String, read_only: bool },
     /// Memory; its content ends with the container. Options as in mount(8).
-    Tmpfs {
-        target: &'static str,
-        options: &'static str,
-    },
+    Tmpfs { target: &'static str, options: &'static str },
 }
 
 /// The condition a service is waited for.
@@ -133,11 +111,7 @@ pub(crate) enum Ready {
 impl Service {
     /// Sets variables of its environment.
     pub(crate) fn set(&mut self, settings: impl IntoIterator<Item = (&'static str, String)>) {
-        self.env.extend(
-            settings
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value)),
-        );
+        self.env.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
     }
 
     /// Fingerprints of what the container is created from, by aspect; an aspect that differs is a reason to recreate.

@@ -63,13 +63,7 @@ impl Plan {
     /// Services whose container is created, so that their ports must be free.
     pub(crate) fn created(&self) -> BTreeSet<&'static str> {
         self.steps()
-            .filter_map(|step| {
-                if let Step::Create { service, .. } = step {
-                    Some(*service)
-                } else {
-                    None
-                }
-            })
+            .filter_map(|step| if let Step::Create { service, .. } = step { Some(*service) } else { None })
             .collect()
     }
 }
@@ -92,20 +86,12 @@ impl fmt::Display for Plan {
 /// Plans the way from what was seen to what is wanted.
 pub(crate) fn plan(stack: &Stack, observed: &Observed) -> Plan {
     let new_network = !observed.networks.contains(stack.network);
-    let new_volumes: Vec<&str> = stack
-        .volumes()
-        .into_iter()
-        .filter(|name| !observed.volumes.contains(*name))
-        .collect();
+    let new_volumes: Vec<&str> = stack.volumes().into_iter().filter(|name| !observed.volumes.contains(*name)).collect();
     let mut resources = Vec::new();
     if new_network {
         resources.push(Step::CreateNetwork(stack.network.to_owned()));
     }
-    resources.extend(
-        new_volumes
-            .iter()
-            .map(|name| Step::CreateVolume((*name).to_owned())),
-    );
+    resources.extend(new_volumes.iter().map(|name| Step::CreateVolume((*name).to_owned())));
 
     let mut touched = BTreeSet::new();
     let mut levels = Vec::new();
@@ -145,17 +131,10 @@ fn server(service: &Service, seen: Option<&Container>) -> Vec<Step> {
         State::Exited(code) => format!("it had ended with {code}"),
         State::Other => return recreate(service, "it neither runs nor has ended".to_owned()),
     };
-    vec![
-        Step::Start { service: name, why },
-        Step::Await { service: name },
-    ]
+    vec![Step::Start { service: name, why }, Step::Await { service: name }]
 }
 
-fn work(
-    service: &Service,
-    seen: Option<&Container>,
-    dependency: Option<&'static str>,
-) -> Vec<Step> {
+fn work(service: &Service, seen: Option<&Container>, dependency: Option<&'static str>) -> Vec<Step> {
     let Some(container) = seen else {
         return create(service, "it has not run yet");
     };
@@ -163,12 +142,8 @@ fn work(
         return recreate(service, why);
     }
     match (container.state, dependency) {
-        (State::Exited(0), None) => vec![Step::Keep {
-            service: service.name,
-        }],
-        (State::Exited(0), Some(dependency)) => {
-            recreate(service, format!("{dependency} was started anew"))
-        }
+        (State::Exited(0), None) => vec![Step::Keep { service: service.name }],
+        (State::Exited(0), Some(dependency)) => recreate(service, format!("{dependency} was started anew")),
         (State::Exited(code), _) => recreate(service, format!("it had ended with {code}")),
         _ => recreate(service, "it did not finish".to_owned()),
     }
@@ -176,34 +151,19 @@ fn work(
 
 /// What the work depends on and was touched: the work may have to be done again.
 fn dependency_of_work(service: &Service, touched: &BTreeSet<&'static str>) -> Option<&'static str> {
-    service
-        .after
-        .iter()
-        .copied()
-        .find(|name| touched.contains(name))
+    service.after.iter().copied().find(|name| touched.contains(name))
 }
 
 fn create(service: &Service, why: &str) -> Vec<Step> {
     vec![
-        Step::Create {
-            service: service.name,
-            why: why.to_owned(),
-        },
-        Step::Start {
-            service: service.name,
-            why: "it is new".to_owned(),
-        },
-        Step::Await {
-            service: service.name,
-        },
+        Step::Create { service: service.name, why: why.to_owned() },
+        Step::Start { service: service.name, why: "it is new".to_owned() },
+        Step::Await { service: service.name },
     ]
 }
 
 fn recreate(service: &Service, why: String) -> Vec<Step> {
-    let mut steps = vec![Step::Remove {
-        service: service.name,
-        why: why.clone(),
-    }];
+    let mut steps = vec![Step::Remove { service: service.name, why: why.clone() }];
     steps.extend(create(service, &why));
     steps
 }
@@ -221,10 +181,9 @@ fn difference(service: &Service, container: &Container) -> Option<String> {
         .collect();
     match (changed.as_slice(), container.aspects.get("image")) {
         ([], _) => None,
-        ([only], Some(before)) if only == "image" => Some(format!(
-            "its image changed from {before} to {}",
-            service.image
-        )),
+        ([only], Some(before)) if only == "image" => {
+            Some(format!("its image changed from {before} to {}", service.image))
+        }
         _ => Some(format!("changed: {}", changed.join(", "))),
     }
 }
@@ -232,24 +191,13 @@ fn difference(service: &Service, container: &Container) -> Option<String> {
 /// Services grouped so that each comes after everything it needs.
 fn in_order(services: &[Service]) -> Vec<Vec<&Service>> {
     let names: BTreeSet<&str> = services.iter().map(|service| service.name).collect();
-    let mut waiting: BTreeMap<&str, &Service> = services
-        .iter()
-        .map(|service| (service.name, service))
-        .collect();
+    let mut waiting: BTreeMap<&str, &Service> = services.iter().map(|service| (service.name, service)).collect();
     let mut levels = Vec::new();
     while !waiting.is_empty() {
-        let free = |service: &&&Service| {
-            service
-                .after
-                .iter()
-                .all(|name| !waiting.contains_key(name) || !names.contains(name))
-        };
+        let free =
+            |service: &&&Service| service.after.iter().all(|name| !waiting.contains_key(name) || !names.contains(name));
         let level: Vec<&Service> = waiting.values().filter(free).copied().collect();
-        assert!(
-            !level.is_empty(),
-            "services wait for each other: {:?}",
-            waiting.keys()
-        );
+        assert!(!level.is_empty(), "services wait for each other: {:?}", waiting.keys());
         for service in &level {
             waiting.remove(service.name);
         }

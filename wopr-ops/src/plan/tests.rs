@@ -8,22 +8,15 @@ use super::{
 
 fn images(api: &str) -> Images {
     Images {
-        postgres: "wopr/postgres:aa".to_owned(),
-        api: format!("wopr/api:{api}"),
-        stripe: "wopr/stripe-standin:cc".to_owned(),
-        mail: "wopr/mail-catcher:dd".to_owned(),
+        postgres: "wopr-postgres:aa".to_owned(),
+        api: format!("wopr-api:{api}"),
+        stripe: "wopr-stripe-standin:cc".to_owned(),
+        mail: "wopr-mail-catcher:dd".to_owned(),
     }
 }
 
 fn stack_of(api: &str, ports: Ports, password: &str) -> Stack {
-    let handovers = flat::handovers(|name| {
-        Ok(if name == "POSTGRES_PASSWORD" {
-            password
-        } else {
-            "value"
-        })
-    })
-    .unwrap();
+    let handovers = flat::handovers(|name| Ok(if name == "POSTGRES_PASSWORD" { password } else { "value" })).unwrap();
     flat::stack(&Inputs {
         images: &images(api),
         ports,
@@ -33,11 +26,7 @@ fn stack_of(api: &str, ports: Ports, password: &str) -> Stack {
     })
 }
 
-const PORTS: Ports = Ports {
-    api_port: 3100,
-    stripe_port: 3110,
-    mail_port: 3120,
-};
+const PORTS: Ports = Ports { api_port: 3100, stripe_port: 3110, mail_port: 3120 };
 
 fn stack() -> Stack {
     stack_of("bb", PORTS, "secret")
@@ -45,26 +34,15 @@ fn stack() -> Stack {
 
 /// What the engine shows of a stack that is up.
 fn up(stack: &Stack) -> Observed {
-    let container = |work: bool, aspects| Container {
-        aspects,
-        state: if work {
-            State::Exited(0)
-        } else {
-            State::Running
-        },
-    };
+    let container =
+        |work: bool, aspects| Container { aspects, state: if work { State::Exited(0) } else { State::Running } };
     Observed {
         networks: [stack.network.to_owned()].into(),
         volumes: stack.volumes().into_iter().map(str::to_owned).collect(),
         containers: stack
             .services
             .iter()
-            .map(|service| {
-                (
-                    service.name.to_owned(),
-                    container(service.is_work(), service.aspects()),
-                )
-            })
+            .map(|service| (service.name.to_owned(), container(service.is_work(), service.aspects())))
             .collect(),
     }
 }
@@ -102,17 +80,7 @@ fn a_new_api_image_touches_the_migration_and_the_api_alone() {
 
 #[test]
 fn another_port_recreates_what_carries_it_in_an_address() {
-    insta::assert_snapshot!(plan(
-        &stack_of(
-            "bb",
-            Ports {
-                api_port: 3200,
-                ..PORTS
-            },
-            "secret"
-        ),
-        &up(&stack())
-    ));
+    insta::assert_snapshot!(plan(&stack_of("bb", Ports { api_port: 3200, ..PORTS }, "secret"), &up(&stack())));
 }
 
 #[test]
@@ -145,29 +113,17 @@ fn containers_of_a_network_that_has_gone_are_recreated() {
     observed.networks.clear();
     let plan = plan(&stack(), &observed);
     assert_eq!(plan.created().len(), stack().services.len());
-    assert_eq!(
-        plan.resources,
-        [Step::CreateNetwork("wopr-flat".to_owned())]
-    );
+    assert_eq!(plan.resources, [Step::CreateNetwork("wopr-flat".to_owned())]);
 }
 
 #[test]
 fn a_part_of_the_stack_brings_what_it_needs() {
     let names = |only: &[&str]| {
         let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
-        stack().only(&only).map(|stack| {
-            stack
-                .services
-                .iter()
-                .map(|service| service.name)
-                .collect::<Vec<_>>()
-        })
+        stack().only(&only).map(|stack| stack.services.iter().map(|service| service.name).collect::<Vec<_>>())
     };
     assert_eq!(names(&["wopr-mail"]), Ok(vec![flat::MAIL]));
-    assert_eq!(
-        names(&["wopr-api-migrate"]),
-        Ok(vec![flat::POSTGRES, flat::MIGRATE])
-    );
+    assert_eq!(names(&["wopr-api-migrate"]), Ok(vec![flat::POSTGRES, flat::MIGRATE]));
     assert_eq!(names(&["wopr-api"]).map(|names| names.len()), Ok(5));
     assert_eq!(names(&["wopr-ui"]), Err("wopr-ui".to_owned()));
 }
@@ -176,12 +132,7 @@ fn a_part_of_the_stack_brings_what_it_needs() {
 fn no_secret_is_in_the_environment_or_on_the_command_line() {
     let stack = stack_of("bb", PORTS, "hunter2");
     for service in &stack.services {
-        let shown = format!(
-            "{:?} {:?} {:?}",
-            service.env,
-            service.command,
-            service.aspects()
-        );
+        let shown = format!("{:?} {:?} {:?}", service.env, service.command, service.aspects());
         assert!(!shown.contains("hunter2"), "{}", service.name);
     }
 }
@@ -190,16 +141,8 @@ fn no_secret_is_in_the_environment_or_on_the_command_line() {
 fn only_volumes_memory_and_the_engine_socket_are_writable() {
     for service in &stack().services {
         for mount in &service.mounts {
-            if let Mount::Bind {
-                source,
-                read_only: false,
-                ..
-            } = mount
-            {
-                assert_eq!(
-                    (service.name, source.as_str()),
-                    (flat::API, "/var/run/docker.sock")
-                );
+            if let Mount::Bind { source, read_only: false, .. } = mount {
+                assert_eq!((service.name, source.as_str()), (flat::API, "/var/run/docker.sock"));
             }
         }
         assert!(!service.user.starts_with("0:"), "{}", service.name);

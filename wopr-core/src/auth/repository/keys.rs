@@ -64,7 +64,7 @@ impl<'c> KeyRepository<'c> {
                 api_keys::prefix.eq(&key.prefix),
                 api_keys::key_hash.eq(key_hash.as_slice()),
                 api_keys::created_at.eq(key.created_at.to_diesel()),
-                api_keys::expires_at.eq(key.expires_at.map(|at| at.to_diesel())),
+                api_keys::expires_at.eq(key.expires_at.map(jiff_diesel::ToDiesel::to_diesel)),
             ))
             .execute(self.conn)
             .await?;

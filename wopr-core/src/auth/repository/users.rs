@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff_diesel::ToDiesel as _;
 use uuid::Uuid;
 
-use crate::auth::{Account, Email, SignUp, User};
+use crate::auth::{Account, Email, ImageChange, SignUp, User};
 use crate::db::DbError;
 use crate::db::schema::auth::{accounts, platform_admins, users};
 use crate::db::schema::foundation::tenants;
@@ -151,12 +151,12 @@ impl<'c> UserRepository<'c> {
         at: Timestamp,
         id: UserId,
         name: Option<&str>,
-        image: Option<Option<&str>>,
+        image: ImageChange<'_>,
     ) -> Result<Option<User>, DbError> {
         let row: Option<UserRow> = diesel::update(users::table.find(id.as_uuid()))
             .set((
                 name.map(|name| users::name.eq(name)),
-                image.map(|image| users::image.eq(image)),
+                image.column().map(|image| users::image.eq(image)),
                 users::updated_at.eq(at.to_diesel()),
             ))
             .returning(UserRow::as_returning())

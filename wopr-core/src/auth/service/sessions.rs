@@ -5,7 +5,7 @@ use crate::audit::{self, Actor, AuditEntry, Origin, Resource};
 use crate::auth::model::{check_image, check_name};
 use crate::auth::repository::sessions::{SessionRepository, Which};
 use crate::auth::repository::users::UserRepository;
-use crate::auth::{Account, AuthError, Session, SignedIn, User, random};
+use crate::auth::{Account, AuthError, ImageChange, Session, SignedIn, User, random};
 
 impl Auth {
     /// Who presents this session token, if it is valid.
@@ -101,7 +101,7 @@ impl Auth {
             .await
     }
 
-    /// Changes the user's name or image, whichever is given; `Some(None)` removes the image.
+    /// Changes the user's name or image, whichever is given.
     ///
     /// # Errors
     /// [`AuthError::InvalidName`], [`AuthError::InvalidImage`].
@@ -110,10 +110,10 @@ impl Auth {
         origin: &Origin,
         caller: &SignedIn,
         name: Option<&str>,
-        image: Option<Option<&str>>,
+        image: ImageChange<'_>,
     ) -> Result<User, AuthError> {
         name.map_or(Ok(()), check_name)?;
-        check_image(image.flatten())?;
+        check_image(image.column().flatten())?;
         let now = self.clock.now();
         self.db
             .transaction(async |conn| {
