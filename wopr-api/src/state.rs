@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
+use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
 
@@ -13,6 +14,8 @@ use crate::extract::{Caller, Credential};
 pub struct AppState {
     /// Users, sessions, keys.
     pub auth: Auth,
+    /// Credit.
+    pub billing: Billing,
     /// Counters of requests.
     pub throttle: Throttle,
     /// Signs session cookies.
@@ -46,9 +49,11 @@ impl AppState {
     /// # Errors
     /// [`AssemblyError`] when the configuration does not allow it.
     pub fn assemble(config: Arc<Config>, db: Db, clock: SharedClock) -> Result<Self, AssemblyError> {
-        let auth = Auth::new(db.clone(), clock.clone(), auth_config(&config)?);
+        let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
+        let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
         Ok(Self {
             auth,
+            billing,
             throttle: Throttle::new(db.clone(), clock.clone()),
             session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
             pseudonyms: KeyRing::new([config.platform_secret.clone()])?,

@@ -1,8 +1,8 @@
 //! The SDK at its public API, on a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod auth;
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod billing;
 mod db;
 mod notify;
