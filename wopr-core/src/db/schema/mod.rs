@@ -1,3 +1,4 @@
 //! The tables, as the migrations leave them, one file per domain. A test compares them with `information_schema`.
 
+pub(crate) mod fleet;
 pub(crate) mod foundation;
