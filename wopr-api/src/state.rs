@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
+use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
 
@@ -15,6 +16,8 @@ use crate::workers::{Wakers, Workers};
 pub struct AppState {
     /// Users, sessions, keys.
     pub auth: Auth,
+    /// Credit.
+    pub billing: Billing,
     /// Counters of requests.
     pub throttle: Throttle,
     /// Signs session cookies.
@@ -50,9 +53,11 @@ impl AppState {
     /// # Errors
     /// [`AssemblyError`] when the configuration does not allow it.
     pub fn assemble(config: Arc<Config>, db: Db, clock: SharedClock) -> Result<Self, AssemblyError> {
-        let auth = Auth::new(db.clone(), clock.clone(), auth_config(&config)?);
+        let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
+        let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
         Ok(Self {
             auth,
+            billing,
             throttle: Throttle::new(db.clone(), clock.clone()),
             session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
             pseudonyms: KeyRing::new([config.platform_secret.clone()])?,
