@@ -1,0 +1,2 @@
+DROP TABLE bot_charges;
+DROP TABLE bots;
