@@ -69,7 +69,7 @@ impl AppState {
         adapters: Adapters,
     ) -> Result<Self, AssemblyError> {
         let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
-        let auth = Auth::new(db.clone(), clock.clone(), auth_config(&config)?);
+        let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
         Ok(Self {
             auth,
             billing,
