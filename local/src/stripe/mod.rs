@@ -98,6 +98,7 @@ pub use faults::Fault;
 pub use journal::JournalError;
 
 use crate::clock::Clock;
+use crate::process;
 use engine::{Engine, Origin};
 
 /// Why the stand-in did not start.
@@ -205,11 +206,7 @@ impl StripeStandin {
     /// Stops: requests in progress are answered, deliveries in progress are repeated on the next start.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        for task in std::mem::take(&mut self.tasks) {
-            if let Err(error) = task.await {
-                tracing::error!("a task of the stand-in failed: {error}");
-            }
-        }
+        process::finish(std::mem::take(&mut self.tasks)).await;
     }
 }
 
