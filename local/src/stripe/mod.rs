@@ -56,7 +56,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
 use axum::routing::{any, get};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -234,7 +233,6 @@ fn client(config: &Config) -> Result<reqwest::Client, StartError> {
 }
 
 fn router(engine: &Arc<Engine>) -> Router {
-    let secret_headers = tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]);
     Router::new()
         .route("/v1/{*path}", any(api::handle))
         .route("/c/pay/{id}", get(pages::show_checkout).post(pages::submit_checkout))
@@ -243,5 +241,4 @@ fn router(engine: &Arc<Engine>) -> Router {
         .fallback(api::not_found)
         .with_state(Arc::clone(engine))
         .merge(control_http::router(engine))
-        .layer(secret_headers)
 }
