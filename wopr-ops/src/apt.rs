@@ -38,7 +38,9 @@ pub(crate) async fn install(ui: &Ui, packages: &[&str]) -> anyhow::Result<()> {
     .await
     .map_err(|error| {
         anyhow::Error::from(
-            Failure::new(Exit::Environment, format!("{list} could not be installed")).why(format!("{error:#}")).fix(by_hand),
+            Failure::new(Exit::Environment, format!("{list} could not be installed"))
+                .why(format!("{error:#}"))
+                .fix(by_hand),
         )
     });
     task.ends(result, |()| "installed".to_owned())

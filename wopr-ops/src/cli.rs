@@ -143,4 +143,7 @@ pub(crate) struct ConformanceArgs {
     /// Only these suites, by directory name
     #[arg(long, value_name = "SUITE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Port of the API on this machine
+    #[arg(long, default_value_t = 3100, value_name = "PORT")]
+    pub(crate) api_port: u16,
 }

@@ -87,14 +87,20 @@ mod tests {
 
     #[test]
     fn the_data_directory_follows_the_desktop_convention() {
-        let find = |vars: &'static [(&str, &str)]| {
-            data_directory(|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value)))
-        };
         let home = ("HOME", "/home/ada");
-        assert_eq!(find(&[("HOME", "/home/ada")]).unwrap(), Path::new("/home/ada/.local/share/wopr"));
-        assert_eq!(find(&[("XDG_DATA_HOME", "/data"), home]).unwrap(), Path::new("/data/wopr"));
-        assert_eq!(find(&[("XDG_DATA_HOME", "relative"), home]).unwrap(), Path::new("/home/ada/.local/share/wopr"));
-        assert_eq!(find(&[("WOPR_DATA_DIR", "/elsewhere"), home]).unwrap(), Path::new("/elsewhere"));
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (&[home], "/home/ada/.local/share/wopr"),
+            (&[("XDG_DATA_HOME", "/data"), home], "/data/wopr"),
+            (&[("XDG_DATA_HOME", "relative"), home], "/home/ada/.local/share/wopr"),
+            (&[("WOPR_DATA_DIR", "/elsewhere"), home], "/elsewhere"),
+        ];
+        let find = |vars: &[(&str, &str)]| {
+            let var = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            data_directory(var)
+        };
+        for (vars, expected) in cases {
+            assert_eq!(find(vars).unwrap(), Path::new(expected), "{vars:?}");
+        }
         assert!(find(&[]).is_err());
     }
 }

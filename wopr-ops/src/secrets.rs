@@ -37,7 +37,11 @@ impl Shape {
             return Some(format!("it does not start with `{}`", self.prefix));
         };
         if rest.len() != 2 * self.bytes {
-            return Some(format!("it is {} characters long instead of {}", value.len(), self.prefix.len() + 2 * self.bytes));
+            return Some(format!(
+                "it is {} characters long instead of {}",
+                value.len(),
+                self.prefix.len() + 2 * self.bytes
+            ));
         }
         let hexadecimal = rest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         (!hexadecimal).then(|| "it has characters other than 0-9 and a-f after its prefix".to_owned())
@@ -52,7 +56,7 @@ const INVENTORY: [(&str, Shape); 7] = [
     ("FLEET_API_TOKEN_ADMIN", HEX32),
     ("PLATFORM_SECRET", HEX32),
     ("POSTGRES_PASSWORD", HEX32),
-    ("STRIPE_CONTROL_KEY", HEX32),
+    ("STRIPE_STANDIN_CONTROL_KEY", HEX32),
     ("STRIPE_SECRET_KEY", Shape { prefix: "sk_test_", bytes: 24 }),
     ("STRIPE_WEBHOOK_SECRET", Shape { prefix: "whsec_", bytes: 32 }),
 ];
@@ -70,6 +74,11 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// Whether the directory holds no secret that data could be protected by.
+    pub(crate) fn are_missing(directory: &Path) -> bool {
+        !directory.join("POSTGRES_PASSWORD").exists()
+    }
+
     /// Reads the secrets, makes those that do not exist, and refuses those that are not what they should be.
     ///
     /// Answers with the names that were made, too.
@@ -87,7 +96,9 @@ impl Secrets {
                     created.push(name);
                     value
                 }
-                Err(error) => return Err(error).with_context(|| format!("{} cannot be read", file.display())),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{} cannot be read", file.display()));
+                }
             };
             if let Some(problem) = shape.problem(&value) {
                 return Err(Failure::new(Exit::Environment, format!("the secret {name} is damaged"))

@@ -110,7 +110,9 @@ pub(crate) async fn deliver(
     if status == reqwest::StatusCode::OK {
         return Ok(text);
     }
-    Err(Failure::new(Exit::Failed, format!("the API refused {}", event.event_id)).why(format!("{status}: {text}")).into())
+    Err(Failure::new(Exit::Failed, format!("the API refused {}", event.event_id))
+        .why(format!("{status}: {text}"))
+        .into())
 }
 
 #[cfg(test)]

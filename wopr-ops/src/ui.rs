@@ -181,8 +181,7 @@ fn columns(header: &[&str], rows: &[Vec<String>]) -> Vec<String> {
         }
     }
     let line = |cells: Vec<&str>| {
-        let padded: Vec<String> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(header.to_vec())];
@@ -205,9 +204,6 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["wopr-api".to_owned(), "running".to_owned()], vec!["x".to_owned(), "y".to_owned()]];
-        assert_eq!(
-            columns(&["service", "state"], &rows),
-            ["service   state", "wopr-api  running", "x         y"]
-        );
+        assert_eq!(columns(&["service", "state"], &rows), ["service   state", "wopr-api  running", "x         y"]);
     }
 }

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod auth;
+mod billing;
 mod db;
+mod lease;
+mod notify;
 mod schema;
 mod tidy;

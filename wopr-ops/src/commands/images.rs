@@ -47,14 +47,20 @@ pub(crate) async fn ensure(
     wanted: impl Fn(&str) -> bool,
 ) -> anyhow::Result<References> {
     prerequisites(ui).await?;
-    let programs: Vec<(&'static str, Program)> =
-        [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT)].into_iter().filter(|(name, _)| wanted(name)).collect();
+    let programs: Vec<(&'static str, Program)> = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT)]
+        .into_iter()
+        .filter(|(name, _)| wanted(name))
+        .collect();
     let database = async {
         if wanted("postgres") { Ok(Some(("postgres", postgres(ui, engine, paths).await?))) } else { anyhow::Ok(None) }
     };
     let compiled = async {
         let list: Vec<Program> = programs.iter().map(|(_, program)| *program).collect();
-        if list.is_empty() { Ok(std::collections::HashMap::new()) } else { binaries::compile(ui, paths, &list, profile).await }
+        if list.is_empty() {
+            Ok(std::collections::HashMap::new())
+        } else {
+            binaries::compile(ui, paths, &list, profile).await
+        }
     };
     let (database, compiled) = tokio::try_join!(database, compiled)?;
     finish(ui, engine, database, &programs, &compiled).await
@@ -82,7 +88,7 @@ pub(crate) async fn finish(
 }
 
 /// What building needs on this machine.
-async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
+pub(crate) async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     if !std::path::Path::new(CA_BUNDLE).is_file() {
         missing.push("ca-certificates");

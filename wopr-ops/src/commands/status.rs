@@ -43,11 +43,19 @@ pub(crate) async fn run(ui: &Ui, args: &StatusArgs) -> anyhow::Result<()> {
     } else {
         let cells = rows.iter().map(|row| {
             let ports: Vec<String> = row.ports.iter().map(u16::to_string).collect();
-            vec![row.name.clone(), row.kind.to_owned(), row.state.clone(), row.status.clone(), ports.join(","), row.image.clone()]
+            vec![
+                row.name.clone(),
+                row.kind.to_owned(),
+                row.state.clone(),
+                row.status.clone(),
+                ports.join(","),
+                row.image.clone(),
+            ]
         });
         ui.table(&["NAME", "KIND", "STATE", "STATUS", "PORTS", "IMAGE"], &cells.collect::<Vec<_>>());
     }
-    let down: Vec<&str> = rows.iter().filter(|row| row.kind == "service" && !is_well(row)).map(|row| row.name.as_str()).collect();
+    let down: Vec<&str> =
+        rows.iter().filter(|row| row.kind == "service" && !is_well(row)).map(|row| row.name.as_str()).collect();
     if down.is_empty() {
         return Ok(());
     }

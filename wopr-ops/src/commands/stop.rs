@@ -17,11 +17,8 @@ use crate::{
 pub(crate) async fn run(ui: &Ui) -> anyhow::Result<()> {
     let engine = engine::require().await?;
     let ours = all_of_ours(&engine).await?;
-    let running: Vec<String> = ours
-        .iter()
-        .filter(|summary| summary.state == Some(ContainerSummaryStateEnum::RUNNING))
-        .map(name_of)
-        .collect();
+    let running: Vec<String> =
+        ours.iter().filter(|summary| summary.state == Some(ContainerSummaryStateEnum::RUNNING)).map(name_of).collect();
     if running.is_empty() {
         ui.note("nothing of ours runs");
         return Ok(());

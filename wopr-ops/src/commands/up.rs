@@ -25,54 +25,86 @@ use crate::{
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result<()> {
     let since = Instant::now();
-    if !is_root() {
-        return Err(Failure::new(Exit::Environment, "the stack cannot be brought up from this account")
-            .why("secret files are given to the users of the containers, which only root may do")
-            .fix("run the same command as root")
-            .into());
-    }
+    require_root()?;
     let _lock = super::lock(paths)?;
     ui.heading("Docker engine");
     let engine = engine::ensure(ui, paths).await?;
 
     ui.heading("Images");
     let wanted = wanted_images(&args.only)?;
-    let images = super::images::ensure(ui, paths, &engine, args.profile, |name| wanted.contains(&name)).await?;
+    let wanted = |name: &str| wanted.contains(&name);
+    let images = super::images::ensure(ui, paths, &engine, args.profile, wanted).await?;
+    bring(ui, paths, &engine, &images, args).await?;
+    if !args.dry_run {
+        ui.done("the stack is up", since.elapsed());
+    }
+    Ok(())
+}
 
+pub(crate) fn require_root() -> anyhow::Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Environment, "the stack cannot be brought up from this account")
+        .why("secret files are given to the users of the containers, which only root may do")
+        .fix("run the same command as root")
+        .into())
+}
+
+/// From images to a stack that is up and, unless told otherwise, proven.
+pub(crate) async fn bring(
+    ui: &Ui,
+    paths: &Paths,
+    engine: &Docker,
+    images: &References,
+    args: &UpArgs,
+) -> anyhow::Result<()> {
     ui.heading("Stack");
-    let (secrets, created) = Secrets::load_or_create(&paths.data.join("secrets"))?;
+    let directory = paths.data.join("secrets");
+    refuse_lost_secrets(engine, &directory).await?;
+    let (secrets, created) = Secrets::load_or_create(&directory)?;
     if !created.is_empty() {
-        ui.note(format!("made {} secrets in {}", created.len(), paths.data.join("secrets").display()));
+        ui.note(format!("made {} secrets in {}", created.len(), directory.display()));
     }
     let handovers = flat::handovers(|name| secrets.get(name))?;
     let directory = paths.data.join("run");
-    let stack = desired(&images, args, &handovers, &directory)?;
-    let observed = observe(&engine, &stack).await?;
+    let stack = desired(images, args, &handovers, &directory)?;
+    let observed = observe(engine, &stack).await?;
     let plan = plan(&stack, &observed);
     if args.dry_run {
         ui.line(plan.to_string().trim_end());
         return Ok(());
     }
+    ports_free(engine, &stack, &plan).await?;
     for service in &stack.services {
         if let Some(files) = handovers.get(service.name) {
             hand_over(&directory.join(service.name), files, flat::uid(service.name))?;
         }
     }
-    ports_free(&engine, &stack, &plan).await?;
     let http = super::http_client()?;
-    apply(ui, &engine, &http, &stack, &plan).await?;
+    apply(ui, engine, &http, &stack, &plan).await?;
     if plan.is_unchanged() {
         ui.note("nothing had to be changed");
     }
-    let complete = args.only.is_empty();
-    if complete && !args.no_prove {
+    if args.only.is_empty() && !args.no_prove {
         ui.heading("Happy path");
         let secret = secrets.get("STRIPE_WEBHOOK_SECRET")?;
-        happy_path::walk(ui, &engine, &http, args.ports.api_port, secret).await?;
+        happy_path::walk(ui, engine, &http, args.ports.api_port, secret).await?;
     }
     addresses(ui, args.ports, &stack);
-    ui.done("the stack is up", since.elapsed());
     Ok(())
+}
+
+/// New secrets would lock everybody out of data that older ones protect.
+async fn refuse_lost_secrets(engine: &Docker, directory: &Path) -> anyhow::Result<()> {
+    let volume = flat::POSTGRES_VOLUME;
+    if !Secrets::are_missing(directory) || engine.inspect_volume(volume).await.is_err() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Environment, "the secrets of the existing data are not here")
+        .why(format!("volume {volume} exists, and {} holds no secrets", directory.display()))
+        .fix("put the directory back (or WOPR_DATA_DIR to where it is); or `cargo wopr down --volumes` to start empty")
+        .into())
 }
 
 /// The images that the services given to `--only`, and what they need, run.
@@ -112,9 +144,8 @@ fn desired(
         stripe: reference("stripe"),
         mail: reference("mail"),
     };
-    let group = fs::metadata(engine::SOCKET)
-        .with_context(|| format!("{} cannot be handed to the API", engine::SOCKET))?
-        .gid();
+    let group =
+        fs::metadata(engine::SOCKET).with_context(|| format!("{} cannot be handed to the API", engine::SOCKET))?.gid();
     let stack = flat::stack(&Inputs {
         images: &images,
         ports: args.ports,

@@ -10,7 +10,8 @@ use bollard::{
         NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+        StopContainerOptionsBuilder,
     },
 };
 use futures_util::future::try_join_all;
@@ -28,7 +29,13 @@ use crate::{
 pub(crate) const STOP_SECONDS: i32 = 10;
 
 /// Carries the plan out: resources first, then each level, its services side by side.
-pub(crate) async fn apply(ui: &Ui, engine: &Docker, http: &reqwest::Client, stack: &Stack, plan: &Plan) -> anyhow::Result<()> {
+pub(crate) async fn apply(
+    ui: &Ui,
+    engine: &Docker,
+    http: &reqwest::Client,
+    stack: &Stack,
+    plan: &Plan,
+) -> anyhow::Result<()> {
     for step in &plan.resources {
         resource(engine, stack, step).await?;
         ui.note(step);
@@ -64,7 +71,13 @@ async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result
     Ok(())
 }
 
-async fn service_steps(ui: &Ui, engine: &Docker, http: &reqwest::Client, stack: &Stack, steps: &[Step]) -> anyhow::Result<()> {
+async fn service_steps(
+    ui: &Ui,
+    engine: &Docker,
+    http: &reqwest::Client,
+    stack: &Stack,
+    steps: &[Step],
+) -> anyhow::Result<()> {
     let mut task = None;
     for step in steps {
         let service = |name: &str| {

@@ -35,7 +35,9 @@ pub(crate) async fn container(engine: &Docker, name: &str) -> anyhow::Result<Opt
     let found = match engine.inspect_container(name, None::<InspectContainerOptions>).await {
         Ok(found) => found,
         Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("the engine does not tell about {name}")),
+        Err(error) => {
+            return Err(error).with_context(|| format!("the engine does not tell about {name}"));
+        }
     };
     let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
     let state = found.state.unwrap_or_default();

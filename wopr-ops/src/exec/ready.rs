@@ -32,8 +32,12 @@ pub(crate) async fn wait(engine: &Docker, http: &reqwest::Client, service: &Serv
             (_, Some(State::Exited(code))) => {
                 return Err(not_ready(engine, service, &format!("it ended with {code}")).await);
             }
-            (Ready::Probe(command), Some(State::Running)) if probe(engine, service.name, command).await? => return Ok(()),
-            (Ready::Http { port, path }, Some(State::Running)) if answers(http, *port, path).await => return Ok(()),
+            (Ready::Probe(command), Some(State::Running)) if probe(engine, service.name, command).await? => {
+                return Ok(());
+            }
+            (Ready::Http { port, path }, Some(State::Running)) if answers(http, *port, path).await => {
+                return Ok(());
+            }
             _ => {}
         }
         if since.elapsed() > LIMIT {
@@ -47,7 +51,9 @@ pub(crate) async fn wait(engine: &Docker, http: &reqwest::Client, service: &Serv
 fn condition(ready: &Ready) -> String {
     match ready {
         Ready::Probe(command) => format!("`{}` still fails", command.join(" ")),
-        Ready::Http { port, path } => format!("GET http://127.0.0.1:{port}{path} still does not answer 200"),
+        Ready::Http { port, path } => {
+            format!("GET http://127.0.0.1:{port}{path} still does not answer 200")
+        }
         Ready::Finished => "it still runs".to_owned(),
     }
 }
@@ -66,21 +72,41 @@ pub(crate) async fn last_lines(engine: &Docker, name: &str, lines: usize) -> Str
     let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&lines.to_string()).build();
     let chunks: Vec<_> = engine.logs(name, Some(options)).collect().await;
     let text: String = chunks.into_iter().flatten().map(|chunk| chunk.to_string()).collect();
-    text.lines().map(|line| format!("    {line}\n")).collect()
+    crate::engine::last_lines(&text, lines)
 }
 
 async fn probe(engine: &Docker, name: &str, command: &[&str]) -> anyhow::Result<bool> {
-    let options = CreateExecOptions { cmd: Some(command.to_vec()), attach_stdout: Some(true), ..Default::default() };
+    Ok(execute(engine, name, command).await?.is_some_and(|(code, _)| code == 0))
+}
+
+/// What a program inside the container writes; an error if it does not end with 0.
+pub(crate) async fn output_of(engine: &Docker, name: &str, command: &[&str]) -> anyhow::Result<String> {
+    let (code, output) = execute(engine, name, command).await?.with_context(|| format!("{name} does not run"))?;
+    anyhow::ensure!(code == 0, "`{}` in {name} ended with {code}: {}", command.join(" "), output.trim());
+    Ok(output)
+}
+
+/// Runs a program inside the container; answers with its code and output, or `None` if the container does not run.
+async fn execute(engine: &Docker, name: &str, command: &[&str]) -> anyhow::Result<Option<(i64, String)>> {
+    let options = CreateExecOptions {
+        cmd: Some(command.to_vec()),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        ..Default::default()
+    };
     let exec = match engine.create_exec(name, options).await {
         Ok(exec) => exec,
         // 409: it ended between being seen and being asked; the next look says how.
-        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => return Ok(false),
-        Err(error) => return Err(error).with_context(|| format!("{name} cannot be probed")),
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("nothing can be run in {name}")),
     };
+    let mut text = String::new();
     if let StartExecResults::Attached { mut output, .. } = engine.start_exec(&exec.id, None).await? {
-        while output.next().await.is_some() {}
+        while let Some(chunk) = output.next().await {
+            text.push_str(&chunk?.to_string());
+        }
     }
-    Ok(engine.inspect_exec(&exec.id).await?.exit_code == Some(0))
+    Ok(engine.inspect_exec(&exec.id).await?.exit_code.map(|code| (code, text)))
 }
 
 async fn answers(http: &reqwest::Client, port: u16, path: &str) -> bool {

@@ -47,7 +47,9 @@ pub(crate) async fn networks(engine: &Docker, scope: Scope) -> anyhow::Result<Ve
             }
             match engine.remove_network(&name).await {
                 Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
-                Err(error) => return Err(error).with_context(|| format!("network {name} could not be removed")),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("network {name} could not be removed"));
+                }
             }
             removed.push(name);
         }
@@ -69,7 +71,9 @@ pub(crate) async fn volumes(engine: &Docker, scope: Scope) -> anyhow::Result<Vec
             let options = RemoveVolumeOptionsBuilder::default().force(true).build();
             match engine.remove_volume(&volume.name, Some(options)).await {
                 Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
-                Err(error) => return Err(error).with_context(|| format!("volume {} could not be removed", volume.name)),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("volume {} could not be removed", volume.name));
+                }
             }
             removed.push(volume.name);
         }

@@ -129,7 +129,9 @@ pub(crate) async fn run(mut command: Command, task: &crate::ui::Task) -> anyhow:
         return Ok(binaries);
     }
     let tail = kept[kept.len().saturating_sub(40)..].join("\n    ");
-    Err(Failure::new(Exit::Image, "the programs do not compile").why(format!("cargo ended with {status}\n    {tail}")).into())
+    Err(Failure::new(Exit::Image, "the programs do not compile")
+        .why(format!("cargo ended with {status}\n    {tail}"))
+        .into())
 }
 
 /// The cargo that runs this program, so that both are of the same toolchain.
@@ -170,7 +172,8 @@ fn binary(line: &str) -> Option<(String, PathBuf)> {
 
 /// The shared libraries an executable needs, loader included; empty for a static one.
 async fn libraries(executable: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(executable).env("LC_ALL", "C").output().await.context("ldd could not be run")?;
+    let output =
+        Command::new("ldd").arg(executable).env("LC_ALL", "C").output().await.context("ldd could not be run")?;
     let text = String::from_utf8_lossy(&output.stdout);
     anyhow::ensure!(!text.contains("not found"), "{} lacks a library: {text}", executable.display());
     Ok(loaded(&text))

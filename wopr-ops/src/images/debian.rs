@@ -66,7 +66,12 @@ struct Package {
 /// Writes the packages' content into the layer; answers with `name=version` of each.
 ///
 /// Blocks; `cache` keeps package lists and downloads between calls.
-pub(crate) fn unpack(set: &PackageSet, cache: &Path, layer: &mut Layer, progress: &dyn Fn(String)) -> anyhow::Result<Vec<String>> {
+pub(crate) fn unpack(
+    set: &PackageSet,
+    cache: &Path,
+    layer: &mut Layer,
+    progress: &dyn Fn(String),
+) -> anyhow::Result<Vec<String>> {
     let apt = Apt::new(cache)?;
     progress("reading package lists".to_owned());
     apt.update()?;
@@ -132,7 +137,8 @@ impl Apt {
 
     fn download(&self, packages: &[Package]) -> anyhow::Result<Vec<PathBuf>> {
         let debs = self.root.join("debs");
-        let exact: Vec<String> = packages.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
+        let exact: Vec<String> =
+            packages.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
         let mut arguments = vec!["download"];
         arguments.extend(exact.iter().map(String::as_str));
         self.run(&arguments, &debs)?;
@@ -193,7 +199,9 @@ fn unpack_one(deb: &Path, layer: &mut Layer) -> anyhow::Result<()> {
 fn copy_entries(mut archive: tar::Archive<impl std::io::Read>, layer: &mut Layer) -> anyhow::Result<()> {
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let Some(path) = placed(&entry.path()?) else { continue };
+        let Some(path) = placed(&entry.path()?) else {
+            continue;
+        };
         let header = entry.header().clone();
         // Set-user-id programs have no use in an image without logins.
         let mode = header.mode()? & 0o1777;

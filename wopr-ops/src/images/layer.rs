@@ -48,7 +48,9 @@ impl Layer {
         self.parents(path)?;
         self.seen.insert(path.to_owned());
         let mut header = header(tar::EntryType::Regular, content.len() as u64, mode, owner);
-        self.archive.append_data(&mut header, path, content).with_context(|| format!("{path} does not fit into a layer"))
+        self.archive
+            .append_data(&mut header, path, content)
+            .with_context(|| format!("{path} does not fit into a layer"))
     }
 
     /// Adds a symbolic link.

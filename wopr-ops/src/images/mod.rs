@@ -12,16 +12,20 @@ use std::{collections::HashMap, fs, path::Path};
 
 use anyhow::Context;
 use bollard::{
-    Docker,
-    body_full,
-    query_parameters::{BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder},
+    Docker, body_full,
+    query_parameters::{
+        BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
+    },
 };
 use futures_util::StreamExt;
 
 use self::{
     binaries::Built,
     layer::{Layer, Owner, ROOT, context, fingerprint},
-    recipes::{POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY, POSTGRES_TAG, POSTGRES_UID, Program},
+    recipes::{
+        POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY, POSTGRES_TAG, POSTGRES_UID,
+        Program,
+    },
 };
 use crate::{
     failure::{Exit, Failure},
@@ -105,8 +109,10 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
 /// The image of a program that was built, built if there is none of it.
 pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: &Built) -> anyhow::Result<Image> {
     let bundle = fs::read(CA_BUNDLE).with_context(|| format!("{CA_BUNDLE} cannot be read"))?;
-    let binary = fs::read(&built.executable).with_context(|| format!("{} cannot be read", built.executable.display()))?;
-    let libraries = built.libraries.iter().map(|file| Ok((file.clone(), fs::read(file)?))).collect::<std::io::Result<Vec<_>>>()?;
+    let binary =
+        fs::read(&built.executable).with_context(|| format!("{} cannot be read", built.executable.display()))?;
+    let libraries =
+        built.libraries.iter().map(|file| Ok((file.clone(), fs::read(file)?))).collect::<std::io::Result<Vec<_>>>()?;
     let in_image = [binary.as_slice()].into_iter().chain(libraries.iter().map(|(_, content)| content.as_slice()));
     let inputs = Inputs {
         repository: program.repository,
@@ -231,7 +237,9 @@ pub(crate) async fn prune(engine: &Docker, current: &[Image]) -> anyhow::Result<
                 Ok(_) => removed += 1,
                 // 409: a container still runs it. 404: it went with another of its tags.
                 Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
-                Err(error) => return Err(error).with_context(|| format!("{name} could not be removed")),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{name} could not be removed"));
+                }
             }
         }
     }
@@ -247,7 +255,9 @@ pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
             match engine.remove_image(&name, Some(options), None).await {
                 Ok(_) => removed.push(name),
                 Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
-                Err(error) => return Err(error).with_context(|| format!("{name} could not be removed")),
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{name} could not be removed"));
+                }
             }
         }
     }
@@ -321,7 +331,7 @@ mod tests {
     use super::*;
 
     fn inputs(recipe: &str, program: &str) -> Inputs {
-        Inputs { repository: "wopr/api", tag: "local", recipe: recipe.to_owned(), program: Some(program.to_owned()) }
+        Inputs { repository: "wopr-api", tag: "local", recipe: recipe.to_owned(), program: Some(program.to_owned()) }
     }
 
     #[test]

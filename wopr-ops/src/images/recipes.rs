@@ -33,7 +33,7 @@ pub(crate) struct Program {
 
 /// The API server.
 pub(crate) const API: Program = Program {
-    repository: "wopr/api",
+    repository: "wopr-api",
     tag: "local",
     package: "wopr-api",
     binary: "wopr-api",
@@ -42,7 +42,7 @@ pub(crate) const API: Program = Program {
 };
 /// The double of Stripe.
 pub(crate) const STRIPE: Program = Program {
-    repository: "wopr/stripe-standin",
+    repository: "wopr-stripe-standin",
     tag: "local",
     package: "wopr-local",
     binary: "wopr-stripe-standin",
@@ -51,7 +51,7 @@ pub(crate) const STRIPE: Program = Program {
 };
 /// The mail catcher.
 pub(crate) const MAIL: Program = Program {
-    repository: "wopr/mail-catcher",
+    repository: "wopr-mail-catcher",
     tag: "local",
     package: "wopr-local",
     binary: "wopr-mail-catcher",
@@ -67,10 +67,7 @@ pub(crate) const BOT: Program = Program {
     uid: BOT_UID,
     dockerfile: include_str!("../../../local/images/wopr-bot/Dockerfile"),
 };
-/// Every program with an image.
-pub(crate) const PROGRAMS: [Program; 4] = [API, STRIPE, MAIL, BOT];
-
 /// Where the PostgreSQL image is tagged.
-pub(crate) const POSTGRES_REPOSITORY: &str = "wopr/postgres";
+pub(crate) const POSTGRES_REPOSITORY: &str = "wopr-postgres";
 /// The tag a person would use for it.
 pub(crate) const POSTGRES_TAG: &str = "15";

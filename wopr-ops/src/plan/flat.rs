@@ -24,6 +24,9 @@ pub(crate) const SERVICES: [&str; 5] = [POSTGRES, STRIPE, MAIL, MIGRATE, API];
 /// Role and database: of the same name, so that the schema of that name comes first on the search path.
 pub(crate) const DATABASE: &str = "wopr";
 
+/// The volume with the database's files.
+pub(crate) const POSTGRES_VOLUME: &str = "wopr-postgres-data";
+
 /// Ports inside the containers.
 const STRIPE_PORT: u16 = 3110;
 const SMTP_PORT: u16 = 1025;
@@ -44,6 +47,12 @@ pub(crate) struct Ports {
     /// Port of the mail catcher's page on this machine.
     #[arg(long, default_value_t = 3120, value_name = "PORT")]
     pub(crate) mail_port: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { api_port: 3100, stripe_port: 3110, mail_port: 3120 }
+    }
 }
 
 /// The images of the stack, by reference.
@@ -96,7 +105,7 @@ pub(crate) fn handovers<'s>(
     api.insert("DATABASE_URL".to_owned(), url);
     Ok(BTreeMap::from([
         (POSTGRES, files(&["POSTGRES_PASSWORD"])?),
-        (STRIPE, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_CONTROL_KEY"])?),
+        (STRIPE, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
         (MIGRATE, api.clone()),
         (API, api),
     ]))
@@ -115,7 +124,7 @@ fn postgres(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, POSTGRES, &inputs.images.postgres);
     service.set([("POSTGRES_USER", DATABASE.to_owned()), ("POSTGRES_DB", DATABASE.to_owned())]);
     service.mounts.extend([
-        Mount::Volume { name: "wopr-postgres-data", target: "/var/lib/postgresql/data" },
+        Mount::Volume { name: POSTGRES_VOLUME, target: "/var/lib/postgresql/data" },
         Mount::Tmpfs { target: "/run/postgresql", options: "uid=999,gid=999,mode=2775" },
     ]);
     service.memory_bytes = 512 * MIB;
@@ -127,10 +136,10 @@ fn postgres(inputs: &Inputs<'_>) -> Service {
 fn stripe(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, STRIPE, &inputs.images.stripe);
     service.set([
-        ("LISTEN", format!("0.0.0.0:{STRIPE_PORT}")),
-        ("PUBLIC_URL", format!("http://localhost:{}", inputs.ports.stripe_port)),
-        ("DATA_DIR", "/data".to_owned()),
-        ("WEBHOOK_URL", format!("http://{API}:{API_PORT}/api/billing/webhook")),
+        ("STRIPE_STANDIN_LISTEN", format!("0.0.0.0:{STRIPE_PORT}")),
+        ("STRIPE_STANDIN_PUBLIC_URL", format!("http://localhost:{}", inputs.ports.stripe_port)),
+        ("STRIPE_STANDIN_DATA_DIR", "/data".to_owned()),
+        ("STRIPE_STANDIN_WEBHOOK_URL", format!("http://{API}:{API_PORT}/api/billing/webhook")),
     ]);
     service.mounts.push(Mount::Volume { name: "wopr-stripe-data", target: "/data" });
     service.ports = vec![(inputs.ports.stripe_port, STRIPE_PORT)];
@@ -140,10 +149,7 @@ fn stripe(inputs: &Inputs<'_>) -> Service {
 
 fn mail(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, MAIL, &inputs.images.mail);
-    service.set([
-        ("SMTP_LISTEN", format!("0.0.0.0:{SMTP_PORT}")),
-        ("HTTP_LISTEN", format!("0.0.0.0:{MAIL_WEB_PORT}")),
-    ]);
+    service.set([("SMTP_LISTEN", format!("0.0.0.0:{SMTP_PORT}")), ("HTTP_LISTEN", format!("0.0.0.0:{MAIL_WEB_PORT}"))]);
     service.ports = vec![(inputs.ports.mail_port, MAIL_WEB_PORT)];
     service.ready = Ready::Http { port: inputs.ports.mail_port, path: "/health" };
     service
@@ -183,7 +189,7 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
         ("LOG_LEVEL", "info"),
         ("UI_ORIGIN", "http://localhost:3000"),
         ("COOKIE_DOMAIN", "localhost"),
-        ("MAIL_FROM", "WOPR <noreply@localhost>"),
+        ("MAIL_FROM", "noreply@wopr.test"),
         ("STRIPE_CREDIT_PRICE_5", "price_wopr_credits_5"),
         ("STRIPE_CREDIT_PRICE_10", "price_wopr_credits_10"),
         ("STRIPE_CREDIT_PRICE_25", "price_wopr_credits_25"),

@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn only_what_is_ours_is_covered() {
-        let cases: [(&[(&str, &str)], bool, bool); 7] = [
+        type Case = (&'static [(&'static str, &'static str)], bool, bool);
+        let cases: [Case; 7] = [
             (&[], false, false),
             (&[("com.example", "true")], false, false),
             (&[("wopr.stack", "flat")], true, false),

@@ -62,7 +62,9 @@ impl Plan {
 
     /// Services whose container is created, so that their ports must be free.
     pub(crate) fn created(&self) -> BTreeSet<&'static str> {
-        self.steps().filter_map(|step| if let Step::Create { service, .. } = step { Some(*service) } else { None }).collect()
+        self.steps()
+            .filter_map(|step| if let Step::Create { service, .. } = step { Some(*service) } else { None })
+            .collect()
     }
 }
 
@@ -116,7 +118,9 @@ pub(crate) fn plan(stack: &Stack, observed: &Observed) -> Plan {
 
 fn server(service: &Service, seen: Option<&Container>) -> Vec<Step> {
     let name = service.name;
-    let Some(container) = seen else { return create(service, "it does not exist") };
+    let Some(container) = seen else {
+        return create(service, "it does not exist");
+    };
     if let Some(why) = difference(service, container) {
         return recreate(service, why);
     }
@@ -131,7 +135,9 @@ fn server(service: &Service, seen: Option<&Container>) -> Vec<Step> {
 }
 
 fn work(service: &Service, seen: Option<&Container>, dependency: Option<&'static str>) -> Vec<Step> {
-    let Some(container) = seen else { return create(service, "it has not run yet") };
+    let Some(container) = seen else {
+        return create(service, "it has not run yet");
+    };
     if let Some(why) = difference(service, container) {
         return recreate(service, why);
     }
@@ -168,11 +174,16 @@ fn difference(service: &Service, container: &Container) -> Option<String> {
         return Some("it was not created by this command".to_owned());
     }
     let wanted = service.aspects();
-    let changed: Vec<String> =
-        wanted.iter().filter(|(name, value)| container.aspects.get(*name) != Some(value)).map(|(name, _)| name.clone()).collect();
+    let changed: Vec<String> = wanted
+        .iter()
+        .filter(|(name, value)| container.aspects.get(*name) != Some(value))
+        .map(|(name, _)| name.clone())
+        .collect();
     match (changed.as_slice(), container.aspects.get("image")) {
         ([], _) => None,
-        ([only], Some(before)) if only == "image" => Some(format!("its image changed from {before} to {}", service.image)),
+        ([only], Some(before)) if only == "image" => {
+            Some(format!("its image changed from {before} to {}", service.image))
+        }
         _ => Some(format!("changed: {}", changed.join(", "))),
     }
 }
@@ -183,9 +194,8 @@ fn in_order(services: &[Service]) -> Vec<Vec<&Service>> {
     let mut waiting: BTreeMap<&str, &Service> = services.iter().map(|service| (service.name, service)).collect();
     let mut levels = Vec::new();
     while !waiting.is_empty() {
-        let free = |service: &&&Service| {
-            service.after.iter().all(|name| !waiting.contains_key(name) || !names.contains(name))
-        };
+        let free =
+            |service: &&&Service| service.after.iter().all(|name| !waiting.contains_key(name) || !names.contains(name));
         let level: Vec<&Service> = waiting.values().filter(free).copied().collect();
         assert!(!level.is_empty(), "services wait for each other: {:?}", waiting.keys());
         for service in &level {
