@@ -80,10 +80,7 @@ pub(crate) async fn finish(
         images.insert(name, program(ui, engine, recipe, built).await?);
     }
     let current: Vec<Image> = images.values().cloned().collect();
-    match prune(engine, &current).await? {
-        0 => {}
-        removed => ui.note(format!("removed {removed} replaced images")),
-    }
+    prune(engine, &current).await?;
     Ok(images)
 }
 
