@@ -257,7 +257,8 @@ pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
             let options = RemoveImageOptionsBuilder::default().force(true).build();
             match engine.remove_image(&name, Some(options), None).await {
                 Ok(_) => removed.push(name),
-                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+                // 404: it went with another of its tags. 409: a container that is not ours runs it, and may go on.
+                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("{name} could not be removed"));
                 }
