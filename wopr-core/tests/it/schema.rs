@@ -80,6 +80,9 @@ fn declared() -> Columns {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let mut table = None;
         for line in text.lines().map(str::trim) {
+            if line == "}" {
+                table = None;
+            }
             if let Some((name, _)) = line.split_once(" (").filter(|_| line.ends_with(") {")) {
                 table = Some(name.to_owned());
             } else if let (Some(table), Some((column, kind))) = (&table, line.split_once(" -> ")) {
