@@ -29,7 +29,6 @@ const CLIENT: &str = "192.0.2.1";
 pub(crate) struct TestApp {
     pub(crate) db: TestDb,
     pub(crate) clock: FixedClock,
-    #[expect(dead_code, reason = "read by the tests of sign-up")]
     pub(crate) mailer: Arc<MemoryMailer>,
     pub(crate) state: AppState,
     router: Router,
