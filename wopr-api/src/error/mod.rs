@@ -4,6 +4,7 @@
 //! has to choose its status and its stable code.
 
 mod auth;
+mod billing;
 mod db;
 pub(crate) mod render;
 

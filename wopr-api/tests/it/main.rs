@@ -2,6 +2,7 @@
 
 mod app;
 mod auth;
+mod billing;
 mod callers;
 mod config;
 mod health;
