@@ -13,6 +13,7 @@ mod error;
 mod hold;
 mod ledger;
 mod mails;
+pub mod payments;
 pub mod pricing;
 mod repository;
 mod service;

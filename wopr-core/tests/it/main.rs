@@ -6,5 +6,6 @@ mod auth;
 mod billing;
 mod db;
 mod notify;
+mod payments;
 mod schema;
 mod tidy;
