@@ -2,3 +2,5 @@
 
 #[cfg(feature = "smtp")]
 pub mod smtp;
+#[cfg(feature = "stripe")]
+pub mod stripe;

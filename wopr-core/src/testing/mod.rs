@@ -3,7 +3,9 @@
 mod clock;
 mod database;
 mod mailer;
+mod payments;
 
 pub use self::clock::FixedClock;
 pub use self::database::TestDb;
 pub use self::mailer::MemoryMailer;
+pub use self::payments::MemoryPayments;

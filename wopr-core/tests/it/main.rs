@@ -7,5 +7,6 @@ mod billing;
 mod db;
 mod lease;
 mod notify;
+mod payments;
 mod schema;
 mod tidy;
