@@ -1,4 +1,6 @@
 //! The real outside, one cargo feature each.
 
+#[cfg(feature = "docker")]
+pub mod docker;
 #[cfg(feature = "smtp")]
 pub mod smtp;

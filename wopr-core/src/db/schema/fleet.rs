@@ -5,28 +5,27 @@ diesel::table! {
         created_by -> Nullable<Uuid>,
         name -> Text,
         description -> Text,
-        created_at -> Timestamptz,
-        updated_at -> Timestamptz,
-        image -> Text,
-        image_digest -> Nullable<Text>,
-        env -> Jsonb,
-        restart_policy -> Text,
-        discovery -> Nullable<Jsonb>,
+        spec -> Jsonb,
+        fallback -> Nullable<Jsonb>,
         release_channel -> Text,
         update_policy -> Text,
         resource_tier -> Text,
         storage_tier -> Text,
-        fallback -> Nullable<Jsonb>,
         desired_state -> Text,
         generation -> BigInt,
-        restarts_wanted -> BigInt,
-        restarts_done -> BigInt,
+        running_since -> Nullable<Timestamptz>,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    bot_progress (bot_id) {
+        bot_id -> Uuid,
+        phase -> Text,
+        restart_wanted -> Bool,
         suspended_at -> Nullable<Timestamptz>,
         destroy_after -> Nullable<Timestamptz>,
-        running_since -> Nullable<Timestamptz>,
-        phase -> Text,
-        observed_generation -> BigInt,
-        observed_at -> Nullable<Timestamptz>,
         container_id -> Nullable<Text>,
         container_state -> Nullable<Text>,
         container_health -> Nullable<Text>,
@@ -53,5 +52,6 @@ diesel::table! {
     }
 }
 
+diesel::joinable!(bot_progress -> bots (bot_id));
 diesel::joinable!(bot_charges -> bots (bot_id));
-diesel::allow_tables_to_appear_in_same_query!(bots, bot_charges);
+diesel::allow_tables_to_appear_in_same_query!(bots, bot_progress, bot_charges);

@@ -1,0 +1,323 @@
+//! A Docker engine as a [`ContainerHost`], over its socket or TCP.
+
+mod containers;
+mod images;
+mod reading;
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::{EventMessage, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::query_parameters::{
+    EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
+    ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, RestartContainerOptions,
+    StartContainerOptions, StatsOptions, StopContainerOptions,
+};
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use secrecy::SecretString;
+
+use crate::fleet::container::{
+    BOT_LABEL, ContainerSpec, MANAGED_LABEL, MANAGED_NETWORK_LABEL, TENANT_LABEL, container_name, data_volume_name,
+    network_labels, network_name, run_volume_name, volume_labels,
+};
+use crate::fleet::{
+    ContainerHost, ContainerStats, HostError, ImageDigest, ImageReference, Inventory, Labelled, Observed, RawLogLine,
+};
+use crate::ids::{BotId, TenantId};
+
+/// How long a bot may take to end by itself, in seconds.
+const STOP_PATIENCE_SECONDS: i32 = 10;
+/// How long the client waits for any answer, in seconds; the fleet's own deadlines are shorter except for images.
+const CLIENT_TIMEOUT_SECONDS: u64 = 600;
+
+/// A login at one registry.
+#[derive(Debug, Clone)]
+pub struct RegistryLogin {
+    /// The registry's host, such as `ghcr.io`.
+    pub server: String,
+    /// The name.
+    pub username: String,
+    /// The password or token.
+    pub password: SecretString,
+}
+
+/// A Docker engine.
+pub struct DockerHost {
+    docker: Docker,
+    login: Option<RegistryLogin>,
+}
+
+impl std::fmt::Debug for DockerHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerHost").field("login", &self.login).finish_non_exhaustive()
+    }
+}
+
+impl DockerHost {
+    /// The engine at `address` (`unix:///…`, `tcp://…`, or a path), or the one at the usual socket. Nothing is connected
+    /// until first use, so an engine that is away is not an error here.
+    ///
+    /// # Errors
+    /// [`HostError::Refused`] for an address that is none.
+    pub fn new(address: Option<&str>, login: Option<RegistryLogin>) -> Result<Self, HostError> {
+        let version = bollard::API_DEFAULT_VERSION;
+        let docker = match address {
+            None => Docker::connect_with_unix("/var/run/docker.sock", CLIENT_TIMEOUT_SECONDS, version),
+            Some(address) if address.starts_with("tcp://") || address.starts_with("http://") => {
+                Docker::connect_with_http(address, CLIENT_TIMEOUT_SECONDS, version)
+            }
+            Some(address) => Docker::connect_with_unix(address, CLIENT_TIMEOUT_SECONDS, version),
+        };
+        let docker = docker.map_err(|error| HostError::Refused(error.to_string()))?;
+        Ok(Self { docker: docker.with_request_modifier(images::url_safe_login), login })
+    }
+}
+
+/// Makes what exists a success.
+fn unless_conflict(result: Result<(), Error>) -> Result<(), HostError> {
+    match result {
+        Err(Error::DockerResponseServerError { status_code: 304 | 409, .. }) => Ok(()),
+        other => other.map_err(failed),
+    }
+}
+
+/// Makes what is gone a success.
+fn unless_absent(result: Result<(), Error>) -> Result<(), HostError> {
+    match result {
+        Err(Error::DockerResponseServerError { status_code: 304 | 404, .. }) => Ok(()),
+        other => other.map_err(failed),
+    }
+}
+
+/// Makes what is absent `None`.
+fn optional<T>(result: Result<T, Error>) -> Result<Option<T>, HostError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The longest part of an engine's message that is passed on, in characters.
+const LONGEST_MESSAGE: usize = 300;
+
+/// What an engine's answer means.
+fn failed(error: Error) -> HostError {
+    let shorten = |text: String| text.chars().take(LONGEST_MESSAGE).collect::<String>();
+    match error {
+        Error::DockerResponseServerError { message, .. } | Error::DockerStreamError { error: message }
+            if message.contains("no space left on device") =>
+        {
+            HostError::NoSpace(shorten(message))
+        }
+        Error::DockerResponseServerError { status_code: 404, message } => HostError::NotFound(shorten(message)),
+        Error::DockerResponseServerError { message, .. } | Error::DockerStreamError { error: message } => {
+            HostError::Refused(shorten(message))
+        }
+        Error::RequestTimeoutError => {
+            HostError::TimedOut(std::time::Duration::from_secs(CLIENT_TIMEOUT_SECONDS))
+        }
+        // Whatever else the client reports happened on the way to the engine, or to its answer.
+        other => HostError::Unreachable(shorten(other.to_string())),
+    }
+}
+
+fn owned(labels: BTreeMap<String, String>) -> HashMap<String, String> {
+    labels.into_iter().collect()
+}
+
+fn with_label(label: &str) -> Option<HashMap<String, Vec<String>>> {
+    Some(HashMap::from([("label".to_owned(), vec![format!("{label}=true")])]))
+}
+
+fn labelled(name: String, labels: &HashMap<String, String>) -> Labelled {
+    Labelled {
+        name,
+        bot_id: labels.get(BOT_LABEL).and_then(|id| id.parse().ok()),
+        tenant_id: labels.get(TENANT_LABEL).and_then(|id| id.parse().ok()),
+    }
+}
+
+#[async_trait]
+impl ContainerHost for DockerHost {
+    async fn resolve_image(&self, image: &ImageReference) -> Result<ImageDigest, HostError> {
+        images::resolve(self, image).await
+    }
+
+    async fn pull_image(&self, image: &ImageDigest) -> Result<(), HostError> {
+        images::pull_exactly(self, image).await
+    }
+
+    async fn observe(
+        &self,
+        bot: BotId,
+        tenant: TenantId,
+        image: Option<&ImageDigest>,
+    ) -> Result<Observed, HostError> {
+        let name = container_name(bot);
+        let container = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await;
+        let data = optional(self.docker.inspect_volume(&data_volume_name(bot)).await)?.is_some();
+        let run = optional(self.docker.inspect_volume(&run_volume_name(bot)).await)?.is_some();
+        let network = self.docker.inspect_network(&network_name(tenant), None::<InspectNetworkOptions>).await;
+        let has_image = match image {
+            Some(image) => optional(self.docker.inspect_image(image.as_str()).await)?.is_some(),
+            None => false,
+        };
+        Ok(Observed {
+            container: optional(container)?.map(reading::container).transpose()?,
+            has_image,
+            has_volumes: data && run,
+            has_any_volume: data || run,
+            has_network: optional(network)?.is_some(),
+        })
+    }
+
+    async fn ensure_network(&self, tenant: TenantId) -> Result<(), HostError> {
+        let name = network_name(tenant);
+        // The engine lets several networks have one name: look first, and let the conflict tell of a race.
+        if optional(self.docker.inspect_network(&name, None::<InspectNetworkOptions>).await)?.is_some() {
+            return Ok(());
+        }
+        let request = NetworkCreateRequest {
+            name,
+            driver: Some("bridge".to_owned()),
+            labels: Some(owned(network_labels(tenant))),
+            ..NetworkCreateRequest::default()
+        };
+        unless_conflict(self.docker.create_network(request).await.map(drop))
+    }
+
+    async fn ensure_volumes(&self, bot: BotId, tenant: TenantId) -> Result<(), HostError> {
+        for name in [data_volume_name(bot), run_volume_name(bot)] {
+            let labels = Some(owned(volume_labels(bot, tenant)));
+            let request = VolumeCreateRequest { name: Some(name), labels, ..VolumeCreateRequest::default() };
+            self.docker.create_volume(request).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<String, HostError> {
+        containers::create(self, spec).await
+    }
+
+    async fn install_key(&self, bot: BotId, key: &SecretString) -> Result<(), HostError> {
+        containers::install_key(self, bot, key).await
+    }
+
+    async fn start_container(&self, bot: BotId) -> Result<(), HostError> {
+        let started = self.docker.start_container(&container_name(bot), None::<StartContainerOptions>).await;
+        unless_conflict(started)
+    }
+
+    async fn stop_container(&self, bot: BotId) -> Result<(), HostError> {
+        let options = StopContainerOptions { signal: None, t: Some(STOP_PATIENCE_SECONDS) };
+        unless_absent(self.docker.stop_container(&container_name(bot), Some(options)).await)
+    }
+
+    async fn restart_container(&self, bot: BotId) -> Result<(), HostError> {
+        let options = RestartContainerOptions { signal: None, t: Some(STOP_PATIENCE_SECONDS) };
+        self.docker.restart_container(&container_name(bot), Some(options)).await.map_err(failed)
+    }
+
+    async fn resume_container(&self, bot: BotId) -> Result<(), HostError> {
+        unless_conflict(self.docker.unpause_container(&container_name(bot)).await)
+    }
+
+    async fn remove_container(&self, bot: BotId) -> Result<(), HostError> {
+        let options = RemoveContainerOptions { v: false, force: true, link: false };
+        match self.docker.remove_container(&container_name(bot), Some(options)).await {
+            // Its removal is under way already: the next look tells.
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
+            other => unless_absent(other),
+        }
+    }
+
+    async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError> {
+        for name in [data_volume_name(bot), run_volume_name(bot)] {
+            unless_absent(self.docker.remove_volume(&name, None::<RemoveVolumeOptions>).await)?;
+        }
+        Ok(())
+    }
+
+    async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<(), HostError> {
+        let name = network_name(tenant);
+        // Stopped containers are not among those attached, but need their network when they start.
+        let filters = Some(HashMap::from([("network".to_owned(), vec![name.clone()])]));
+        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
+        if !self.docker.list_containers(Some(options)).await.map_err(failed)?.is_empty() {
+            return Ok(());
+        }
+        match self.docker.remove_network(&name).await {
+            // A container was attached a moment ago.
+            Err(Error::DockerResponseServerError { status_code: 403 | 409, .. }) => Ok(()),
+            other => unless_absent(other),
+        }
+    }
+
+    async fn logs(&self, bot: BotId, tail: u32) -> Result<Vec<RawLogLine>, HostError> {
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            timestamps: true,
+            tail: tail.to_string(),
+            ..LogsOptions::default()
+        };
+        let mut stream = Box::pin(self.docker.logs(&container_name(bot), Some(options)));
+        let mut lines = reading::Lines::default();
+        while let Some(part) = stream.next().await {
+            lines.push(part.map_err(failed)?);
+        }
+        Ok(lines.finish())
+    }
+
+    async fn stats(&self, bot: BotId) -> Result<Option<ContainerStats>, HostError> {
+        let options = StatsOptions { stream: false, one_shot: false };
+        let mut stream = Box::pin(self.docker.stats(&container_name(bot), Some(options)));
+        match stream.next().await {
+            Some(Ok(answer)) => Ok(reading::stats(&answer)),
+            Some(Err(Error::DockerResponseServerError { status_code: 404, .. })) | None => Ok(None),
+            Some(Err(error)) => Err(failed(error)),
+        }
+    }
+
+    async fn inventory(&self) -> Result<Inventory, HostError> {
+        let mut inventory = Inventory::default();
+        let filters = with_label(MANAGED_LABEL);
+        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
+        for container in self.docker.list_containers(Some(options)).await.map_err(failed)? {
+            let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+            let labels = container.labels.unwrap_or_default();
+            inventory.containers.push(labelled(name.trim_start_matches('/').to_owned(), &labels));
+        }
+        let options = ListVolumesOptions { filters: with_label(MANAGED_LABEL) };
+        let volumes = self.docker.list_volumes(Some(options)).await.map_err(failed)?;
+        let volumes = volumes.volumes.unwrap_or_default();
+        inventory.volumes = volumes.into_iter().map(|volume| labelled(volume.name, &volume.labels)).collect();
+        let options = ListNetworksOptions { filters: with_label(MANAGED_NETWORK_LABEL) };
+        for network in self.docker.list_networks(Some(options)).await.map_err(failed)? {
+            let labels = network.labels.unwrap_or_default();
+            inventory.networks.push(labelled(network.name.unwrap_or_default(), &labels));
+        }
+        Ok(inventory)
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, BotId>, HostError> {
+        self.docker.ping().await.map_err(failed)?;
+        // What health checks do inside is no change; what they find is.
+        let kinds = ["start", "die", "pause", "unpause", "destroy", "oom", "health_status"];
+        let filters = HashMap::from([
+            ("type".to_owned(), vec!["container".to_owned()]),
+            ("label".to_owned(), vec![format!("{MANAGED_LABEL}=true")]),
+            ("event".to_owned(), kinds.map(str::to_owned).to_vec()),
+        ]);
+        let options = EventsOptions { since: None, until: None, filters: Some(filters) };
+        let docker = self.docker.clone();
+        let bot = |message: EventMessage| message.actor?.attributes?.get(BOT_LABEL)?.parse().ok();
+        let stream = docker.events(Some(options));
+        let bots = stream.take_while(|event| std::future::ready(event.is_ok()));
+        Ok(bots.filter_map(move |event| std::future::ready(event.ok().and_then(bot))).boxed())
+    }
+}
