@@ -4,6 +4,7 @@
 //! has to choose its status and its stable code.
 
 mod db;
+mod fleet;
 pub(crate) mod render;
 
 use std::borrow::Cow;

@@ -3,6 +3,7 @@
 mod app;
 mod callers;
 mod config;
+mod fleet;
 mod health;
 mod limits;
 mod pipeline;

@@ -47,7 +47,10 @@ impl Fleet {
             .await
             .map_err(FleetError::Storage)?;
         if waived > 0 {
-            tracing::warn!(charges.waived = waived, "{waived} charges are more than {LOOK_BACK_DAYS} days old and waived");
+            tracing::warn!(
+                charges.waived = waived,
+                "{waived} charges are more than {LOOK_BACK_DAYS} days old and waived"
+            );
         }
         let mut report = ChargeReport { waived, ..ChargeReport::default() };
         let due = {

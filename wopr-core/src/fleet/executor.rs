@@ -415,8 +415,8 @@ impl Fleet {
         self.db()
             .transaction(async |conn| {
                 let Some(mut bot) = BotRepository::new(conn).find_for_update(read.id).await? else { return Ok(()) };
-                let current = bot.generation == read.generation
-                    && BotRepository::new(conn).is_leased_by(read.id, owner).await?;
+                let current =
+                    bot.generation == read.generation && BotRepository::new(conn).is_leased_by(read.id, owner).await?;
                 if let (true, Some(before)) = (current, bot.fallback.take()) {
                     bot.spec = before;
                     bot.phase = Phase::Pending;
@@ -523,6 +523,8 @@ fn apply_permission(bot: &mut Bot, permission: Permission, now: Timestamp) -> &'
             (bot.suspended_at, bot.destroy_after) = (None, None);
             if bot.desired == DesiredState::Running {
                 bot.phase = Phase::Pending;
+                // The suspension ended its process, not the bot: it starts again whatever its restart policy.
+                bot.restart_wanted = true;
             }
             "bot.resume"
         }

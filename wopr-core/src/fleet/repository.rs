@@ -343,7 +343,9 @@ impl<'c> BotRepository<'c> {
     pub(super) async fn list_due(&mut self, now: Timestamp, limit: i64) -> Result<Vec<BotId>, DbError> {
         let ids: Vec<Uuid> = bot_progress::table
             .filter(bot_progress::next_attempt_at.le(now.to_diesel()))
-            .filter(bot_progress::lease_until.is_null().or(bot_progress::lease_until.assume_not_null().le(now.to_diesel())))
+            .filter(
+                bot_progress::lease_until.is_null().or(bot_progress::lease_until.assume_not_null().le(now.to_diesel())),
+            )
             .order(bot_progress::next_attempt_at)
             .limit(limit)
             .select(bot_progress::bot_id)
@@ -357,9 +359,9 @@ impl<'c> BotRepository<'c> {
         let ids: Vec<Uuid> = bot_progress::table
             .filter(bot_progress::phase.ne(Phase::Destroyed.as_str()))
             .filter(
-                bot_progress::next_attempt_at.is_null().or(bot_progress::next_attempt_at
-                    .assume_not_null()
-                    .le(now.to_diesel())),
+                bot_progress::next_attempt_at
+                    .is_null()
+                    .or(bot_progress::next_attempt_at.assume_not_null().le(now.to_diesel())),
             )
             .select(bot_progress::bot_id)
             .load(self.conn)

@@ -338,7 +338,8 @@ impl Fleet {
     /// [`FleetError::NotFound`]; [`FleetError::Host`] when the engine cannot be asked.
     pub async fn logs(&self, tenant: TenantId, id: BotId, tail: u32) -> Result<Vec<LogLine>, FleetError> {
         self.get(tenant, id).await?;
-        let lines = self.bounded(self.config().deadlines.call, self.host().logs(id, tail.clamp(1, MAX_LOG_LINES))).await;
+        let lines =
+            self.bounded(self.config().deadlines.call, self.host().logs(id, tail.clamp(1, MAX_LOG_LINES))).await;
         match lines {
             Ok(lines) => Ok(lines.into_iter().map(logs::parse).collect()),
             Err(HostError::NotFound(_)) => Ok(Vec::new()),

@@ -59,8 +59,7 @@ mod tests {
     fn the_limits_of_each_tier() {
         let limits: Vec<_> = ResourceTier::ALL.iter().map(|tier| Limits::of(*tier)).collect();
         let numbers: Vec<_> = limits.iter().map(|l| (l.memory_mib, l.cpu_quota_micros(), l.pids)).collect();
-        let wanted =
-            [(2048, 200_000, 512), (4096, 400_000, 1024), (8192, 600_000, 2048), (16384, 800_000, 4096)];
+        let wanted = [(2048, 200_000, 512), (4096, 400_000, 1024), (8192, 600_000, 2048), (16384, 800_000, 4096)];
         assert_eq!(numbers, wanted);
         let storage: Vec<_> = StorageTier::ALL.iter().map(|tier| storage_limit_gb(*tier)).collect();
         assert_eq!(storage, [5, 20, 50, 100]);

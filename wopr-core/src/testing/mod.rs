@@ -2,8 +2,10 @@
 
 mod clock;
 mod database;
+mod host;
 mod mailer;
 
 pub use self::clock::FixedClock;
 pub use self::database::TestDb;
+pub use self::host::{Fault, MemoryHost};
 pub use self::mailer::MemoryMailer;
