@@ -6,6 +6,7 @@
 mod auth;
 mod billing;
 mod db;
+mod fleet;
 pub(crate) mod render;
 
 use std::borrow::Cow;

@@ -5,6 +5,7 @@ mod auth;
 mod billing;
 mod callers;
 mod config;
+mod fleet;
 mod health;
 mod limits;
 mod pipeline;

@@ -5,6 +5,7 @@
 mod auth;
 mod billing;
 mod db;
+mod fleet;
 mod lease;
 mod notify;
 mod payments;
