@@ -156,7 +156,7 @@ async fn read(parts: &Parts, body: Body) -> Result<Calls, ApiError> {
         parameter("input").map(|text| text.as_bytes().to_vec())
     } else {
         require_json(&parts.headers)?;
-        let body = read_body(body).await?;
+        let body = read_body(&parts.extensions, body).await?;
         (!body.is_empty()).then(|| body.to_vec())
     };
     Ok(Calls { inputs: inputs(raw.as_deref(), batch), paths, batch })

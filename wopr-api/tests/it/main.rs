@@ -3,9 +3,13 @@
 mod app;
 mod callers;
 mod config;
+mod faults;
 mod health;
+mod hostile;
 mod limits;
+mod matrix;
 mod pipeline;
+mod process;
 mod routes;
 mod trpc;
 mod workers;
