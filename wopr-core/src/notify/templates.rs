@@ -119,6 +119,11 @@ pub(crate) fn credit_purchase_receipt(cause: &str, recipient: &str, amount: Mone
     content.mail("credit-purchase-receipt", cause, recipient)
 }
 
+/// A few paragraphs about something that has happened. `cause` names it.
+pub(crate) fn notice(template: &'static str, cause: &str, recipient: &str, title: &str, paragraphs: &[&str]) -> Mail {
+    Content { title, paragraphs, link: None }.mail(template, cause, recipient)
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
