@@ -119,6 +119,11 @@ impl AppState {
             let billing = billing.clone();
             async move { billing.advance_standing().await }
         });
+        let billing = self.billing.clone();
+        workers.add("billing.verify_books", 24 * 60 * MINUTE, None, move || {
+            let billing = billing.clone();
+            async move { billing.verify_books().await }
+        });
         workers
     }
 

@@ -3,6 +3,7 @@
 //! A domain's error becomes an [`ApiError`] in `error/<domain>.rs`, by one `match` without a wildcard: a new variant
 //! has to choose its status and its stable code.
 
+mod billing;
 mod db;
 pub(crate) mod render;
 

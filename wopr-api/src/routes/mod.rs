@@ -2,6 +2,7 @@
 //!
 //! Each domain offers `router()` for REST and `procedures()` for tRPC; both are listed here and nowhere else.
 
+mod billing;
 mod health;
 mod settings;
 
@@ -42,12 +43,13 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         "A session, with the prefix __Secure- over HTTPS. It counts as scope admin of the user's own tenant.",
     );
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
-    OpenApiRouter::with_openapi(description).merge(health::router()).split_for_parts()
+    OpenApiRouter::with_openapi(description).merge(billing::router()).merge(health::router()).split_for_parts()
 }
 
 /// Every tRPC procedure.
 pub fn procedures() -> Procedures {
     let mut procedures = Procedures::default();
+    billing::procedures(&mut procedures);
     settings::procedures(&mut procedures);
     procedures
 }

@@ -1,6 +1,7 @@
 //! The server at its router, on a real PostgreSQL.
 
 mod app;
+mod billing;
 mod callers;
 mod config;
 mod faults;
