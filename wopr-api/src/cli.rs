@@ -10,9 +10,12 @@ use clap::{Arg, ArgMatches, Command};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, KEYS, Sources};
-use wopr_api::{AppState, app};
+use wopr_api::{Adapters, AppState, app};
+use wopr_core::adapters::docker::{DockerHost, RegistryLogin};
+use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
+use wopr_core::notify::Mailer;
 
 /// The exit code of a configuration that is wrong.
 const BAD_CONFIGURATION: u8 = 2;
@@ -127,6 +130,27 @@ fn database(config: &Config) -> anyhow::Result<Db> {
     Ok(Db::new(db)?)
 }
 
+/// The real outside, as far as it is configured.
+fn adapters(config: &Config) -> anyhow::Result<Adapters> {
+    let mailer = match &config.mail {
+        Some(mail) => {
+            let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
+            Some(Arc::new(SmtpMailer::new(&smtp)?) as Arc<dyn Mailer>)
+        }
+        None => {
+            tracing::warn!("SMTP_URL is not set: mails stay queued");
+            None
+        }
+    };
+    let login = config.registry.as_ref().map(|registry| RegistryLogin {
+        server: registry.server.clone(),
+        username: registry.username.clone(),
+        password: registry.password.clone(),
+    });
+    let containers = Arc::new(DockerHost::new(config.docker_host.as_deref(), login)?);
+    Ok(Adapters { containers, mailer })
+}
+
 async fn migrate(config: &Config) -> anyhow::Result<()> {
     let applied = database(config)?.migrate().await?;
     match applied.as_slice() {
@@ -138,13 +162,15 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let state = AppState::assemble(Arc::clone(&config), database(&config)?, Arc::new(SystemClock))?;
+    let (db, clock) = (database(&config)?, Arc::new(SystemClock));
+    let state = AppState::assemble(Arc::clone(&config), db, clock, adapters(&config)?)?;
     let listener = listen(config.port).await?;
     tracing::info!(port = config.port, "listening on port {}", config.port);
     let stop = CancellationToken::new();
     let service = app(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let mut server = tokio::spawn(server.into_future());
+    let mut workers = state.workers().start(&state, &stop);
 
     tokio::select! {
         ended = &mut server => return ended.context("the server ended")?.context("the server ended"),
@@ -153,9 +179,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     state.readiness.drain();
     stop.cancel();
     let grace = Duration::from_secs(config.shutdown_grace_seconds.into());
-    if tokio::time::timeout(grace, &mut server).await.is_err() {
-        tracing::warn!("requests were still open after {} s and are cut off", grace.as_secs());
-        server.abort();
+    let ended = tokio::time::timeout(grace, async {
+        let served = (&mut server).await;
+        while workers.join_next().await.is_some() {}
+        served
+    });
+    match ended.await {
+        Ok(served) => served.context("the server ended")?.context("the server ended")?,
+        Err(_) => {
+            tracing::warn!("work was still going on after {} s and is cut off", grace.as_secs());
+            server.abort();
+        }
     }
     Ok(())
 }

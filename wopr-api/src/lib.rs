@@ -11,12 +11,13 @@ mod state;
 
 pub mod telemetry;
 pub mod trpc;
+pub mod workers;
 
 use std::sync::Arc;
 
 use axum::Router;
 
-pub use self::state::{AppState, AssemblyError, NotReady, Readiness};
+pub use self::state::{Adapters, AppState, AssemblyError, NotReady, Readiness};
 
 /// The whole server as one service.
 pub fn app(state: AppState) -> Router {

@@ -1,18 +1,29 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
+use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
+use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig};
+use wopr_core::notify::{Mailer, Notifier};
 
 use crate::config::{Config, Environment};
 use crate::extract::{Caller, Credential};
+use crate::workers::{Wakers, Workers};
 
 /// Everything a handler can reach. Made once, in `main` or in a test; cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
     /// Users, sessions, keys.
     pub auth: Auth,
+    /// Credit.
+    pub billing: Billing,
+    /// Bots.
+    pub fleet: Fleet,
+    /// Queued mails.
+    pub notifier: Notifier,
     /// Counters of requests.
     pub throttle: Throttle,
     /// Signs session cookies.
@@ -27,9 +38,20 @@ pub struct AppState {
     pub config: Arc<Config>,
     /// Whether traffic may be served.
     pub readiness: Arc<Readiness>,
+    /// Wakes periodic work early.
+    pub wakers: Arc<Wakers>,
 }
 
-/// What cannot be made from the configuration alone.
+/// The outside world, chosen in `main` or by a test. What is absent is switched off.
+#[derive(Clone)]
+pub struct Adapters {
+    /// Runs bots.
+    pub containers: Arc<dyn ContainerHost>,
+    /// Sends mails; without it they stay queued.
+    pub mailer: Option<Arc<dyn Mailer>>,
+}
+
+/// Why the services cannot be put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AssemblyError {
     /// There is no key to sign with.
@@ -38,6 +60,9 @@ pub enum AssemblyError {
     /// The administrator's address is none.
     #[error("PLATFORM_ADMIN_EMAIL is not a mail address")]
     AdminEmail,
+    /// The list of images is none.
+    #[error("FLEET_IMAGE_ALLOWLIST has an entry that is neither a registry path nor an image")]
+    ImageAllowList,
 }
 
 impl AppState {
@@ -45,10 +70,22 @@ impl AppState {
     ///
     /// # Errors
     /// [`AssemblyError`] when the configuration does not allow it.
-    pub fn assemble(config: Arc<Config>, db: Db, clock: SharedClock) -> Result<Self, AssemblyError> {
-        let auth = Auth::new(db.clone(), clock.clone(), auth_config(&config)?);
+    pub fn assemble(
+        config: Arc<Config>,
+        db: Db,
+        clock: SharedClock,
+        adapters: Adapters,
+    ) -> Result<Self, AssemblyError> {
+        let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
+        let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
+        let images = config.image_allowlist.join(",").parse().map_err(|_| AssemblyError::ImageAllowList)?;
+        let fleet_config = FleetConfig { images, ..FleetConfig::default() };
+        let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
         Ok(Self {
             auth,
+            billing,
+            fleet,
+            notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
             session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
             pseudonyms: KeyRing::new([config.platform_secret.clone()])?,
@@ -56,7 +93,65 @@ impl AppState {
             clock,
             config,
             readiness: Arc::default(),
+            wakers: Arc::default(),
         })
+    }
+
+    /// Everything that is done again and again.
+    pub fn workers(&self) -> Workers {
+        const SECOND: Duration = Duration::from_secs(1);
+        const MINUTE: Duration = Duration::from_secs(60);
+        let mut workers = Workers::default();
+        let (auth, throttle) = (self.auth.clone(), self.throttle.clone());
+        workers.add("auth.purge", 10 * MINUTE, None, move || {
+            let auth = auth.clone();
+            async move { auth.purge().await }
+        });
+        workers.add("throttle.purge", 5 * MINUTE, None, move || {
+            let throttle = throttle.clone();
+            async move { throttle.purge().await }
+        });
+        let (fleet, wake) = (self.fleet.clone(), self.fleet.waker());
+        workers.add("fleet.advance", SECOND, Some(wake), move || {
+            let fleet = fleet.clone();
+            async move { fleet.spawn_due().await }
+        });
+        let fleet = self.fleet.clone();
+        workers.add("fleet.reconcile", 15 * SECOND, None, move || {
+            let fleet = fleet.clone();
+            async move { fleet.reconcile().await }
+        });
+        let fleet = self.fleet.clone();
+        workers.add("fleet.charge", MINUTE, None, move || {
+            let fleet = fleet.clone();
+            async move { fleet.charge_due_days().await }
+        });
+        let (notifier, wake) = (self.notifier.clone(), Arc::clone(&self.wakers.mail));
+        workers.add("notify.deliver", 2 * SECOND, Some(wake), move || {
+            let notifier = notifier.clone();
+            async move { notifier.deliver().await }
+        });
+        let notifier = self.notifier.clone();
+        workers.add("notify.purge", 60 * MINUTE, None, move || {
+            let notifier = notifier.clone();
+            async move { notifier.purge().await }
+        });
+        let billing = self.billing.clone();
+        workers.add("billing.expire_holds", 30 * SECOND, None, move || {
+            let billing = billing.clone();
+            async move { billing.expire_holds().await }
+        });
+        let billing = self.billing.clone();
+        workers.add("billing.advance_standing", MINUTE, None, move || {
+            let billing = billing.clone();
+            async move { billing.advance_standing().await }
+        });
+        let billing = self.billing.clone();
+        workers.add("billing.verify_books", 24 * 60 * MINUTE, None, move || {
+            let billing = billing.clone();
+            async move { billing.verify_books().await }
+        });
+        workers
     }
 
     /// Who a credential belongs to; `None` when it proves nothing.

@@ -5,6 +5,8 @@
 mod auth;
 mod billing;
 mod db;
+mod fleet;
+mod lease;
 mod notify;
 mod payments;
 mod schema;

@@ -47,7 +47,7 @@ async fn a_purchase_does_not_lift_what_an_operator_imposed() {
     let books = Books::open().await;
     let (origin, tenant) = (Origin::system("test"), books.short_customer().await);
     for _ in 0..2 {
-        books.billing.suspend_tenant(&origin, tenant, "spam").await.unwrap();
+        books.billing.suspend_tenant(&origin, tenant, "spam", true).await.unwrap();
     }
     books.billing.post(&[purchase("cs", tenant, 500)]).await.unwrap();
     let expected = Standing::Suspended { reason: SuspensionReason::Admin, delete_after: None };
@@ -55,7 +55,7 @@ async fn a_purchase_does_not_lift_what_an_operator_imposed() {
     let refused = books.billing.require_runtime_credit(tenant).await;
     let by_operator = SuspensionReason::Admin;
     assert!(matches!(refused, Err(BillingError::AccountSuspended { reason }) if reason == by_operator), "{refused:?}");
-    books.billing.reactivate_tenant(&origin, tenant).await.unwrap();
+    books.billing.reactivate_tenant(&origin, tenant, true).await.unwrap();
     books.billing.require_runtime_credit(tenant).await.unwrap();
     let audited = "SELECT count(*) AS value FROM audit_log WHERE action IN ('tenant.suspend', 'tenant.reactivate')";
     assert_eq!(books.number(audited).await, 2);
@@ -68,12 +68,26 @@ async fn a_ban_is_typed_and_final() {
     let refused = books.billing.ban_tenant(&origin, tenant, "fraud", "ban them").await;
     assert!(matches!(refused, Err(BillingError::NotConfirmed)), "{refused:?}");
     books.billing.ban_tenant(&origin, tenant, "fraud", &format!("BAN {tenant}")).await.unwrap();
-    let refused = books.billing.reactivate_tenant(&origin, tenant).await;
+    let refused = books.billing.reactivate_tenant(&origin, tenant, true).await;
     assert!(matches!(refused, Err(BillingError::Transition(_))), "{refused:?}");
     assert!(matches!(books.billing.require_runtime_credit(tenant).await, Err(BillingError::AccountBanned)));
     let nobody = TenantId::new(books.clock.now());
-    let refused = books.billing.suspend_tenant(&origin, nobody, "x").await;
+    let refused = books.billing.suspend_tenant(&origin, nobody, "x", false).await;
     assert!(matches!(refused, Err(BillingError::TenantNotFound(id)) if id == nobody), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dispute_suspends_until_it_is_won_and_a_purchase_does_not_help() {
+    let books = Books::open().await;
+    let (origin, tenant) = (Origin::system("test"), books.customer(100).await);
+    let suspended = books.billing.suspend_for_dispute(&origin, tenant).await.unwrap();
+    assert_eq!(suspended, Standing::Suspended { reason: SuspensionReason::Dispute, delete_after: None });
+    books.billing.post(&[purchase("cs", tenant, 500)]).await.unwrap();
+    assert_eq!(books.billing.standing(tenant).await.unwrap(), suspended);
+    assert_eq!(books.billing.settle_dispute(&origin, tenant).await.unwrap(), Standing::Active);
+    books.billing.ban_tenant(&origin, tenant, "fraud", &format!("BAN {tenant}")).await.unwrap();
+    let banned = books.billing.suspend_for_dispute(&origin, tenant).await.unwrap();
+    assert!(matches!(banned, Standing::Banned { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
