@@ -6,6 +6,7 @@ mod auth;
 mod billing;
 mod fleet;
 mod health;
+mod payments;
 mod settings;
 
 use std::sync::Arc;
@@ -45,7 +46,13 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         "A session, with the prefix __Secure- over HTTPS. It counts as scope admin of the user's own tenant.",
     );
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
-    OpenApiRouter::with_openapi(description).merge(auth::router()).merge(billing::router()).merge(fleet::router()).merge(health::router()).split_for_parts()
+    OpenApiRouter::with_openapi(description)
+        .merge(auth::router())
+        .merge(billing::router())
+        .merge(fleet::router())
+        .merge(health::router())
+        .merge(payments::router())
+        .split_for_parts()
 }
 
 /// Every tRPC procedure.
@@ -53,6 +60,7 @@ pub fn procedures() -> Procedures {
     let mut procedures = Procedures::default();
     billing::procedures(&mut procedures);
     fleet::procedures(&mut procedures);
+    payments::procedures(&mut procedures);
     settings::procedures(&mut procedures);
     procedures
 }

@@ -8,6 +8,7 @@ mod config;
 mod fleet;
 mod health;
 mod limits;
+mod payments;
 mod pipeline;
 mod routes;
 mod trpc;
