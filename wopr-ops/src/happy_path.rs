@@ -221,7 +221,7 @@ impl Customer<'_> {
             last = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
             match last["result"]["data"]["status"].as_str() {
                 Some("running") => return Ok("running".to_owned()),
-                Some("error" | "failed") => break,
+                // An error is tried again by the platform: only time decides that it stays.
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }

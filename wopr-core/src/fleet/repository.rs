@@ -234,6 +234,14 @@ impl<'c> BotRepository<'c> {
         self.find(id).await
     }
 
+    /// Whether the tenant had bots in this database and has none that is to stay.
+    pub(super) async fn has_only_former_bots(&mut self, tenant: TenantId) -> Result<bool, DbError> {
+        let of_tenant = bots::table.filter(bots::tenant_id.eq(tenant.as_uuid()));
+        let staying = of_tenant.filter(bots::desired_state.ne(DesiredState::Destroyed.as_str()));
+        let (any, staying): (bool, bool) = select((exists(of_tenant), exists(staying))).get_result(self.conn).await?;
+        Ok(any && !staying)
+    }
+
     /// The tenant's bots, or everybody's, oldest first; none that are gone or going.
     pub(super) async fn list(&mut self, tenant: Option<TenantId>) -> Result<Vec<Bot>, DbError> {
         let mut query = bots::table

@@ -9,7 +9,7 @@ use super::model::Phase;
 use super::ports::Labelled;
 use super::repository::BotRepository;
 use super::service::Fleet;
-use crate::ids::BotId;
+use crate::ids::{BotId, TenantId};
 
 /// Bots looked at together: an engine that is slow for one does not keep the others waiting.
 const PARALLEL: usize = 8;
@@ -84,7 +84,8 @@ impl Fleet {
         }
         for network in &inventory.networks {
             let Some(tenant) = network.tenant_id else { continue };
-            if self.list(Some(tenant)).await?.is_empty() {
+            // A tenant unknown here may be another installation's on the same engine: its network is not ours to remove.
+            if self.has_only_former_bots(tenant).await? {
                 let call = self.config().deadlines.call;
                 self.bounded(call, self.host().remove_network_if_unused(tenant)).await?;
             }
@@ -137,6 +138,11 @@ impl Fleet {
         let mut conn = self.db().connection().await?;
         let bot = BotRepository::new(&mut conn).find(id).await?;
         Ok(bot.map(|bot| (id, bot.phase)))
+    }
+
+    async fn has_only_former_bots(&self, tenant: TenantId) -> Result<bool, FleetError> {
+        let mut conn = self.db().connection().await?;
+        Ok(BotRepository::new(&mut conn).has_only_former_bots(tenant).await?)
     }
 
     fn enter(&self, id: BotId) -> bool {

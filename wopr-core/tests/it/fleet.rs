@@ -7,7 +7,8 @@ use wopr_core::audit::{Actor, Origin};
 use wopr_core::billing::{Billing, BillingConfig, BillingError, Transfer, TransferKind};
 use wopr_core::clock::Clock as _;
 use wopr_core::fleet::{
-    Bot, BotChange, ContainerState, Fleet, FleetConfig, FleetError, HostError, NewBot, Phase, RestartPolicy,
+    Bot, BotChange, ContainerHost as _, ContainerState, Fleet, FleetConfig, FleetError, HostError, NewBot, Phase,
+    RestartPolicy,
 };
 use wopr_core::ids::{BotId, TenantId};
 use wopr_core::money::Money;
@@ -334,4 +335,25 @@ async fn days_are_charged_once_by_the_hour_first_and_not_while_stopped() {
     yard.fleet.charge_due_days().await.unwrap();
     let two_days = Money::from_cents(500 - 34).try_sub(first).unwrap();
     assert_eq!(yard.balance(tenant).await, two_days);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_installations_on_one_engine_leave_each_other_alone() {
+    let (one, other) = (Yard::open().await, Yard::open().await);
+    let tenant = one.customer(500).await;
+    let elsewhere = Fleet::new(
+        other.test.db.clone(),
+        Arc::new(other.clock.clone()),
+        other.billing.clone(),
+        one.host.clone(),
+        FleetConfig::default(),
+    );
+    // The network is made and nothing is on it yet: the moment in which a foreign sweep would take it.
+    one.host.ensure_network(tenant).await.unwrap();
+    elsewhere.reconcile().await.unwrap();
+    assert_eq!(one.host.counts(), (0, 0, 1));
+    let id = one.running(tenant).await;
+    let report = elsewhere.reconcile().await.unwrap();
+    assert_eq!((report.orphans.len(), one.host.counts()), (3, (1, 2, 1)), "{report:?}");
+    one.assert_runs(tenant, id).await;
 }
