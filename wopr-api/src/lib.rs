@@ -1,1 +1,27 @@
-//! Crate.
+//! The WOPR server: the auth wire, the tRPC wire, REST and webhooks over [`wopr_core`].
+//!
+//! [`app`] makes the router from an [`AppState`]; everything else serves it.
+
+pub mod config;
+pub mod error;
+pub mod extract;
+pub mod pipeline;
+pub mod routes;
+mod state;
+
+pub mod telemetry;
+pub mod trpc;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+pub use self::state::{AppState, AssemblyError, NotReady, Readiness};
+
+/// The whole server as one service.
+pub fn app(state: AppState) -> Router {
+    let procedures = Arc::new(routes::procedures());
+    let (rest, description) = routes::rest();
+    let router = rest.merge(trpc::router(procedures)).merge(routes::description(description));
+    pipeline::around(router, &state).with_state(state)
+}

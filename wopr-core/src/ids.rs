@@ -110,6 +110,10 @@ typed_ids! {
     TenantId = simple;
     /// A signed-in browser.
     SessionId = simple;
+    /// A way a person signs in.
+    AccountId = simple;
+    /// A secret sent by mail.
+    OneTimeTokenId = "ott";
     /// A stored API key.
     ApiKeyId = "key";
     /// A bot.

@@ -1,2 +1,81 @@
-//! Binary.
-fn main() {}
+//! The operator's command line: brings the whole business up on one machine, checks it and takes it down.
+//!
+//! - [`plan`] decides: what is wanted and what was seen become steps. Pure, pinned by tests.
+//! - [`exec`] carries steps out on the Docker engine.
+//! - [`images`] builds everything that runs, from this checkout and from Debian packages.
+//! - [`commands`] ties them together, one file per command.
+
+mod apt;
+mod cli;
+mod clock;
+mod commands;
+mod engine;
+mod exec;
+mod failure;
+mod happy_path;
+mod images;
+mod paths;
+mod plan;
+mod ports;
+mod secrets;
+mod stripe;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command, StripeCommand},
+    failure::{Exit, exit_of},
+    paths::Paths,
+    ui::Ui,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ui = Ui::detect();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            ui.error(&anyhow::Error::new(error).context("the runtime could not be started"));
+            return Exit::Failed.into();
+        }
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            result = run(&ui, cli.command) => Some(result),
+            Ok(()) = tokio::signal::ctrl_c() => None,
+        }
+    });
+    // Threads that read packages or wait for programs do not hold the end up.
+    runtime.shutdown_background();
+    match outcome {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            ui.error(&error);
+            exit_of(&error).into()
+        }
+        None => {
+            ui.line("interrupted; the same command again goes on from here");
+            Exit::Interrupted.into()
+        }
+    }
+}
+
+async fn run(ui: &Ui, command: Command) -> anyhow::Result<()> {
+    let paths = Paths::find()?;
+    match command {
+        Command::Engine => engine::ensure(ui, &paths).await.map(drop),
+        Command::Images(args) => commands::images::run(ui, &paths, &args).await,
+        Command::Up(args) => commands::up::run(ui, &paths, &args).await,
+        Command::Stop => commands::stop::run(ui).await,
+        Command::Down(args) => commands::down::run(ui, &paths, &args).await,
+        Command::Status(args) => commands::status::run(ui, &args).await,
+        Command::Logs(args) => commands::logs::run(ui, &args).await,
+        Command::Stripe(StripeCommand::Trigger(args)) => commands::stripe::trigger(ui, &paths, &args).await,
+        Command::Stripe(StripeCommand::SecretPath) => commands::stripe::secret_path(ui, &paths),
+        Command::Test(args) => commands::test::run(ui, &paths, &args).await,
+        Command::Conformance(args) => commands::conformance::run(ui, &paths, &args).await,
+    }
+}

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::ids::{ApiKeyId, TenantId, UserId};
@@ -19,7 +20,7 @@ pub enum Actor {
 
 impl Actor {
     /// The stored kind.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::User(_) => "user",
             Self::ApiKey(_) => "api_key",
@@ -30,13 +31,20 @@ impl Actor {
     }
 
     /// The stored name.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::User(id) => id.to_string(),
             Self::ApiKey(id) => id.to_string(),
             Self::Operator(name) => name.clone(),
             Self::System(name) | Self::Webhook(name) => (*name).to_owned(),
         }
+    }
+}
+
+impl fmt::Display for Actor {
+    /// `kind:name`, such as `user:0190…`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind(), self.name())
     }
 }
 

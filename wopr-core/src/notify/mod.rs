@@ -4,7 +4,12 @@
 //! mail, however often it is handled.
 
 mod model;
+mod ports;
 mod repository;
+mod service;
+pub(crate) mod templates;
 
 pub use self::model::Mail;
+pub use self::ports::{MailError, Mailer, OutgoingMail};
 pub(crate) use self::repository::enqueue_in;
+pub use self::service::{Delivered, Notifier};

@@ -2,6 +2,8 @@
 
 mod clock;
 mod database;
+mod mailer;
 
 pub use self::clock::FixedClock;
 pub use self::database::TestDb;
+pub use self::mailer::MemoryMailer;

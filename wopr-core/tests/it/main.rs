@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod auth;
+mod billing;
 mod db;
+mod notify;
 mod schema;
 mod tidy;

@@ -1,3 +1,6 @@
 //! The tables, as the migrations leave them, one file per domain. A test compares them with `information_schema`.
 
+pub(crate) mod auth;
+pub(crate) mod billing;
 pub(crate) mod foundation;
+pub(crate) mod payments;

@@ -1,0 +1,14 @@
+DROP TABLE account_standing_changes;
+DROP TABLE account_standings;
+DROP TABLE billing_contacts;
+DROP TABLE signup_grants;
+DROP VIEW credit_transactions;
+DROP VIEW ledger_accounts;
+DROP TABLE ledger_transfers;
+DROP TABLE credit_holds;
+DROP TABLE wallets;
+DROP FUNCTION ledger_posted;
+DROP FUNCTION holds_ended;
+DROP FUNCTION holds_opened;
+DROP FUNCTION refuse_hold_change;
+DROP FUNCTION refuse_wallet_edit;

@@ -1,0 +1,9 @@
+DROP TABLE reconciliation_runs;
+DROP TABLE unmatched_payments;
+DROP TABLE payment_disputes;
+DROP TABLE payment_refunds;
+DROP TABLE payments;
+DROP TABLE webhook_penalties;
+DROP TABLE webhook_events;
+DROP TABLE checkout_sessions;
+DROP TABLE billing_customers;

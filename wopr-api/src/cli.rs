@@ -1,0 +1,179 @@
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Arg, ArgMatches, Command};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use wopr_api::config::{Config, ConfigErrors, KEYS, Sources};
+use wopr_api::{AppState, app};
+use wopr_core::clock::SystemClock;
+use wopr_core::db::{Db, DbConfig};
+
+/// The exit code of a configuration that is wrong.
+const BAD_CONFIGURATION: u8 = 2;
+
+pub(crate) fn run() -> ExitCode {
+    let matches = command().get_matches();
+    let result = match matches.subcommand_name() {
+        Some("openapi") => openapi(),
+        Some("routes") => routes(),
+        name => with_config(&matches, name.unwrap_or("serve")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wopr-api: {error:#}");
+            if error.is::<ConfigErrors>() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn command() -> Command {
+    let flags = KEYS.iter().filter_map(|key| {
+        let flag = key.flag?;
+        Some(
+            Arg::new(key.name).long(flag).value_name("VALUE").global(true).help(format!("{} [{}]", key.help, key.name)),
+        )
+    });
+    Command::new("wopr-api")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("The WOPR server. Every flag can also be given in the environment or in the configuration file.")
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .global(true)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("a TOML file with the keys in lower case"),
+        )
+        .args(flags)
+        .subcommand(Command::new("serve").about("Serve requests (the default)"))
+        .subcommand(Command::new("migrate").about("Bring the database's schema up to date"))
+        .subcommand(Command::new("check-config").about("Print each key, its value and where it came from"))
+        .subcommand(Command::new("openapi").about("Print the OpenAPI description"))
+        .subcommand(Command::new("routes").about("Print every route and procedure with who may call it"))
+}
+
+fn with_config(matches: &ArgMatches, name: &str) -> anyhow::Result<()> {
+    let config = Config::load(&sources(matches)?)?;
+    if name == "check-config" {
+        return check_config(&config);
+    }
+    wopr_api::telemetry::install(&config)?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        match name {
+            "migrate" => migrate(&config).await,
+            _ => serve(config).await,
+        }
+    })
+}
+
+fn sources(matches: &ArgMatches) -> anyhow::Result<Sources> {
+    let mut flags = BTreeMap::new();
+    for key in &KEYS {
+        if let Some(value) = key.flag.and_then(|_| matches.get_one::<String>(key.name)) {
+            flags.insert(key.name.to_owned(), value.clone());
+        }
+    }
+    let file = match matches.get_one::<PathBuf>("config") {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigErrors(vec![format!("{} cannot be read: {error}", path.display())]))?;
+            Some((path.clone(), text))
+        }
+        None => None,
+    };
+    // A variable that is not UTF-8 cannot be one of ours, whose values are all text.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(Sources { flags, environment: environment.collect(), file })
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the subcommand is for")]
+fn check_config(config: &Config) -> anyhow::Result<()> {
+    for setting in config.settings() {
+        println!("{} = {}  # {}", setting.name, setting.shown.as_deref().unwrap_or("-"), setting.layer);
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the subcommand is for")]
+fn openapi() -> anyhow::Result<()> {
+    println!("{}", wopr_api::routes::rest().1.to_pretty_json()?);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the subcommand is for")]
+fn routes() -> anyhow::Result<()> {
+    for route in wopr_api::routes::list() {
+        println!("{route}");
+    }
+    Ok(())
+}
+
+fn database(config: &Config) -> anyhow::Result<Db> {
+    let mut db = DbConfig::new(config.database_url.clone());
+    db.schema.clone_from(&config.database_schema);
+    db.max_connections = config.database_max_connections;
+    Ok(Db::new(db)?)
+}
+
+async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let applied = database(config)?.migrate().await?;
+    match applied.as_slice() {
+        [] => tracing::info!("the schema is up to date"),
+        applied => tracing::info!(count = applied.len(), "applied {}", applied.join(", ")),
+    }
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let state = AppState::assemble(Arc::clone(&config), database(&config)?, Arc::new(SystemClock))?;
+    let listener = listen(config.port).await?;
+    tracing::info!(port = config.port, "listening on port {}", config.port);
+    let stop = CancellationToken::new();
+    let service = app(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let mut server = tokio::spawn(server.into_future());
+
+    tokio::select! {
+        ended = &mut server => return ended.context("the server ended")?.context("the server ended"),
+        signal = stop_signal() => tracing::info!("stopping on {}", signal?),
+    }
+    state.readiness.drain();
+    stop.cancel();
+    let grace = Duration::from_secs(config.shutdown_grace_seconds.into());
+    if tokio::time::timeout(grace, &mut server).await.is_err() {
+        tracing::warn!("requests were still open after {} s and are cut off", grace.as_secs());
+        server.abort();
+    }
+    Ok(())
+}
+
+/// IPv6 and IPv4 where the machine has both, else IPv4.
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error).context(format!("port {port}")),
+        Err(_) => TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("port {port}")),
+    }
+}
+
+async fn stop_signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+    }
+}

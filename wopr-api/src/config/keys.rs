@@ -1,0 +1,108 @@
+/// One thing that can be configured.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in the environment; in the file it is the same in lower case.
+    pub name: &'static str,
+    /// Its flag without the dashes; `None` for secrets, which every user of the machine could read there.
+    pub flag: Option<&'static str>,
+    /// What it has when nobody says.
+    pub default: Option<&'static str>,
+    /// What it means.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// Whether its value is never shown.
+    pub fn is_secret(&self) -> bool {
+        self.flag.is_none()
+    }
+}
+
+const fn plain(name: &'static str, flag: &'static str, default: Option<&'static str>, help: &'static str) -> Key {
+    Key { name, flag: Some(flag), default, help }
+}
+
+/// Secrets can also be read from a file named by `<NAME>_FILE`.
+const fn secret(name: &'static str, help: &'static str) -> Key {
+    Key { name, flag: None, default: None, help }
+}
+
+/// Tokens of one tenant: this and the tenant's id, `<scope>:<token>`.
+pub(super) const TENANT_TOKEN_PREFIX: &str = "FLEET_TOKEN_";
+
+/// Names that begin so are ours: one that is not known is a mistake.
+pub(super) const OUR_PREFIXES: [&str; 12] = [
+    "BETTER_AUTH_",
+    "COOKIE_DOMAIN",
+    "DATABASE_URL",
+    "FLEET_",
+    "MAIL_FROM",
+    "PLATFORM_",
+    "REGISTRY_",
+    "REQUIRE_VERIFIED",
+    "SMTP_",
+    "STRIPE_",
+    "TRUSTED_PROXY",
+    "WOPR_",
+];
+
+/// Settings of the tests, which share the environment.
+pub(super) const FOREIGN_PREFIX: &str = "WOPR_TEST_";
+
+/// Every key, in the order they are listed.
+pub static KEYS: [Key; 36] = [
+    plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
+    plain("PORT", "port", Some("3100"), "the port to listen on"),
+    plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
+    plain("LOG_FORMAT", "log-format", Some("text"), "text or json"),
+    secret("DATABASE_URL", "the PostgreSQL URL"),
+    secret("PLATFORM_SECRET", "keys for the platform's own use, at least 32 characters"),
+    secret(
+        "BETTER_AUTH_SECRET",
+        "session signing keys, newest first, separated by commas, each at least 32 characters",
+    ),
+    plain("BETTER_AUTH_URL", "auth-url", None, "the public base URL of this API"),
+    plain(
+        "UI_ORIGIN",
+        "ui-origin",
+        Some("http://localhost:3000,http://localhost:3001"),
+        "browser origins that may call the API, separated by commas",
+    ),
+    plain("PLATFORM_UI_URL", "ui-url", None, "where mails and redirects lead; the first UI_ORIGIN unless given"),
+    plain(
+        "COOKIE_DOMAIN",
+        "cookie-domain",
+        None,
+        "domain of the session cookie; unset or localhost keeps it to the host",
+    ),
+    plain("TRUSTED_PROXY_IPS", "trusted-proxy-ips", None, "addresses or CIDR networks of reverse proxies"),
+    secret("FLEET_API_TOKEN", "an operator token; its scope is admin unless it looks like wopr_<scope>_…"),
+    secret("FLEET_API_TOKEN_READ", "an operator token of scope read"),
+    secret("FLEET_API_TOKEN_WRITE", "an operator token of scope write"),
+    secret("FLEET_API_TOKEN_ADMIN", "an operator token of scope admin"),
+    plain(
+        "FLEET_IMAGE_ALLOWLIST",
+        "image-allowlist",
+        Some("ghcr.io/wopr-network/"),
+        "prefixes of images that bots may run, separated by commas",
+    ),
+    plain("REGISTRY_SERVER", "registry-server", Some("ghcr.io"), "the registry that wants a password"),
+    plain("REGISTRY_USERNAME", "registry-username", None, "its account"),
+    secret("REGISTRY_PASSWORD", "its password or token"),
+    plain("DOCKER_HOST", "docker-host", None, "the Docker engine; the default socket unless given"),
+    secret("STRIPE_SECRET_KEY", "Stripe's API key; payments are off without it"),
+    secret("STRIPE_WEBHOOK_SECRET", "whole whsec_… values, newest first, separated by commas"),
+    plain("STRIPE_API_BASE", "stripe-api-base", Some(super::STRIPE_API_BASE), "Stripe, or in development a stand-in"),
+    plain("STRIPE_CREDIT_PRICE_5", "stripe-credit-price-5", None, "price id of the $5 pack"),
+    plain("STRIPE_CREDIT_PRICE_10", "stripe-credit-price-10", None, "price id of the $10 pack"),
+    plain("STRIPE_CREDIT_PRICE_25", "stripe-credit-price-25", None, "price id of the $25 pack"),
+    plain("STRIPE_CREDIT_PRICE_50", "stripe-credit-price-50", None, "price id of the $50 pack"),
+    plain("STRIPE_CREDIT_PRICE_100", "stripe-credit-price-100", None, "price id of the $100 pack"),
+    secret("SMTP_URL", "smtp://user:password@host:port; mail stays queued without it"),
+    plain("MAIL_FROM", "mail-from", Some("noreply@wopr.bot"), "the sender of mails"),
+    plain("REQUIRE_VERIFIED_EMAIL", "require-verified-email", Some("false"), "true or false"),
+    plain("PLATFORM_ADMIN_EMAIL", "platform-admin-email", None, "who becomes platform administrator on sign-up"),
+    plain("DATABASE_SCHEMA", "database-schema", Some("wopr"), "the PostgreSQL schema to live in"),
+    plain("DATABASE_MAX_CONNECTIONS", "database-max-connections", Some("10"), "connections kept open"),
+    plain("SHUTDOWN_GRACE_SECONDS", "shutdown-grace-seconds", Some("25"), "how long open requests may take to end"),
+];

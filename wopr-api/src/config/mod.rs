@@ -1,0 +1,143 @@
+//! Configuration: flag over environment over file over default, typed, and refused as a whole when any of it is wrong.
+
+mod keys;
+mod read;
+mod source;
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+use wopr_core::auth::OperatorToken;
+
+pub use self::keys::{KEYS, Key};
+pub use self::read::origin_of;
+pub use self::source::{ConfigErrors, Layer, Setting, Sources};
+
+/// Stripe's own API.
+pub const STRIPE_API_BASE: &str = "https://api.stripe.com/";
+
+/// Where the process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// On somebody's machine: plain HTTP and stand-ins are fine.
+    Development,
+    /// For customers.
+    Production,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How to reach Stripe.
+#[derive(Debug, Clone)]
+pub struct StripeConfig {
+    /// `sk_…`.
+    pub secret_key: SecretString,
+    /// `whsec_…`, newest first; all are accepted.
+    pub webhook_secrets: Vec<SecretString>,
+    /// The API's base URL.
+    pub api_base: String,
+}
+
+/// How to pull images.
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    /// The registry's host.
+    pub server: String,
+    /// The account.
+    pub username: String,
+    /// Its password or token.
+    pub password: SecretString,
+}
+
+/// How to send mail.
+#[derive(Debug, Clone)]
+pub struct MailConfig {
+    /// `smtp://user:password@host:port` or `smtps://…`.
+    pub smtp_url: SecretString,
+    /// The sender's address.
+    pub from: String,
+}
+
+/// Everything the server is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the process runs.
+    pub environment: Environment,
+    /// The port to listen on.
+    pub port: u16,
+    /// A `tracing` filter, such as `info` or `info,wopr_core=debug`.
+    pub log_level: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// The PostgreSQL URL.
+    pub database_url: SecretString,
+    /// The PostgreSQL schema to live in.
+    pub database_schema: String,
+    /// Connections kept open.
+    pub database_max_connections: u32,
+    /// How long open requests may take to end after a stop signal, in seconds.
+    pub shutdown_grace_seconds: u32,
+    /// Keys for the platform's own use.
+    pub platform_secret: SecretString,
+    /// Keys that sign sessions, newest first.
+    pub auth_secrets: Vec<SecretString>,
+    /// The API's public base URL, without a trailing slash.
+    pub base_url: String,
+    /// Browser origins that may read answers with credentials.
+    pub ui_origins: Vec<String>,
+    /// [`Self::ui_origins`] and the origin of [`Self::base_url`]: pages that may write.
+    pub trusted_origins: Vec<String>,
+    /// Where mails and redirects lead, without a trailing slash.
+    pub ui_url: String,
+    /// The session cookie's domain; `None` keeps it to the host.
+    pub cookie_domain: Option<String>,
+    /// Proxies whose `X-Forwarded-For` entries are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Credentials given by the operator.
+    pub operator_tokens: Vec<OperatorToken>,
+    /// Images that bots may run, as prefixes.
+    pub image_allowlist: Vec<String>,
+    /// How to pull images, if they are not public.
+    pub registry: Option<RegistryConfig>,
+    /// The Docker engine; `None` for the default socket.
+    pub docker_host: Option<String>,
+    /// Payments; `None` switches them off.
+    pub stripe: Option<StripeConfig>,
+    /// Stripe price ids by the dollars of their pack.
+    pub credit_prices: BTreeMap<u32, String>,
+    /// Mail; `None` leaves it queued.
+    pub mail: Option<MailConfig>,
+    /// Whether a bot needs a verified address.
+    pub require_verified_email: bool,
+    /// Who becomes platform administrator on sign-up.
+    pub platform_admin_email: Option<String>,
+    settings: Vec<Setting>,
+}
+
+impl Config {
+    /// Reads every layer.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        read::read(sources)
+    }
+
+    /// Each key with its value, secrets hidden, and the layer it came from.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// Whether the public URL is HTTPS, which makes cookies `Secure`.
+    pub fn is_https(&self) -> bool {
+        self.base_url.starts_with("https://")
+    }
+}

@@ -1,0 +1,104 @@
+//! What every request passes, from the outside in: request id, span and access log; security headers; CORS;
+//! compression; the shape of errors; panics; readiness; time-out; origin of writes; rate limits; then the routes.
+
+mod cors;
+mod headers;
+pub(crate) mod limits;
+mod observe;
+mod origin_check;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+
+pub use self::observe::RequestId;
+use crate::error::ApiError;
+use crate::error::render::{METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, Surface};
+use crate::state::{AppState, NotReady};
+
+/// How long a request may take altogether.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Puts the pipeline around the routes.
+pub(crate) fn around(router: Router<AppState>, state: &AppState) -> Router<AppState> {
+    router
+        .fallback(async || ApiError::new(StatusCode::NOT_FOUND, ROUTE_NOT_FOUND, "Not found"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, METHOD_NOT_ALLOWED, "Method not allowed")
+        })
+        // The last layer is the outermost.
+        .layer(from_fn_with_state(state.clone(), limits::limit))
+        .layer(from_fn_with_state(state.clone(), origin_check::check))
+        .layer(from_fn(time_out))
+        .layer(from_fn_with_state(state.clone(), require_ready))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(shape_errors))
+        .layer(CompressionLayer::new())
+        .layer(from_fn_with_state(state.clone(), cors::cors))
+        .layer(from_fn(headers::secure))
+        .layer(from_fn_with_state(state.clone(), observe::observe))
+}
+
+async fn time_out(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let message = "The request took too long and was given up";
+            ApiError::new(StatusCode::GATEWAY_TIMEOUT, "TIMEOUT", message).into_response()
+        }
+    }
+}
+
+/// Keeps traffic away from a database that this build does not fit. Health checks say why.
+async fn require_ready(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if path == "/health" || path.starts_with("/health/") {
+        return next.run(request).await;
+    }
+    match state.readiness.require(&state).await {
+        // A request that got in before the listener closed is still answered.
+        Ok(()) | Err(NotReady::Draining) => next.run(request).await,
+        Err(NotReady::SchemaBehind(pending)) => {
+            let message = "The database schema is behind this release; run `wopr-api migrate`";
+            ApiError::unavailable(message).code("SCHEMA_BEHIND").detail("pending", pending).into_response()
+        }
+        Err(NotReady::Database(error)) => ApiError::from(error).into_response(),
+    }
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "something that is no text".to_owned());
+    ApiError::internal(Panicked(text)).into_response()
+}
+
+/// A handler panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("a handler panicked: {0}")]
+struct Panicked(String);
+
+/// Writes an error in the shape of its surface and logs its cause.
+async fn shape_errors(request: Request, next: Next) -> Response {
+    let surface = Surface::of(request.uri().path());
+    let request_id = request.extensions().get::<RequestId>().cloned();
+    let mut response = next.run(request).await;
+    let Some(error) = response.extensions_mut().remove::<ApiError>() else { return response };
+    error.log();
+    let mut shaped = surface.render(&error, request_id.as_ref().map(|id| id.0.as_ref()));
+    // What the pipeline added, such as the limit's state or `Allow`, stays.
+    for (name, value) in response.headers() {
+        if !shaped.headers().contains_key(name) && name != axum::http::header::CONTENT_LENGTH {
+            shaped.headers_mut().append(name, value.clone());
+        }
+    }
+    shaped
+}

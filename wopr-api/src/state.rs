@@ -1,0 +1,139 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
+use wopr_core::clock::SharedClock;
+use wopr_core::db::{Db, DbError};
+
+use crate::config::{Config, Environment};
+use crate::extract::{Caller, Credential};
+
+/// Everything a handler can reach. Made once, in `main` or in a test; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// Users, sessions, keys.
+    pub auth: Auth,
+    /// Counters of requests.
+    pub throttle: Throttle,
+    /// Signs session cookies.
+    pub session_keys: KeyRing,
+    /// Makes names out of addresses that need not be known.
+    pub(crate) pseudonyms: KeyRing,
+    /// The database, for readiness only: handlers go through services.
+    pub db: Db,
+    /// The time.
+    pub clock: SharedClock,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Whether traffic may be served.
+    pub readiness: Arc<Readiness>,
+}
+
+/// What cannot be made from the configuration alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AssemblyError {
+    /// There is no key to sign with.
+    #[error(transparent)]
+    KeyRing(#[from] EmptyKeyRing),
+    /// The administrator's address is none.
+    #[error("PLATFORM_ADMIN_EMAIL is not a mail address")]
+    AdminEmail,
+}
+
+impl AppState {
+    /// Puts the services together.
+    ///
+    /// # Errors
+    /// [`AssemblyError`] when the configuration does not allow it.
+    pub fn assemble(config: Arc<Config>, db: Db, clock: SharedClock) -> Result<Self, AssemblyError> {
+        let auth = Auth::new(db.clone(), clock.clone(), auth_config(&config)?);
+        Ok(Self {
+            auth,
+            throttle: Throttle::new(db.clone(), clock.clone()),
+            session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
+            pseudonyms: KeyRing::new([config.platform_secret.clone()])?,
+            db,
+            clock,
+            config,
+            readiness: Arc::default(),
+        })
+    }
+
+    /// Who a credential belongs to; `None` when it proves nothing.
+    pub(crate) async fn authenticate(&self, credential: &Credential) -> Result<Option<Caller>, AuthError> {
+        Ok(match credential {
+            Credential::Bearer(token) => self.auth.find_api_key(token).await?.map(Caller::from),
+            Credential::Session { token, signature } if self.session_keys.verify(token, signature) => {
+                self.auth.find_session(token).await?.map(Caller::from)
+            }
+            Credential::Session { .. } | Credential::Unusable => None,
+        })
+    }
+}
+
+fn auth_config(config: &Config) -> Result<AuthConfig, AssemblyError> {
+    let email = config.platform_admin_email.as_deref().map(Email::parse).transpose();
+    Ok(AuthConfig {
+        platform_admin_email: email.map_err(|_| AssemblyError::AdminEmail)?,
+        // A machine that cannot send mail could never verify the address; in production that is no excuse.
+        platform_admin_grant: match (config.environment, &config.mail) {
+            (Environment::Development, None) => AdminGrant::AtSignUp,
+            (Environment::Development | Environment::Production, _) => AdminGrant::WhenVerified,
+        },
+        operator_tokens: config.operator_tokens.clone(),
+        ..AuthConfig::new(&config.base_url, &config.ui_url)
+    })
+}
+
+/// Whether this process may be sent traffic.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    draining: AtomicBool,
+    servable: AtomicBool,
+}
+
+/// Why it may not.
+#[derive(Debug)]
+pub enum NotReady {
+    /// It is shutting down.
+    Draining,
+    /// The database's schema is older than this build.
+    SchemaBehind(Vec<String>),
+    /// The database cannot be asked.
+    Database(DbError),
+}
+
+impl Readiness {
+    /// From now on the process answers that it is going away.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Asks the database.
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub async fn check(&self, state: &AppState) -> Result<(), NotReady> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err(NotReady::Draining);
+        }
+        let result = match state.db.schema_state().await {
+            Ok(schema) if schema.is_servable() => Ok(()),
+            Ok(schema) => Err(NotReady::SchemaBehind(schema.pending)),
+            Err(error) => Err(NotReady::Database(error)),
+        };
+        // A database that is away says nothing about its schema: what is known stays known.
+        if !matches!(result, Err(NotReady::Database(_))) {
+            self.servable.store(result.is_ok(), Ordering::Release);
+        }
+        result
+    }
+
+    /// The same for every request, from memory when the last answer was good.
+    pub(crate) async fn require(&self, state: &AppState) -> Result<(), NotReady> {
+        if self.servable.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.check(state).await
+    }
+}

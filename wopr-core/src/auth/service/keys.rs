@@ -1,0 +1,159 @@
+use diesel_async::AsyncPgConnection;
+use jiff::{SignedDuration, Timestamp};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::Auth;
+use crate::audit::{self, Actor, AuditEntry, Origin, Resource};
+use crate::auth::model::is_plain;
+use crate::auth::repository::keys::KeyRepository;
+use crate::auth::{ApiKey, AuthError, KeyHolder, NewApiKey, Scope, random};
+use crate::db::DbError;
+use crate::ids::{ApiKeyId, BotId, TenantId};
+
+/// Letters and digits of a key, after `wopr_<scope>_`: 190 bits.
+const KEY_CHARS: usize = 32;
+/// How many of them are shown to recognise a key by.
+const SHOWN_CHARS: usize = 4;
+const MAX_LABEL_CHARS: usize = 128;
+
+impl Auth {
+    /// A key's last use is written when the time written before is at least this old.
+    pub const LAST_USED_STEP: SignedDuration = SignedDuration::from_mins(5);
+
+    /// Who presents this key: a configured operator token, or a stored key that is neither revoked nor expired.
+    ///
+    /// # Errors
+    /// [`AuthError::Storage`].
+    pub async fn find_api_key(&self, plaintext: &str) -> Result<Option<KeyHolder>, AuthError> {
+        if let Some(holder) = self.operators.find(plaintext) {
+            return Ok(Some(holder));
+        }
+        let now = self.clock.now();
+        let mut conn = self.db.connection().await?;
+        let mut keys = KeyRepository::new(&mut conn);
+        let Some(key) = keys.find_valid(&random::digest(plaintext), now).await? else { return Ok(None) };
+        let step_ago = now - Self::LAST_USED_STEP;
+        if key.last_used_at.is_none_or(|used_at| used_at <= step_ago) {
+            keys.touch(key.id, now, step_ago).await?;
+        }
+        Ok(Some(KeyHolder::new(key.id, Actor::ApiKey(key.id), key.tenant_id, key.bot_id, key.scope)))
+    }
+
+    /// Makes a key for a tenant, or one bound to none. The caller has checked that `origin` may.
+    ///
+    /// # Errors
+    /// [`AuthError::InvalidLabel`].
+    pub async fn create_api_key(
+        &self,
+        origin: &Origin,
+        tenant_id: Option<TenantId>,
+        scope: Scope,
+        label: &str,
+        expires_at: Option<Timestamp>,
+    ) -> Result<NewApiKey, AuthError> {
+        if label.trim().is_empty() || !is_plain(label, MAX_LABEL_CHARS) {
+            return Err(AuthError::InvalidLabel);
+        }
+        let now = self.clock.now();
+        let new = new_key(now, tenant_id, scope, label, None, expires_at);
+        self.db
+            .transaction(async |conn| {
+                KeyRepository::new(conn).insert(&new.key, &random::digest_of(&new.plaintext)).await?;
+                let resource = Resource::new("api_key", new.key.id);
+                let entry = AuditEntry::success(origin, tenant_id, "api_key.create", resource)
+                    .with("scope", scope.as_str())
+                    .with("prefix", new.key.prefix.as_str());
+                audit::record_in(conn, now, &entry).await?;
+                Ok(new)
+            })
+            .await
+    }
+
+    /// A tenant's keys, or those bound to none; newest first, revoked ones included.
+    ///
+    /// # Errors
+    /// [`AuthError::Storage`].
+    pub async fn list_api_keys(&self, tenant_id: Option<TenantId>) -> Result<Vec<ApiKey>, AuthError> {
+        let mut conn = self.db.connection().await?;
+        Ok(KeyRepository::new(&mut conn).list(tenant_id).await?)
+    }
+
+    /// Revokes one of a tenant's keys, at once. Doing so again changes nothing.
+    ///
+    /// # Errors
+    /// [`AuthError::KeyNotFound`], also for another tenant's key.
+    pub async fn revoke_api_key(
+        &self,
+        origin: &Origin,
+        tenant_id: Option<TenantId>,
+        id: ApiKeyId,
+    ) -> Result<ApiKey, AuthError> {
+        let now = self.clock.now();
+        self.db
+            .transaction(async |conn| {
+                let key = KeyRepository::new(conn).revoke(now, tenant_id, id).await?;
+                let key = key.ok_or(AuthError::KeyNotFound(id))?;
+                let entry = AuditEntry::success(origin, tenant_id, "api_key.revoke", Resource::new("api_key", id));
+                audit::record_in(conn, now, &entry).await?;
+                Ok(key)
+            })
+            .await
+    }
+
+    /// Makes a key in the caller's transaction, for a bot or a person. The caller records why.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "the fleet gives each bot a key"))]
+    pub(crate) async fn issue_key_in(
+        conn: &mut AsyncPgConnection,
+        at: Timestamp,
+        tenant_id: Option<TenantId>,
+        scope: Scope,
+        label: &str,
+        bot_id: Option<BotId>,
+    ) -> Result<(ApiKeyId, SecretString), DbError> {
+        let new = new_key(at, tenant_id, scope, label, bot_id, None);
+        KeyRepository::new(conn).insert(&new.key, &random::digest_of(&new.plaintext)).await?;
+        Ok((new.key.id, new.plaintext))
+    }
+
+    /// Revokes in the caller's transaction every key that was made for a bot.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "the fleet takes a destroyed bot's keys back"))]
+    pub(crate) async fn revoke_bot_keys_in(
+        conn: &mut AsyncPgConnection,
+        at: Timestamp,
+        bot_id: BotId,
+    ) -> Result<(), DbError> {
+        KeyRepository::new(conn).revoke_of_bot(at, bot_id).await
+    }
+}
+
+fn new_key(
+    at: Timestamp,
+    tenant_id: Option<TenantId>,
+    scope: Scope,
+    label: &str,
+    bot_id: Option<BotId>,
+    expires_at: Option<Timestamp>,
+) -> NewApiKey {
+    let secret = random::letters_and_digits(KEY_CHARS);
+    let plaintext = format!("wopr_{scope}_{}", secret.expose_secret());
+    let prefix = plaintext[..plaintext.len() - KEY_CHARS + SHOWN_CHARS].to_owned();
+    let key = ApiKey {
+        id: ApiKeyId::new(at),
+        tenant_id,
+        bot_id,
+        scope,
+        label: label.to_owned(),
+        prefix,
+        created_at: at,
+        expires_at,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    NewApiKey { key, plaintext: plaintext.into() }
+}

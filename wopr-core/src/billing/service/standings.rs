@@ -1,0 +1,184 @@
+use diesel_async::AsyncPgConnection;
+use jiff::Timestamp;
+
+use super::Billing;
+use crate::audit::{self, AuditEntry, Origin, Resource};
+use crate::billing::error::BillingError;
+use crate::billing::mails;
+use crate::billing::repository::{LedgerRepository, StandingRepository};
+use crate::billing::standing::{Standing, StandingRecord, SuspensionReason};
+use crate::ids::TenantId;
+use crate::notify;
+
+impl Billing {
+    /// Whether the tenant may use the platform. A tenant that was never limited is active.
+    ///
+    /// # Errors
+    /// [`BillingError::Storage`].
+    pub async fn standing(&self, tenant: TenantId) -> Result<Standing, BillingError> {
+        Ok(self.standing_record(tenant).await?.standing)
+    }
+
+    /// As [`Billing::standing`], with when and by whom it was changed.
+    ///
+    /// # Errors
+    /// [`BillingError::Storage`].
+    pub async fn standing_record(&self, tenant: TenantId) -> Result<StandingRecord, BillingError> {
+        let mut conn = self.db.connection().await?;
+        Ok(StandingRepository::new(&mut conn).get(tenant).await?)
+    }
+
+    /// Stops a tenant until an operator reactivates it.
+    ///
+    /// # Errors
+    /// [`BillingError::Transition`] if banned or destroyed, [`BillingError::TenantNotFound`],
+    /// [`BillingError::Storage`].
+    pub async fn suspend_tenant(
+        &self,
+        origin: &Origin,
+        tenant: TenantId,
+        reason: &str,
+    ) -> Result<Standing, BillingError> {
+        let at = self.clock.now();
+        self.db
+            .transaction(async |conn| {
+                let suspend = |standing: Standing| standing.suspend(SuspensionReason::Admin);
+                self.transition_in(conn, at, tenant, origin, Some(reason), suspend).await
+            })
+            .await
+    }
+
+    /// Lets a suspended tenant in again, whatever it was suspended for.
+    ///
+    /// # Errors
+    /// As [`Billing::suspend_tenant`].
+    pub async fn reactivate_tenant(&self, origin: &Origin, tenant: TenantId) -> Result<Standing, BillingError> {
+        let at = self.clock.now();
+        self.db
+            .transaction(async |conn| self.transition_in(conn, at, tenant, origin, None, Standing::reactivate).await)
+            .await
+    }
+
+    /// Bans a tenant for good; its credit stays on the books. `confirmation` has to be `BAN {tenant}`.
+    ///
+    /// # Errors
+    /// [`BillingError::NotConfirmed`], [`BillingError::Transition`] if destroyed, [`BillingError::TenantNotFound`],
+    /// [`BillingError::Storage`].
+    pub async fn ban_tenant(
+        &self,
+        origin: &Origin,
+        tenant: TenantId,
+        reason: &str,
+        confirmation: &str,
+    ) -> Result<Standing, BillingError> {
+        if confirmation != format!("BAN {tenant}") {
+            return Err(BillingError::NotConfirmed);
+        }
+        let at = self.clock.now();
+        self.db
+            .transaction(async |conn| {
+                self.transition_in(conn, at, tenant, origin, Some(reason), |standing| standing.ban(at)).await
+            })
+            .await
+    }
+
+    /// Moves on what time alone moves: grace that is over, retention that has ended. Answers how many tenants moved.
+    /// For a periodic task.
+    ///
+    /// # Errors
+    /// [`BillingError::Storage`]; tenants moved before it stay moved.
+    pub async fn advance_standing(&self) -> Result<usize, BillingError> {
+        let at = self.clock.now();
+        let mut moved = 0;
+        loop {
+            let mut conn = self.db.connection().await?;
+            let due = StandingRepository::new(&mut conn).list_due(at).await?;
+            drop(conn);
+            if due.is_empty() {
+                return Ok(moved);
+            }
+            for tenant in due {
+                let origin = Origin::system("standing");
+                self.db
+                    .transaction(async |conn| {
+                        self.transition_in(conn, at, tenant, &origin, None, |standing| Ok(standing.pass_time(at))).await
+                    })
+                    .await?;
+                moved += 1;
+            }
+        }
+    }
+
+    /// A dispute stops the tenant; bans and operators' suspensions stay as they are.
+    pub(crate) async fn suspend_for_dispute_in(
+        &self,
+        conn: &mut AsyncPgConnection,
+        at: Timestamp,
+        tenant: TenantId,
+        origin: &Origin,
+    ) -> Result<Standing, BillingError> {
+        self.transition_in(conn, at, tenant, origin, None, |standing| {
+            Ok(standing.suspend(SuspensionReason::Dispute).unwrap_or(standing))
+        })
+        .await
+    }
+
+    /// A won dispute lifts the suspension it imposed, and no other.
+    pub(crate) async fn settle_dispute_in(
+        &self,
+        conn: &mut AsyncPgConnection,
+        at: Timestamp,
+        tenant: TenantId,
+        origin: &Origin,
+    ) -> Result<Standing, BillingError> {
+        self.transition_in(conn, at, tenant, origin, None, |standing| Ok(standing.settle_dispute())).await
+    }
+
+    /// Locks the standing, lets `event` decide, and writes the transition with its history, audit entry and mail. An
+    /// event that changes nothing leaves no trace.
+    pub(super) async fn transition_in(
+        &self,
+        conn: &mut AsyncPgConnection,
+        at: Timestamp,
+        tenant: TenantId,
+        origin: &Origin,
+        note: Option<&str>,
+        event: impl FnOnce(Standing) -> Result<Standing, BillingError> + Send,
+    ) -> Result<Standing, BillingError> {
+        let mut standings = StandingRepository::new(conn);
+        let from = standings.lock(at, tenant).await.map_err(|error| match error.violated_constraint() {
+            Some("account_standings_tenant_id_fkey") => BillingError::TenantNotFound(tenant),
+            _ => error.into(),
+        })?;
+        let from = from.standing;
+        let to = event(from)?;
+        if to == from {
+            return Ok(to);
+        }
+        standings.save(at, tenant, (from, to), &origin.actor, note).await?;
+        let mut entry = AuditEntry::success(origin, Some(tenant), action(to), Resource::new("tenant", tenant))
+            .with("from", from.name())
+            .with("to", to.name());
+        if let Some(note) = note {
+            entry = entry.with("reason", note);
+        }
+        audit::record_in(conn, at, &entry).await?;
+        if let Some(recipient) = LedgerRepository::new(conn).find_contact(tenant).await?
+            && let Some(mail) = mails::standing_changed(&recipient, tenant, from, to)
+        {
+            notify::enqueue_in(conn, at, &mail).await?;
+        }
+        tracing::info!(tenant.id = %tenant, "tenant {tenant} went from {} to {}", from.name(), to.name());
+        Ok(to)
+    }
+}
+
+fn action(to: Standing) -> &'static str {
+    match to {
+        Standing::Active => "tenant.reactivate",
+        Standing::Grace { .. } => "tenant.grace",
+        Standing::Suspended { .. } => "tenant.suspend",
+        Standing::Banned { .. } => "tenant.ban",
+        Standing::Destroying => "tenant.destroy",
+    }
+}

@@ -1,0 +1,149 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{images::binaries::Profile, plan::flat::Ports};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 this machine or account cannot do it · 4 no Docker engine ·
+5 a host port is taken · 6 compiling or image building failed · 7 a part did not become ready ·
+8 the happy path failed · 9 a check failed · 130 interrupted (the same command again goes on)
+
+NO_COLOR turns colour off. WOPR_DATA_DIR says where secrets and logs are kept (default: ~/.local/share/wopr).";
+
+/// Runs WOPR: brings the whole business up on one machine, checks it and takes it down.
+#[derive(Debug, Parser)]
+#[command(name = "wopr", bin_name = "cargo wopr", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes sure that a Docker engine answers; installs and starts one if need be
+    Engine,
+    /// Builds the images that have changed
+    Images(ImagesArgs),
+    /// Brings the stack up and walks the happy path on it
+    Up(UpArgs),
+    /// Stops the stack's containers and the bots; `up` starts them again with their data
+    Stop,
+    /// Removes everything of ours from the engine
+    Down(DownArgs),
+    /// Shows what runs
+    Status(StatusArgs),
+    /// Shows what a service or a bot writes
+    Logs(LogsArgs),
+    /// Plays Stripe
+    #[command(subcommand)]
+    Stripe(StripeCommand),
+    /// Runs every check: formatting, lints, documentation, licences, tests, conformance
+    Test(TestArgs),
+    /// Runs the conformance suites: official clients against our servers
+    Conformance(ConformanceArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Ship)]
+    pub(crate) profile: Profile,
+    /// Only these: postgres, api, stripe, mail, bot
+    #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// All parts as containers of one engine (the only topology so far, and the default)
+    #[arg(long)]
+    pub(crate) flat: bool,
+    /// Prints what would be done and does nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not walk the happy path at the end
+    #[arg(long)]
+    pub(crate) no_prove: bool,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Ship)]
+    pub(crate) profile: Profile,
+    /// Only these services, and what they need
+    #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    /// Removes data, images and secrets, too: nothing of ours is left
+    #[arg(long)]
+    pub(crate) volumes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// A service's name, with or without `wopr-`, or a bot's container
+    pub(crate) service: String,
+    /// How many lines to begin with
+    #[arg(long, default_value_t = 100, value_name = "LINES")]
+    pub(crate) tail: u32,
+    /// Goes on as new lines come
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StripeCommand {
+    /// Sends a signed event to the API, as Stripe would
+    Trigger(TriggerArgs),
+    /// Prints the path of the file that holds the webhook's signing secret
+    SecretPath,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TriggerArgs {
+    /// The event; `checkout.session.completed` is the one that credits a balance
+    #[arg(value_parser = ["checkout.session.completed"])]
+    pub(crate) event: String,
+    /// The tenant who paid
+    #[arg(long, value_name = "TENANT")]
+    pub(crate) client_reference_id: String,
+    /// What was paid, in US cents
+    #[arg(long, value_name = "CENTS", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) amount: i64,
+    /// The Stripe customer, or `none`
+    #[arg(long, default_value = "none", value_name = "CUSTOMER")]
+    pub(crate) customer: String,
+    /// Port of the API on this machine
+    #[arg(long, default_value_t = 3100, value_name = "PORT")]
+    pub(crate) api_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Only these steps
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Goes on after a failed step
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceArgs {
+    /// Only these suites, by directory name
+    #[arg(long, value_name = "SUITE", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Port of the API on this machine
+    #[arg(long, default_value_t = 3100, value_name = "PORT")]
+    pub(crate) api_port: u16,
+}

@@ -1,0 +1,28 @@
+//! `down`: nothing of ours stays in the engine.
+
+use std::fs;
+
+use anyhow::Context;
+
+use crate::{cli::DownArgs, engine, exec::remove, images, paths::Paths, plan::removal::Scope, ui::Ui};
+
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DownArgs) -> anyhow::Result<()> {
+    let _lock = super::lock(paths)?;
+    let engine = engine::require().await?;
+    report(ui, "containers", &remove::containers(&engine, Scope::Stack).await?);
+    report(ui, "networks", &remove::networks(&engine, Scope::Stack).await?);
+    if args.volumes {
+        report(ui, "volumes", &remove::volumes(&engine, Scope::Stack).await?);
+        report(ui, "images", &images::remove_all(&engine).await?);
+        fs::remove_dir_all(&paths.data).with_context(|| format!("{} could not be removed", paths.data.display()))?;
+        ui.note(format!("removed {}", paths.data.display()));
+    }
+    Ok(())
+}
+
+fn report(ui: &Ui, what: &str, names: &[String]) {
+    match names {
+        [] => ui.note(format!("no {what} of ours")),
+        names => ui.note(format!("removed {what}: {}", names.join(", "))),
+    }
+}

@@ -1,0 +1,212 @@
+//! Carrying a plan out.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use bollard::{
+    Docker,
+    models::{
+        ContainerCreateBody, EndpointSettings, HostConfig, Mount as EngineMount, MountType, NetworkCreateRequest,
+        NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+    },
+    query_parameters::{
+        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+        StopContainerOptionsBuilder,
+    },
+};
+use futures_util::future::try_join_all;
+
+use super::ready;
+use crate::{
+    plan::{
+        spec::{CONFIG_LABEL, MANAGED_LABEL, Mount, STACK_LABEL, Service, Stack},
+        steps::{Plan, Step},
+    },
+    ui::Ui,
+};
+
+/// Seconds a container gets to end by itself.
+pub(crate) const STOP_SECONDS: i32 = 10;
+
+/// Carries the plan out: resources first, then each level, its services side by side.
+pub(crate) async fn apply(
+    ui: &Ui,
+    engine: &Docker,
+    http: &reqwest::Client,
+    stack: &Stack,
+    plan: &Plan,
+) -> anyhow::Result<()> {
+    for step in &plan.resources {
+        resource(engine, stack, step).await?;
+        ui.note(step);
+    }
+    for level in &plan.levels {
+        try_join_all(level.iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
+    }
+    Ok(())
+}
+
+fn labels(stack: &Stack) -> HashMap<String, String> {
+    [(STACK_LABEL, stack.name), (MANAGED_LABEL, "true")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result<()> {
+    match step {
+        Step::CreateNetwork(name) => {
+            let request = NetworkCreateRequest {
+                name: name.clone(),
+                driver: Some("bridge".to_owned()),
+                labels: Some(labels(stack)),
+                ..Default::default()
+            };
+            engine.create_network(request).await.with_context(|| format!("network {name} could not be created"))?;
+        }
+        Step::CreateVolume(name) => {
+            let request =
+                VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels(stack)), ..Default::default() };
+            engine.create_volume(request).await.with_context(|| format!("volume {name} could not be created"))?;
+        }
+        other => anyhow::bail!("`{other}` is no step for a resource"),
+    }
+    Ok(())
+}
+
+async fn service_steps(
+    ui: &Ui,
+    engine: &Docker,
+    http: &reqwest::Client,
+    stack: &Stack,
+    steps: &[Step],
+) -> anyhow::Result<()> {
+    let mut task = None;
+    for step in steps {
+        let service = |name: &str| {
+            stack.services.iter().find(|service| service.name == name).with_context(|| format!("{name} is no service"))
+        };
+        let result = match step {
+            Step::Keep { service: name } => {
+                let service = service(name)?;
+                if !service.is_work() {
+                    ready::wait(engine, http, service).await?;
+                }
+                ui.note(format!("{name}: unchanged"));
+                Ok(())
+            }
+            Step::Remove { service, why } => {
+                task.get_or_insert_with(|| ui.start(format!("{service} ({why})")));
+                remove_container(engine, service).await
+            }
+            Step::Create { service: name, why } => {
+                task.get_or_insert_with(|| ui.start(format!("{name} ({why})")));
+                create_container(engine, stack, service(name)?).await
+            }
+            Step::Start { service, why } => {
+                task.get_or_insert_with(|| ui.start(format!("{service} ({why})")));
+                let started = engine.start_container(service, None::<StartContainerOptions>).await;
+                started.with_context(|| format!("{service} could not be started"))
+            }
+            Step::Await { service: name } => ready::wait(engine, http, service(name)?).await,
+            Step::CreateNetwork(_) | Step::CreateVolume(_) => resource(engine, stack, step).await,
+        };
+        if result.is_err() {
+            if let Some(task) = task {
+                task.failed();
+            }
+            return result;
+        }
+    }
+    if let Some(task) = task {
+        task.done("ready");
+    }
+    Ok(())
+}
+
+/// Stops a container, kindly first, and removes it with its anonymous volumes; one that has gone is fine.
+pub(crate) async fn remove_container(engine: &Docker, name: &str) -> anyhow::Result<()> {
+    let stop = StopContainerOptionsBuilder::default().t(STOP_SECONDS).build();
+    match engine.stop_container(name, Some(stop)).await {
+        // 304: it has already stopped.
+        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 304 | 404, .. }) => {}
+        Err(error) => return Err(error).with_context(|| format!("{name} could not be stopped")),
+    }
+    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+    match engine.remove_container(name, Some(options)).await {
+        // 409: its removal is already under way.
+        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("{name} could not be removed")),
+    }
+}
+
+async fn create_container(engine: &Docker, stack: &Stack, service: &Service) -> anyhow::Result<()> {
+    let options = CreateContainerOptionsBuilder::default().name(service.name).build();
+    let created = engine.create_container(Some(options), body(stack, service)?).await;
+    created.with_context(|| format!("{} could not be created", service.name))?;
+    Ok(())
+}
+
+/// The service in the engine's words. No service gets a capability, a writable root or a way to gain privileges.
+fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody> {
+    let mut labels = labels(stack);
+    labels.insert(CONFIG_LABEL.to_owned(), serde_json::to_string(&service.aspects())?);
+    let bindings = service.ports.iter().map(|(host, inside)| {
+        let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(host.to_string()) };
+        (format!("{inside}/tcp"), Some(vec![binding]))
+    });
+    let restart = if service.is_work() { RestartPolicyNameEnum::NO } else { RestartPolicyNameEnum::UNLESS_STOPPED };
+    let host_config = HostConfig {
+        port_bindings: Some(bindings.collect()),
+        mounts: Some(service.mounts.iter().filter_map(mount).collect()),
+        tmpfs: Some(service.mounts.iter().filter_map(tmpfs).collect()),
+        network_mode: Some(stack.network.to_owned()),
+        restart_policy: Some(RestartPolicy { name: Some(restart), maximum_retry_count: None }),
+        memory: Some(service.memory_bytes),
+        memory_swap: Some(service.memory_bytes),
+        pids_limit: Some(512),
+        readonly_rootfs: Some(true),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        group_add: Some(service.groups.clone()),
+        init: Some(false),
+        ..Default::default()
+    };
+    let endpoint = EndpointSettings { aliases: Some(vec![service.name.to_owned()]), ..Default::default() };
+    Ok(ContainerCreateBody {
+        image: Some(service.image.clone()),
+        cmd: (!service.command.is_empty()).then(|| service.command.clone()),
+        env: Some(service.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        user: Some(service.user.clone()),
+        exposed_ports: Some(service.ports.iter().map(|(_, inside)| format!("{inside}/tcp")).collect()),
+        labels: Some(labels),
+        host_config: Some(host_config),
+        networking_config: Some(NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(stack.network.to_owned(), endpoint)])),
+        }),
+        ..Default::default()
+    })
+}
+
+fn mount(mount: &Mount) -> Option<EngineMount> {
+    match mount {
+        Mount::Volume { name, target } => Some(EngineMount {
+            typ: Some(MountType::VOLUME),
+            source: Some((*name).to_owned()),
+            target: Some((*target).to_owned()),
+            ..Default::default()
+        }),
+        Mount::Bind { source, target, read_only } => Some(EngineMount {
+            typ: Some(MountType::BIND),
+            source: Some(source.clone()),
+            target: Some(target.clone()),
+            read_only: Some(*read_only),
+            ..Default::default()
+        }),
+        Mount::Tmpfs { .. } => None,
+    }
+}
+
+fn tmpfs(mount: &Mount) -> Option<(String, String)> {
+    match mount {
+        Mount::Tmpfs { target, options } => Some(((*target).to_owned(), (*options).to_owned())),
+        Mount::Volume { .. } | Mount::Bind { .. } => None,
+    }
+}

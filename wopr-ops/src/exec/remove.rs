@@ -1,0 +1,82 @@
+//! Removing what is ours.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context;
+use bollard::{
+    Docker,
+    query_parameters::{
+        ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder,
+    },
+};
+use futures_util::future::try_join_all;
+
+use super::{apply::remove_container, observe::name_of};
+use crate::plan::removal::Scope;
+
+/// Removes all containers of the scope, the API first, so that it does not bring bots back; answers with their names.
+pub(crate) async fn containers(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
+    let mut found = BTreeMap::new();
+    for label in scope.filters() {
+        let filters = HashMap::from([("label", vec![*label])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        for summary in engine.list_containers(Some(options)).await.context("the engine does not list its containers")? {
+            let name = name_of(&summary);
+            if scope.covers(&summary.labels.unwrap_or_default()) {
+                found.insert(name, summary.id.unwrap_or_default());
+            }
+        }
+    }
+    if let Some(id) = found.get(crate::plan::flat::API) {
+        remove_container(engine, id).await?;
+    }
+    try_join_all(found.values().map(|id| remove_container(engine, id))).await?;
+    Ok(found.into_keys().collect())
+}
+
+/// Removes all networks of the scope; answers with their names.
+pub(crate) async fn networks(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for label in scope.filters() {
+        let filters = HashMap::from([("label", vec![*label])]);
+        let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
+        for network in engine.list_networks(Some(options)).await.context("the engine does not list its networks")? {
+            let name = network.name.unwrap_or_default();
+            if !scope.covers(&network.labels.unwrap_or_default()) || removed.contains(&name) {
+                continue;
+            }
+            match engine.remove_network(&name).await {
+                Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("network {name} could not be removed"));
+                }
+            }
+            removed.push(name);
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes all volumes of the scope, with everything in them; answers with their names.
+pub(crate) async fn volumes(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for label in scope.filters() {
+        let filters = HashMap::from([("label", vec![*label])]);
+        let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let found = engine.list_volumes(Some(options)).await.context("the engine does not list its volumes")?;
+        for volume in found.volumes.unwrap_or_default() {
+            if !scope.covers(&volume.labels) || removed.contains(&volume.name) {
+                continue;
+            }
+            let options = RemoveVolumeOptionsBuilder::default().force(true).build();
+            match engine.remove_volume(&volume.name, Some(options)).await {
+                Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("volume {} could not be removed", volume.name));
+                }
+            }
+            removed.push(volume.name);
+        }
+    }
+    Ok(removed)
+}

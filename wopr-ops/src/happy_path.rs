@@ -1,0 +1,321 @@
+//! The customer's way, walked over HTTP: signs up, pays, gets a running bot.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bollard::{Docker, query_parameters::ListContainersOptionsBuilder};
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    clock::unix_seconds,
+    exec::observe::name_of,
+    failure::{Exit, Failure},
+    plan::spec::MANAGED_LABEL,
+    stripe::{CheckoutCompleted, deliver},
+    ui::Ui,
+};
+
+/// What is paid in one event, in US cents; no credit pack has this price.
+const PAID_CENTS: i64 = 3000;
+/// How long a credit may take to show, and a bot to run.
+const LIMIT: Duration = Duration::from_mins(1);
+const COOKIE: &str = "better-auth.session_token";
+const ORIGIN: &str = "http://localhost:3000";
+
+/// Walks the whole way with a customer of its own; fails at the first step that does not answer as it must.
+pub(crate) async fn walk(
+    ui: &Ui,
+    engine: &Docker,
+    http: &reqwest::Client,
+    api_port: u16,
+    webhook_secret: &str,
+) -> anyhow::Result<()> {
+    let mut customer = Customer {
+        http,
+        api_port,
+        webhook_secret,
+        email: format!("happy-path-{}@example.com", unix_seconds()),
+        cookie: String::new(),
+        tenant: String::new(),
+        bot: String::new(),
+    };
+    let ui = Steps { ui };
+    ui.step("liveness and readiness", customer.health()).await?;
+    ui.step("1 sign-up", customer.sign_up()).await?;
+    ui.step("2 session cookie, encoded and decoded", customer.cookie_forms()).await?;
+    ui.step("3 balance of a new customer", customer.first_balance()).await?;
+    ui.step("4 checkout", customer.checkout()).await?;
+    ui.step("5 signed webhooks, with and without a customer, each twice", customer.payments()).await?;
+    ui.step("6 balance after payment", customer.balance_reaches(2 * PAID_CENTS)).await?;
+    ui.step("7 credit_transactions in the database", customer.rows(engine)).await?;
+    ui.step("8 create a bot", customer.create_bot()).await?;
+    ui.step("9 the bot runs", customer.bot_runs()).await?;
+    ui.step("  its container runs with a volume on /data", customer.container_runs(engine)).await
+}
+
+struct Steps<'a> {
+    ui: &'a Ui,
+}
+
+impl Steps<'_> {
+    async fn step(&self, what: &str, work: impl Future<Output = anyhow::Result<String>>) -> anyhow::Result<()> {
+        let task = self.ui.start(what);
+        let result = work.await.map_err(|error| {
+            anyhow::Error::new(
+                Failure::new(Exit::HappyPath, format!("the happy path fails at `{}`", what.trim()))
+                    .why(format!("{error:#}"))
+                    .fix("`cargo wopr logs api` shows what the API has to say"),
+            )
+        });
+        task.ends(result, Clone::clone).map(drop)
+    }
+}
+
+/// A customer on the way.
+struct Customer<'a> {
+    http: &'a reqwest::Client,
+    api_port: u16,
+    webhook_secret: &'a str,
+    email: String,
+    cookie: String,
+    tenant: String,
+    bot: String,
+}
+
+impl Customer<'_> {
+    fn url(&self, path: &str) -> String {
+        format!("http://localhost:{}{path}", self.api_port)
+    }
+
+    async fn get(&self, path: &str, cookie: Option<&str>) -> anyhow::Result<Response> {
+        let mut request = self.http.get(self.url(path)).header("origin", ORIGIN);
+        if let Some(cookie) = cookie {
+            request = request.header("cookie", format!("{COOKIE}={cookie}"));
+        }
+        request.send().await.with_context(|| format!("GET {path}"))
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Response> {
+        let mut request = self.http.post(self.url(path)).header("origin", ORIGIN).json(body);
+        if !self.cookie.is_empty() {
+            request = request.header("cookie", format!("{COOKIE}={}", self.cookie));
+        }
+        request.send().await.with_context(|| format!("POST {path}"))
+    }
+
+    /// Calls a mutation and answers with `result.data`.
+    async fn mutate(&self, procedure: &str, input: &Value) -> anyhow::Result<Value> {
+        let body = answer(self.post(&format!("/trpc/{procedure}"), input).await?, StatusCode::OK).await?;
+        found(&body, "/result/data").cloned()
+    }
+
+    async fn health(&self) -> anyhow::Result<String> {
+        for (path, status) in [("/health", "ok"), ("/health/ready", "ready")] {
+            let body = answer(self.get(path, None).await?, StatusCode::OK).await?;
+            anyhow::ensure!(body["status"] == status && body["service"] == "wopr-platform", "GET {path}: {body}");
+        }
+        Ok(String::new())
+    }
+
+    async fn sign_up(&mut self) -> anyhow::Result<String> {
+        let input = json!({ "name": "Happy Path", "email": self.email, "password": "Testpass1" });
+        let response = self.post("/api/auth/sign-up/email", &input).await?;
+        let cookies: Vec<String> = response
+            .headers()
+            .get_all("set-cookie")
+            .iter()
+            .filter_map(|value| Some(value.to_str().ok()?.to_owned()))
+            .collect();
+        let body = answer(response, StatusCode::OK).await?;
+        anyhow::ensure!(body["user"]["email"] == self.email.as_str(), "the answer names no such user: {body}");
+        found(&body, "/user/id")?;
+        self.cookie = cookies.iter().find_map(|header| token(header)).context("the answer sets no session cookie")?;
+        Ok(self.email.clone())
+    }
+
+    async fn cookie_forms(&self) -> anyhow::Result<String> {
+        for cookie in [self.cookie.clone(), decoded(&self.cookie)] {
+            answer(self.get(BALANCE, Some(&cookie)).await?, StatusCode::OK).await?;
+        }
+        Ok(String::new())
+    }
+
+    async fn first_balance(&mut self) -> anyhow::Result<String> {
+        let body = answer(self.get(BALANCE, Some(&self.cookie)).await?, StatusCode::OK).await?;
+        let tenant = found(&body, "/result/data/tenant")?.as_str().context("the tenant is no text")?;
+        let expected = json!({ "tenant": tenant, "balance_cents": 0, "daily_burn_cents": 0, "runway_days": null });
+        anyhow::ensure!(body["result"]["data"] == expected, "expected {expected}, got {body}");
+        tenant.clone_into(&mut self.tenant);
+        let refused = answer(self.get(BALANCE, None).await?, StatusCode::UNAUTHORIZED).await?;
+        anyhow::ensure!(refused.to_string().contains("Authentication required"), "without a session: {refused}");
+        Ok(format!("0 cents; tenant {tenant}"))
+    }
+
+    async fn checkout(&self) -> anyhow::Result<String> {
+        let page = "http://localhost:3000/dashboard";
+        let input = json!({ "priceId": "price_wopr_credits_25", "successUrl": page, "cancelUrl": page });
+        let data = self.mutate("billing.creditsCheckout", &input).await?;
+        let session = found(&data, "/sessionId")?.as_str().unwrap_or_default();
+        anyhow::ensure!(session.starts_with("cs_test_"), "the session id is {session}");
+        let url = found(&data, "/url")?.as_str().context("the url is no text")?;
+        let opened = self.http.get(url).send().await.with_context(|| format!("the page {url} does not open"))?;
+        anyhow::ensure!(opened.status().is_success(), "the page {url} answers {}", opened.status());
+        Ok(url.to_owned())
+    }
+
+    /// Two payments, each delivered twice; the second delivery must change nothing.
+    async fn payments(&self) -> anyhow::Result<String> {
+        let customer = format!("cus_{}", self.tenant.replace(|c: char| !c.is_ascii_alphanumeric(), ""));
+        for customer in [Some(customer), None] {
+            let event = CheckoutCompleted::new(&self.tenant, PAID_CENTS, customer);
+            for _ in 0..2 {
+                deliver(self.http, self.api_port, &event, self.webhook_secret).await?;
+            }
+        }
+        Ok(format!("2 × {PAID_CENTS} cents"))
+    }
+
+    async fn balance(&self) -> anyhow::Result<i64> {
+        let body = answer(self.get(BALANCE, Some(&self.cookie)).await?, StatusCode::OK).await?;
+        found(&body, "/result/data/balance_cents")?.as_i64().context("the balance is no whole number")
+    }
+
+    async fn balance_reaches(&self, cents: i64) -> anyhow::Result<String> {
+        let balance =
+            until(LIMIT, || async { Ok(Some(self.balance().await?).filter(|balance| *balance >= cents)) }).await?;
+        anyhow::ensure!(balance == Some(cents), "the balance is {balance:?} cents instead of {cents}");
+        Ok(format!("{cents} cents"))
+    }
+
+    async fn rows(&self, engine: &Docker) -> anyhow::Result<String> {
+        let query =
+            "SELECT count(*) FROM (SELECT * FROM credit_transactions ORDER BY created_at DESC LIMIT 5) AS latest;";
+        let command = ["psql", "-h", "/run/postgresql", "-U", crate::plan::flat::DATABASE, "-Atc", query];
+        let output = crate::exec::ready::output_of(engine, crate::plan::flat::POSTGRES, &command).await?;
+        let count: i64 = output.trim().parse().with_context(|| format!("psql said {output}"))?;
+        anyhow::ensure!(count >= 2, "{count} rows");
+        Ok(format!("{count} rows"))
+    }
+
+    async fn create_bot(&mut self) -> anyhow::Result<String> {
+        let input = json!({
+            "name": "test-bot", "image": "wopr-network/wopr:latest", "description": "created by the happy path",
+        });
+        let data = self.mutate("fleet.createInstance", &input).await?;
+        let status = found(&data, "/status")?.as_str().unwrap_or_default();
+        anyhow::ensure!(["provisioning", "created", "running"].contains(&status), "the bot's status is {status}");
+        anyhow::ensure!(data["name"] == "test-bot", "the bot's name is {}", data["name"]);
+        found(&data, "/id")?.as_str().context("the id is no text")?.clone_into(&mut self.bot);
+        Ok(self.bot.clone())
+    }
+
+    async fn bot_runs(&self) -> anyhow::Result<String> {
+        let path = format!("/trpc/fleet.getInstance?input=%7B%22id%22%3A%22{}%22%7D", self.bot);
+        let mut last = Value::Null;
+        let since = Instant::now();
+        while since.elapsed() < LIMIT {
+            last = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
+            match last["result"]["data"]["status"].as_str() {
+                Some("running") => return Ok("running".to_owned()),
+                Some("error" | "failed") => break,
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        anyhow::bail!("it does not run: {}", last["result"]["data"])
+    }
+
+    async fn container_runs(&self, engine: &Docker) -> anyhow::Result<String> {
+        let label = format!("{MANAGED_LABEL}=true");
+        let filters = HashMap::from([("label", vec![label.as_str()]), ("status", vec!["running"])]);
+        let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+        let running = engine.list_containers(Some(options)).await.context("the engine does not list its containers")?;
+        let is_the_bot = |summary: &&bollard::models::ContainerSummary| {
+            let labels = summary.labels.clone().unwrap_or_default();
+            name_of(summary).contains(&self.bot) || labels.values().any(|value| *value == self.bot)
+        };
+        let container =
+            running.iter().find(is_the_bot).with_context(|| format!("no running container belongs to {}", self.bot))?;
+        let on_data = container.mounts.iter().flatten().find(|mount| mount.destination.as_deref() == Some("/data"));
+        let volume = on_data
+            .filter(|mount| mount.typ.as_deref() == Some("volume"))
+            .and_then(|mount| mount.name.clone())
+            .context("its container has no volume on /data")?;
+        Ok(format!("{} with volume {volume}", name_of(container)))
+    }
+}
+
+const BALANCE: &str = "/trpc/billing.creditsBalance?input=%7B%7D";
+
+/// The body as JSON, if the status is the one expected.
+async fn answer(response: Response, expected: StatusCode) -> anyhow::Result<Value> {
+    let (status, path) = (response.status(), response.url().path().to_owned());
+    let text = response.text().await.with_context(|| format!("{path} breaks off"))?;
+    anyhow::ensure!(status == expected, "{path} answers {status} instead of {expected}: {text}");
+    serde_json::from_str(&text).with_context(|| format!("{path} answers no JSON: {text}"))
+}
+
+fn found<'v>(body: &'v Value, pointer: &str) -> anyhow::Result<&'v Value> {
+    body.pointer(pointer).filter(|value| !value.is_null()).with_context(|| format!("{pointer} is missing in {body}"))
+}
+
+/// Asks until there is an answer or the time is over.
+async fn until<T, F: Future<Output = anyhow::Result<Option<T>>>>(
+    limit: Duration,
+    mut ask: impl FnMut() -> F,
+) -> anyhow::Result<Option<T>> {
+    let since = Instant::now();
+    loop {
+        let answer = ask().await?;
+        if answer.is_some() || since.elapsed() > limit {
+            return Ok(answer);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The session token of a `Set-Cookie` header, as it was sent.
+fn token(header: &str) -> Option<String> {
+    let value = header.strip_prefix(COOKIE)?.strip_prefix('=')?.split(';').next()?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// Percent-decodes; what is no valid escape stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let escape = after.get(..2).filter(|_| *first == b'%').and_then(|digits| hex::decode(digits).ok());
+        if let Some(byte) = escape {
+            bytes.extend(byte);
+            rest = &after[2..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_taken_as_it_was_sent() {
+        let header = "better-auth.session_token=abc.d%2Fe%3D; Max-Age=604800; Path=/; HttpOnly; SameSite=Lax";
+        assert_eq!(token(header).as_deref(), Some("abc.d%2Fe%3D"));
+        assert_eq!(token("better-auth.session_token=; Max-Age=0"), None);
+        assert_eq!(token("better-auth.session_data=x"), None);
+    }
+
+    #[test]
+    fn a_token_decodes_and_oddities_survive() {
+        for (text, expected) in [("a%2Fb%3D", "a/b="), ("plain", "plain"), ("50%", "50%"), ("%zz", "%zz"), ("", "")] {
+            assert_eq!(decoded(text), expected);
+        }
+    }
+}

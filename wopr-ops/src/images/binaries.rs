@@ -1,0 +1,223 @@
+//! Compiling the programs that go into images.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::Context;
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
+
+use super::recipes::Program;
+use crate::{
+    failure::{Exit, Failure},
+    paths::Paths,
+    ui::Ui,
+};
+
+/// A program that was compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Built {
+    /// Where it lies on this machine.
+    pub(crate) executable: PathBuf,
+    /// Shared libraries it needs at run time; none for a static one.
+    pub(crate) libraries: Vec<PathBuf>,
+}
+
+/// How programs are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Profile {
+    /// Optimised and static: what production runs.
+    Ship,
+    /// Quick to compile; takes the libraries it needs from this machine.
+    Dev,
+}
+
+/// Compiles the programs in one cargo invocation; answers by binary name.
+pub(crate) async fn compile(
+    ui: &Ui,
+    paths: &Paths,
+    programs: &[Program],
+    profile: Profile,
+) -> anyhow::Result<HashMap<&'static str, Built>> {
+    let task = ui.start(match profile {
+        Profile::Ship => "compiling the programs, optimised and static (minutes the first time)",
+        Profile::Dev => "compiling the programs (minutes the first time)",
+    });
+    let built = match command(paths, programs, profile).await {
+        Ok(command) => run(command, &task).await,
+        Err(error) => Err(error),
+    };
+    let artifacts = task.ends(built, |artifacts| format!("{} binaries", artifacts.len()))?;
+    located(programs, &artifacts).await
+}
+
+/// Finds the programs among what cargo reported.
+pub(crate) async fn located(
+    programs: &[Program],
+    artifacts: &HashMap<String, PathBuf>,
+) -> anyhow::Result<HashMap<&'static str, Built>> {
+    let mut all = HashMap::new();
+    for program in programs {
+        let executable = artifacts.get(program.binary).cloned().ok_or_else(|| {
+            Failure::new(Exit::Image, format!("there is no program {}", program.binary))
+                .why(format!("package {} built without a binary of that name", program.package))
+        })?;
+        let libraries = libraries(&executable).await?;
+        all.insert(program.binary, Built { executable, libraries });
+    }
+    Ok(all)
+}
+
+async fn command(paths: &Paths, programs: &[Program], profile: Profile) -> anyhow::Result<Command> {
+    let mut command = Command::new(cargo());
+    command.current_dir(&paths.workspace).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
+    let mut packages: Vec<&str> = programs.iter().map(|program| program.package).collect();
+    packages.dedup();
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    for program in programs {
+        command.args(["--bin", program.binary]);
+    }
+    if profile == Profile::Ship {
+        // An explicit target keeps the flag away from build scripts and procedural macros, which cannot be static.
+        command.args(["--profile", "ship", "--target", &host().await?]);
+        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    }
+    Ok(command)
+}
+
+/// Runs a cargo command that reports in JSON; answers with the path of each binary by name.
+pub(crate) async fn run(mut command: Command, task: &crate::ui::Task) -> anyhow::Result<HashMap<String, PathBuf>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cargo could not be run")?;
+    let (output, errors) = (child.stdout.take(), child.stderr.take());
+    let (output, errors) = (output.context("cargo has no output")?, errors.context("cargo has no error output")?);
+    let reports = async {
+        let mut binaries = HashMap::new();
+        let mut lines = BufReader::new(output).lines();
+        while let Some(line) = lines.next_line().await? {
+            if let Some((name, executable)) = binary(&line) {
+                binaries.insert(name, executable);
+            }
+        }
+        Ok::<_, std::io::Error>(binaries)
+    };
+    let diagnostics = async {
+        let mut kept = Vec::new();
+        let mut lines = BufReader::new(errors).lines();
+        while let Some(line) = lines.next_line().await? {
+            task.update(line.trim());
+            kept.push(line);
+        }
+        Ok::<_, std::io::Error>(kept)
+    };
+    let (binaries, kept) = tokio::try_join!(reports, diagnostics)?;
+    let status = child.wait().await?;
+    if status.success() {
+        return Ok(binaries);
+    }
+    let tail = kept[kept.len().saturating_sub(40)..].join("\n    ");
+    Err(Failure::new(Exit::Image, "the programs do not compile")
+        .why(format!("cargo ended with {status}\n    {tail}"))
+        .into())
+}
+
+/// The cargo that runs this program, so that both are of the same toolchain.
+pub(crate) fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+async fn host() -> anyhow::Result<String> {
+    let output = Command::new("rustc").arg("-vV").output().await.context("rustc could not be run")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc does not say what it compiles for")
+}
+
+/// One line of cargo's report: the name and path of a binary that is no test harness.
+fn binary(line: &str) -> Option<(String, PathBuf)> {
+    #[derive(Deserialize)]
+    struct Message {
+        reason: String,
+        target: Option<Target>,
+        profile: Option<Built>,
+        executable: Option<PathBuf>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+        kind: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    struct Built {
+        test: bool,
+    }
+    let message: Message = serde_json::from_str(line).ok()?;
+    let target = message.target?;
+    let program = message.reason == "compiler-artifact" && target.kind == ["bin"] && !message.profile?.test;
+    program.then_some((target.name, message.executable?))
+}
+
+/// The shared libraries an executable needs, loader included; empty for a static one.
+async fn libraries(executable: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let output =
+        Command::new("ldd").arg(executable).env("LC_ALL", "C").output().await.context("ldd could not be run")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    anyhow::ensure!(!text.contains("not found"), "{} lacks a library: {text}", executable.display());
+    Ok(loaded(&text))
+}
+
+/// The paths in the output of `ldd`.
+fn loaded(output: &str) -> Vec<PathBuf> {
+    let path_of = |line: &str| {
+        let line = line.trim();
+        let path = line.split_once("=> ").map_or(line, |(_, path)| path);
+        let path = path.split(" (").next()?;
+        path.starts_with('/').then(|| PathBuf::from(path))
+    };
+    output.lines().filter_map(path_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_read_from_ldd() {
+        let dynamic = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibgcc_s.so.1 => /lib/x86_64-linux-gnu/libgcc_s.so.1 (0x00007f)\n\
+            \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        assert_eq!(
+            loaded(dynamic),
+            ["/lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]
+                .map(PathBuf::from)
+        );
+        assert!(loaded("\tstatically linked\n").is_empty());
+    }
+
+    #[test]
+    fn only_programs_are_taken_from_cargos_report() {
+        let line = |kind: &str, test: bool, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"wopr-api"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+            )
+        };
+        let found = binary(&line("bin", false, r#""/t/debug/wopr-api""#));
+        assert_eq!(found, Some(("wopr-api".to_owned(), PathBuf::from("/t/debug/wopr-api"))));
+        assert_eq!(binary(&line("bin", true, r#""/t/debug/deps/wopr_api-1""#)), None);
+        assert_eq!(binary(&line("lib", false, "null")), None);
+        assert_eq!(binary(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(binary("warning: text"), None);
+    }
+}

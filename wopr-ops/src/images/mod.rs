@@ -1,0 +1,355 @@
+//! The images of the stack, built on this machine from what it has: no registry is asked for anything.
+//!
+//! An image is named by its content: a fingerprint of the recipe and of the program in it is the tag it runs under and
+//! a label on it. It is built when no image of that fingerprint exists, and only then.
+
+pub(crate) mod binaries;
+pub(crate) mod debian;
+pub(crate) mod layer;
+pub(crate) mod recipes;
+
+use std::{collections::HashMap, fs, path::Path};
+
+use anyhow::Context;
+use bollard::{
+    Docker, body_full,
+    query_parameters::{
+        BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
+    },
+};
+use futures_util::StreamExt;
+
+use self::{
+    binaries::Built,
+    layer::{Layer, Owner, ROOT, context, fingerprint},
+    recipes::{
+        POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY, POSTGRES_TAG, POSTGRES_UID,
+        Program,
+    },
+};
+use crate::{
+    failure::{Exit, Failure},
+    paths::Paths,
+    ui::Ui,
+};
+
+/// On every image of ours: the repository it belongs to. Containers inherit it, so it says nothing about them.
+pub(crate) const IMAGE_LABEL: &str = "wopr.image";
+/// Fingerprint of the recipe: what the image adds to the program.
+const RECIPE_LABEL: &str = "wopr.image.recipe";
+/// Fingerprint of the program in the image.
+const PROGRAM_LABEL: &str = "wopr.image.program";
+/// The Debian packages an image was made from.
+const PACKAGES_LABEL: &str = "wopr.image.packages";
+/// Changed when the way layers are made changes, so that older images are rebuilt.
+const LAYOUT: &str = "1";
+
+/// An image that is ready to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// `repository:fingerprint`: never moves.
+    pub(crate) reference: String,
+}
+
+/// What an image is made from, as fingerprints.
+struct Inputs {
+    repository: &'static str,
+    tag: &'static str,
+    recipe: String,
+    program: Option<String>,
+}
+
+impl Inputs {
+    fn content(&self) -> String {
+        fingerprint([self.recipe.as_bytes(), self.program.as_deref().unwrap_or_default().as_bytes()])
+    }
+
+    fn reference(&self) -> String {
+        format!("{}:{}", self.repository, self.content())
+    }
+
+    fn labels(&self) -> HashMap<String, String> {
+        let program = self.program.clone().unwrap_or_default();
+        [(IMAGE_LABEL, self.repository.to_owned()), (RECIPE_LABEL, self.recipe.clone()), (PROGRAM_LABEL, program)]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into()
+    }
+}
+
+/// The PostgreSQL image, built if there is none of the present recipe.
+pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow::Result<Image> {
+    let parts = [LAYOUT, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES];
+    let inputs = Inputs {
+        repository: POSTGRES_REPOSITORY,
+        tag: POSTGRES_TAG,
+        recipe: fingerprint(parts.map(str::as_bytes)),
+        program: None,
+    };
+    let Some(why) = reason_to_build(engine, &inputs).await? else {
+        return unchanged(ui, engine, &inputs).await;
+    };
+    let task = ui.start(format!("building {} from Debian packages ({why})", inputs.repository));
+    let cache = paths.data.join("cache");
+    let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
+    let rootfs = tokio::task::spawn_blocking(move || postgres_rootfs(&cache, &|stage| _ = told.send(stage)));
+    while let Some(stage) = news.recv().await {
+        task.update(stage);
+    }
+    let built = match rootfs.await? {
+        Ok((rootfs, packages)) => {
+            let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), packages.join(" "))]);
+            build(engine, &inputs, POSTGRES_DOCKERFILE, &rootfs, labels).await.map(|()| rootfs.len())
+        }
+        Err(error) => Err(error),
+    };
+    task.ends(built, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
+    Ok(Image { reference: inputs.reference() })
+}
+
+/// The image of a program that was built, built if there is none of it.
+pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: &Built) -> anyhow::Result<Image> {
+    let bundle = fs::read(CA_BUNDLE).with_context(|| format!("{CA_BUNDLE} cannot be read"))?;
+    let binary =
+        fs::read(&built.executable).with_context(|| format!("{} cannot be read", built.executable.display()))?;
+    let libraries =
+        built.libraries.iter().map(|file| Ok((file.clone(), fs::read(file)?))).collect::<std::io::Result<Vec<_>>>()?;
+    let in_image = [binary.as_slice()].into_iter().chain(libraries.iter().map(|(_, content)| content.as_slice()));
+    let inputs = Inputs {
+        repository: program.repository,
+        tag: program.tag,
+        recipe: fingerprint([LAYOUT.as_bytes(), program.dockerfile.as_bytes(), bundle.as_slice()]),
+        program: Some(fingerprint(in_image)),
+    };
+    let Some(why) = reason_to_build(engine, &inputs).await? else {
+        return unchanged(ui, engine, &inputs).await;
+    };
+    let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
+    let rootfs = program_rootfs(program, &binary, &libraries, &bundle);
+    let result = match rootfs {
+        Ok(rootfs) => build(engine, &inputs, program.dockerfile, &rootfs, HashMap::new()).await.map(|()| rootfs.len()),
+        Err(error) => Err(error),
+    };
+    task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
+    Ok(Image { reference: inputs.reference() })
+}
+
+/// Certificate authorities of this machine; package `ca-certificates`.
+pub(crate) const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+async fn unchanged(ui: &Ui, engine: &Docker, inputs: &Inputs) -> anyhow::Result<Image> {
+    ui.note(format!("{}:{} is unchanged", inputs.repository, inputs.tag));
+    // Somebody may have moved the tag to an image that was built from something else.
+    tag(engine, inputs).await?;
+    Ok(Image { reference: inputs.reference() })
+}
+
+/// Why the image has to be built; `None` if one of this content is there.
+async fn reason_to_build(engine: &Docker, inputs: &Inputs) -> anyhow::Result<Option<String>> {
+    if labels_of(engine, &inputs.reference()).await?.is_some() {
+        return Ok(None);
+    }
+    let previous = labels_of(engine, &format!("{}:{}", inputs.repository, inputs.tag)).await?;
+    Ok(Some(why_build(&inputs.labels(), previous.as_ref())))
+}
+
+fn why_build(wanted: &HashMap<String, String>, previous: Option<&HashMap<String, String>>) -> String {
+    let Some(previous) = previous.filter(|labels| labels.contains_key(IMAGE_LABEL)) else {
+        return "there is none yet".to_owned();
+    };
+    let changed = |label: &str| wanted.get(label) != previous.get(label);
+    match (changed(RECIPE_LABEL), changed(PROGRAM_LABEL)) {
+        (true, true) => "its recipe and its program have changed",
+        (true, false) => "its recipe has changed",
+        (false, true) => "its program has changed",
+        (false, false) => "it was removed",
+    }
+    .to_owned()
+}
+
+async fn labels_of(engine: &Docker, reference: &str) -> anyhow::Result<Option<HashMap<String, String>>> {
+    match engine.inspect_image(reference).await {
+        Ok(image) => Ok(Some(image.config.and_then(|config| config.labels).unwrap_or_default())),
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("the engine does not tell about {reference}")),
+    }
+}
+
+async fn build(
+    engine: &Docker,
+    inputs: &Inputs,
+    dockerfile: &str,
+    rootfs: &[u8],
+    more_labels: HashMap<String, String>,
+) -> anyhow::Result<()> {
+    let mut labels = inputs.labels();
+    labels.extend(more_labels);
+    let labels: HashMap<&str, &str> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let reference = inputs.reference();
+    let options = BuildImageOptionsBuilder::default().t(&reference).labels(&labels).rm(true).forcerm(true).build();
+    let body = body_full(context(dockerfile, rootfs)?.into());
+    let mut output = std::pin::pin!(engine.build_image(options, None, Some(body)));
+    let mut said = String::new();
+    while let Some(item) = output.next().await {
+        match item {
+            Ok(info) => {
+                said.push_str(info.stream.as_deref().unwrap_or_default());
+                if let Some(message) = info.error_detail.and_then(|detail| detail.message) {
+                    return Err(build_failure(&reference, &message, &said));
+                }
+            }
+            Err(error) => return Err(build_failure(&reference, &error.to_string(), &said)),
+        }
+    }
+    tag(engine, inputs).await
+}
+
+fn build_failure(reference: &str, message: &str, said: &str) -> anyhow::Error {
+    let tail: Vec<&str> = said.lines().rev().take(10).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Failure::new(Exit::Image, format!("{reference} could not be built"))
+        .why(format!("{message}\n    {}", tail.join("\n    ")))
+        .fix("the recipes lie in local/images")
+        .into()
+}
+
+async fn tag(engine: &Docker, inputs: &Inputs) -> anyhow::Result<()> {
+    let options = TagImageOptionsBuilder::default().repo(inputs.repository).tag(inputs.tag).build();
+    engine
+        .tag_image(&inputs.reference(), Some(options))
+        .await
+        .with_context(|| format!("{} could not be tagged", inputs.reference()))
+}
+
+/// Removes images of ours that a newer one has replaced and that no container uses; answers with how many.
+pub(crate) async fn prune(engine: &Docker, current: &[Image]) -> anyhow::Result<usize> {
+    let mut removed = 0;
+    for summary in list(engine).await? {
+        let keep = summary.repo_tags.iter().any(|tag| current.iter().any(|image| image.reference == *tag));
+        let replaced = current.iter().any(|image| {
+            let repository = image.reference.rsplit_once(':').map(|(repository, _)| repository);
+            summary.labels.get(IMAGE_LABEL).map(String::as_str) == repository
+        });
+        if keep || !replaced {
+            continue;
+        }
+        for name in names(&summary) {
+            match engine.remove_image(&name, None::<bollard::query_parameters::RemoveImageOptions>, None).await {
+                Ok(_) => removed += 1,
+                // 409: a container still runs it. 404: it went with another of its tags.
+                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{name} could not be removed"));
+                }
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes every image of ours with all its tags; answers with what was removed.
+pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for summary in list(engine).await? {
+        for name in names(&summary) {
+            let options = RemoveImageOptionsBuilder::default().force(true).build();
+            match engine.remove_image(&name, Some(options), None).await {
+                Ok(_) => removed.push(name),
+                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{name} could not be removed"));
+                }
+            }
+        }
+    }
+    Ok(removed)
+}
+
+async fn list(engine: &Docker) -> anyhow::Result<Vec<bollard::models::ImageSummary>> {
+    let filters = HashMap::from([("label", vec![IMAGE_LABEL])]);
+    let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+    engine.list_images(Some(options)).await.context("the engine does not list its images")
+}
+
+fn names(summary: &bollard::models::ImageSummary) -> Vec<String> {
+    let tags: Vec<String> = summary.repo_tags.iter().filter(|tag| *tag != "<none>:<none>").cloned().collect();
+    if tags.is_empty() { vec![summary.id.clone()] } else { tags }
+}
+
+fn program_rootfs(
+    program: &Program,
+    binary: &[u8],
+    libraries: &[(std::path::PathBuf, Vec<u8>)],
+    bundle: &[u8],
+) -> anyhow::Result<Vec<u8>> {
+    let owner = Owner { uid: u64::from(program.uid), gid: u64::from(program.uid) };
+    let mut layer = Layer::new();
+    layer.directory("tmp", 0o1777, ROOT)?;
+    layer.directory("data", 0o700, owner)?;
+    let passwd = format!("root:x:0:0:root:/:/\nwopr:x:{0}:{0}:wopr:/data:/\n", program.uid);
+    layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
+    layer.file("etc/group", 0o644, ROOT, format!("root:x:0:\nwopr:x:{}:\n", program.uid).as_bytes())?;
+    layer.file(CA_BUNDLE.trim_start_matches('/'), 0o644, ROOT, bundle)?;
+    for (path, content) in libraries {
+        let path = path.to_str().context("a library's path is not text")?;
+        layer.file(path.trim_start_matches('/'), 0o755, ROOT, content)?;
+    }
+    layer.file(program.binary, 0o755, ROOT, binary)?;
+    layer.finish()
+}
+
+fn postgres_rootfs(cache: &Path, progress: &dyn Fn(String)) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
+    let postgres = Owner { uid: POSTGRES_UID.into(), gid: POSTGRES_UID.into() };
+    let mut layer = Layer::new();
+    let packages = debian::unpack(&debian::PackageSet::parse(POSTGRES_PACKAGES), cache, &mut layer, progress)?;
+    layer.directory("tmp", 0o1777, ROOT)?;
+    layer.directory("run", 0o755, ROOT)?;
+    layer.directory("run/postgresql", 0o2775, postgres)?;
+    layer.directory("var/lib/postgresql", 0o755, postgres)?;
+    layer.directory("var/lib/postgresql/data", 0o700, postgres)?;
+    layer.directory("docker-entrypoint-initdb.d", 0o755, ROOT)?;
+    if !layer.contains("var/run") {
+        layer.symlink("var/run", Path::new("/run"))?;
+    }
+    if !layer.contains("usr/bin/sh") {
+        layer.symlink("usr/bin/sh", Path::new("dash"))?;
+    }
+    layer.symlink("usr/lib/postgresql/current", Path::new(POSTGRES_TAG))?;
+    let home = "/var/lib/postgresql";
+    let passwd = format!("root:x:0:0:root:/:/bin/sh\npostgres:x:{POSTGRES_UID}:{POSTGRES_UID}::{home}:/bin/sh\n");
+    layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
+    layer.file("etc/group", 0o644, ROOT, format!("root:x:0:\npostgres:x:{POSTGRES_UID}:\n").as_bytes())?;
+    layer.file("usr/local/bin/docker-entrypoint.sh", 0o755, ROOT, POSTGRES_ENTRYPOINT.as_bytes())?;
+    Ok((layer.finish()?, packages))
+}
+
+fn megabytes(bytes: usize) -> String {
+    format!("{} MB", bytes.div_ceil(1_000_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(recipe: &str, program: &str) -> Inputs {
+        Inputs { repository: "wopr-api", tag: "local", recipe: recipe.to_owned(), program: Some(program.to_owned()) }
+    }
+
+    #[test]
+    fn a_build_says_what_has_changed() {
+        let wanted = inputs("r2", "p2").labels();
+        let why = |previous: Option<Inputs>| why_build(&wanted, previous.map(|inputs| inputs.labels()).as_ref());
+        assert_eq!(why(None), "there is none yet");
+        assert_eq!(why(Some(inputs("r2", "p1"))), "its program has changed");
+        assert_eq!(why(Some(inputs("r1", "p2"))), "its recipe has changed");
+        assert_eq!(why(Some(inputs("r1", "p1"))), "its recipe and its program have changed");
+        assert_eq!(why(Some(inputs("r2", "p2"))), "it was removed");
+        assert_eq!(why_build(&wanted, Some(&HashMap::new())), "there is none yet");
+    }
+
+    #[test]
+    fn the_reference_follows_recipe_and_program() {
+        assert_eq!(inputs("r", "p").reference(), inputs("r", "p").reference());
+        assert_ne!(inputs("r", "p").reference(), inputs("r", "q").reference());
+        assert_ne!(inputs("r", "p").reference(), inputs("s", "p").reference());
+    }
+}

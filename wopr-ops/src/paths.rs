@@ -1,0 +1,106 @@
+//! Where things lie: the checkout that is built from, and the user's data directory.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+
+use crate::failure::{Exit, Failure};
+
+/// The directories a command works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    /// The checkout: where the workspace's `Cargo.toml` lies.
+    pub(crate) workspace: PathBuf,
+    /// State that outlives a command: secrets, logs, locks. Only its owner may enter it.
+    pub(crate) data: PathBuf,
+}
+
+impl Paths {
+    /// Finds both and creates the data directory, readable by its owner alone.
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        let data = data_directory(|name| std::env::var_os(name).map(PathBuf::from))?;
+        private_directory(&data)?;
+        Ok(Self { workspace: workspace()?, data })
+    }
+
+    /// Where cargo writes what it builds.
+    pub(crate) fn target(&self) -> PathBuf {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.workspace.join("target"), PathBuf::from)
+    }
+}
+
+/// `WOPR_DATA_DIR`, else `$XDG_DATA_HOME/wopr`, else `~/.local/share/wopr`.
+fn data_directory(var: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(named) = var("WOPR_DATA_DIR").filter(|path| path.is_absolute()) {
+        return Ok(named);
+    }
+    if let Some(base) = var("XDG_DATA_HOME").filter(|path| path.is_absolute()) {
+        return Ok(base.join("wopr"));
+    }
+    let home = var("HOME").filter(|path| path.is_absolute());
+    home.map(|home| home.join(".local/share/wopr")).ok_or_else(|| {
+        Failure::new(Exit::Environment, "there is no place for the stack's secrets and logs")
+            .why("neither XDG_DATA_HOME nor HOME is set to an absolute path")
+            .fix("set WOPR_DATA_DIR to a directory of your own")
+            .into()
+    })
+}
+
+/// The directory above this program's sources that holds the workspace.
+fn workspace() -> anyhow::Result<PathBuf> {
+    let here = std::env::current_dir().context("the current directory is gone")?;
+    let is_ours = |path: &&Path| path.join("wopr-ops/Cargo.toml").is_file() && path.join("Cargo.lock").is_file();
+    here.ancestors().find(is_ours).map(Path::to_path_buf).ok_or_else(|| {
+        Failure::new(Exit::Environment, "this directory is not inside a checkout of WOPR")
+            .why(format!("neither {} nor a directory above it holds wopr-ops/Cargo.toml", here.display()))
+            .fix("change into the checkout and run the command again")
+            .into()
+    })
+}
+
+/// Creates the directory and its parents; the last one only its owner may enter.
+pub(crate) fn private_directory(path: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
+        .with_context(|| format!("{} could not be created", path.display()))
+}
+
+/// Whether this process may do what only root may.
+pub(crate) fn is_root() -> bool {
+    // The owner of a process's /proc entry is its effective user.
+    std::os::unix::fs::MetadataExt::uid(&match fs::metadata("/proc/self") {
+        Ok(entry) => entry,
+        Err(_) => return false,
+    }) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_directory_follows_the_desktop_convention() {
+        let home = ("HOME", "/home/ada");
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (&[home], "/home/ada/.local/share/wopr"),
+            (&[("XDG_DATA_HOME", "/data"), home], "/data/wopr"),
+            (&[("XDG_DATA_HOME", "relative"), home], "/home/ada/.local/share/wopr"),
+            (&[("WOPR_DATA_DIR", "/elsewhere"), home], "/elsewhere"),
+        ];
+        let find = |vars: &[(&str, &str)]| {
+            let var = |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            data_directory(var)
+        };
+        for (vars, expected) in cases {
+            assert_eq!(find(vars).unwrap(), Path::new(expected), "{vars:?}");
+        }
+        assert!(find(&[]).is_err());
+    }
+}

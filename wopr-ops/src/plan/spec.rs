@@ -1,0 +1,172 @@
+//! What is wanted: a stack of services, and what was seen of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::images::layer::fingerprint;
+
+/// On every container, volume and network of ours.
+pub(crate) const MANAGED_LABEL: &str = "wopr.managed";
+/// On every tenant's network.
+pub(crate) const MANAGED_NETWORK_LABEL: &str = "wopr.managed-network";
+/// Names the stack a container, volume or network belongs to.
+pub(crate) const STACK_LABEL: &str = "wopr.stack";
+/// Fingerprints of what a container was created from, by aspect, as JSON.
+pub(crate) const CONFIG_LABEL: &str = "wopr.config";
+/// On everything that tests create; `test` sweeps it, `down` leaves it alone.
+pub(crate) const TEST_LABEL: &str = "wopr.test";
+
+/// A stack: services on one network.
+#[derive(Debug, Clone)]
+pub(crate) struct Stack {
+    /// Value of [`STACK_LABEL`].
+    pub(crate) name: &'static str,
+    /// The bridge network all services are on.
+    pub(crate) network: &'static str,
+    /// In any order; [`Service::after`] says what comes first.
+    pub(crate) services: Vec<Service>,
+}
+
+impl Stack {
+    /// Named volumes of all services, without repetition.
+    pub(crate) fn volumes(&self) -> BTreeSet<&'static str> {
+        let mounts = self.services.iter().flat_map(|service| &service.mounts);
+        mounts.filter_map(|mount| if let Mount::Volume { name, .. } = mount { Some(*name) } else { None }).collect()
+    }
+
+    /// The stack reduced to the named services and what they need.
+    ///
+    /// # Errors
+    /// The first name that no service has.
+    pub(crate) fn only(mut self, names: &[String]) -> Result<Self, String> {
+        let mut kept: BTreeSet<&str> = BTreeSet::new();
+        let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+        while let Some(name) = wanted.pop() {
+            let service = self.services.iter().find(|service| service.name == name).ok_or_else(|| name.to_owned())?;
+            if kept.insert(service.name) {
+                wanted.extend(&service.after);
+            }
+        }
+        let kept: BTreeSet<String> = kept.into_iter().map(str::to_owned).collect();
+        self.services.retain(|service| kept.contains(service.name));
+        Ok(self)
+    }
+}
+
+/// One container of the stack.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    /// The container's name, and its host name on the network.
+    pub(crate) name: &'static str,
+    /// `repository:fingerprint`.
+    pub(crate) image: String,
+    /// Arguments to the image's entry point.
+    pub(crate) command: Vec<String>,
+    /// Settings; secrets are in files.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Fingerprint of the secret files it is handed; they are mounted at [`SECRETS`].
+    pub(crate) secrets: Option<String>,
+    /// `uid:gid` it runs as.
+    pub(crate) user: String,
+    /// Further groups: the one that may use the engine's socket.
+    pub(crate) groups: Vec<String>,
+    /// Published on 127.0.0.1: host port, container port.
+    pub(crate) ports: Vec<(u16, u16)>,
+    /// What it can write to, and what it is given.
+    pub(crate) mounts: Vec<Mount>,
+    /// Memory limit in bytes; no swap beyond it.
+    pub(crate) memory_bytes: i64,
+    /// Services that must be ready before it starts.
+    pub(crate) after: Vec<&'static str>,
+    /// When it counts as ready.
+    pub(crate) ready: Ready,
+}
+
+/// Where a service finds its secrets.
+pub(crate) const SECRETS: &str = "/run/secrets";
+
+/// Something mounted into a container, whose root is read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) enum Mount {
+    /// A named volume.
+    Volume { name: &'static str, target: &'static str },
+    /// A path of this machine, read-only unless it is a socket.
+    Bind { source: String, target: String, read_only: bool },
+    /// Memory; its content ends with the container. Options as in mount(8).
+    Tmpfs { target: &'static str, options: &'static str },
+}
+
+/// The condition a service is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ready {
+    /// A program inside the container ends with 0.
+    Probe(Vec<&'static str>),
+    /// A GET on the published port answers 200.
+    Http { port: u16, path: &'static str },
+    /// The container itself ends with 0: it is work, not a server.
+    Finished,
+}
+
+impl Service {
+    /// Sets variables of its environment.
+    pub(crate) fn set(&mut self, settings: impl IntoIterator<Item = (&'static str, String)>) {
+        self.env.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    /// Fingerprints of what the container is created from, by aspect; an aspect that differs is a reason to recreate.
+    pub(crate) fn aspects(&self) -> BTreeMap<String, String> {
+        let of = |value: String| fingerprint([value.as_bytes()]);
+        let secrets = self.secrets.clone().unwrap_or_default();
+        [
+            ("image", self.image.clone()),
+            ("command", of(self.command.join("\0"))),
+            ("settings", of(format!("{:?}", self.env))),
+            ("secrets", secrets),
+            ("user", of(format!("{} {:?}", self.user, self.groups))),
+            ("ports", of(format!("{:?}", self.ports))),
+            ("mounts", of(format!("{:?}", self.mounts))),
+            ("limits", of(self.memory_bytes.to_string())),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// Whether it is work that ends instead of a server.
+    pub(crate) fn is_work(&self) -> bool {
+        self.ready == Ready::Finished
+    }
+}
+
+/// What the engine has of the stack.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Observed {
+    /// Names of networks.
+    pub(crate) networks: BTreeSet<String>,
+    /// Names of volumes.
+    pub(crate) volumes: BTreeSet<String>,
+    /// Containers by name.
+    pub(crate) containers: BTreeMap<String, Container>,
+}
+
+/// A container that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Container {
+    /// From [`CONFIG_LABEL`]; empty if it was not created by us.
+    pub(crate) aspects: BTreeMap<String, String>,
+    /// What it does.
+    pub(crate) state: State,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It runs.
+    Running,
+    /// It was created and never started.
+    Created,
+    /// It ended with this code.
+    Exited(i64),
+    /// Anything else: paused, restarting, being removed, dead.
+    Other,
+}

@@ -1,0 +1,207 @@
+//! From what is wanted and what was seen to what has to be done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use super::spec::{Container, Observed, Service, Stack, State};
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Create the stack's network.
+    CreateNetwork(String),
+    /// Create a named volume.
+    CreateVolume(String),
+    /// Stop and remove a container.
+    Remove { service: &'static str, why: String },
+    /// Create a container.
+    Create { service: &'static str, why: String },
+    /// Start a container that exists.
+    Start { service: &'static str, why: String },
+    /// Wait until a service is ready.
+    Await { service: &'static str },
+    /// Leave a service as it is, having made sure that it is ready.
+    Keep { service: &'static str },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateNetwork(name) => write!(f, "create network {name}"),
+            Self::CreateVolume(name) => write!(f, "create volume {name}"),
+            Self::Remove { service, why } => write!(f, "remove {service}: {why}"),
+            Self::Create { service, why } => write!(f, "create {service}: {why}"),
+            Self::Start { service, why } => write!(f, "start {service}: {why}"),
+            Self::Await { service } => write!(f, "wait until {service} is ready"),
+            Self::Keep { service } => write!(f, "keep {service}: unchanged"),
+        }
+    }
+}
+
+/// What has to be done: first the resources, then level after level; within a level services go side by side.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Networks and volumes.
+    pub(crate) resources: Vec<Step>,
+    /// Per level, the steps of each service.
+    pub(crate) levels: Vec<Vec<Vec<Step>>>,
+}
+
+impl Plan {
+    /// Whether everything is as it should be.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        self.resources.is_empty() && self.steps().all(|step| matches!(step, Step::Keep { .. }))
+    }
+
+    /// All steps of services.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.levels.iter().flatten().flatten()
+    }
+
+    /// Services whose container is created, so that their ports must be free.
+    pub(crate) fn created(&self) -> BTreeSet<&'static str> {
+        self.steps()
+            .filter_map(|step| if let Step::Create { service, .. } = step { Some(*service) } else { None })
+            .collect()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.resources {
+            writeln!(f, "{step}")?;
+        }
+        for (number, level) in self.levels.iter().enumerate() {
+            writeln!(f, "level {}:", number + 1)?;
+            for step in level.iter().flatten() {
+                writeln!(f, "  {step}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Plans the way from what was seen to what is wanted.
+pub(crate) fn plan(stack: &Stack, observed: &Observed) -> Plan {
+    let new_network = !observed.networks.contains(stack.network);
+    let new_volumes: Vec<&str> = stack.volumes().into_iter().filter(|name| !observed.volumes.contains(*name)).collect();
+    let mut resources = Vec::new();
+    if new_network {
+        resources.push(Step::CreateNetwork(stack.network.to_owned()));
+    }
+    resources.extend(new_volumes.iter().map(|name| Step::CreateVolume((*name).to_owned())));
+
+    let mut touched = BTreeSet::new();
+    let mut levels = Vec::new();
+    for level in in_order(&stack.services) {
+        let mut of_level = Vec::new();
+        for service in level {
+            let seen = observed.containers.get(service.name);
+            let steps = if new_network && seen.is_some() {
+                recreate(service, "its network is new".to_owned())
+            } else if service.is_work() {
+                work(service, seen, dependency_of_work(service, &touched))
+            } else {
+                server(service, seen)
+            };
+            if steps.iter().any(|step| !matches!(step, Step::Keep { .. })) {
+                touched.insert(service.name);
+            }
+            of_level.push(steps);
+        }
+        levels.push(of_level);
+    }
+    Plan { resources, levels }
+}
+
+fn server(service: &Service, seen: Option<&Container>) -> Vec<Step> {
+    let name = service.name;
+    let Some(container) = seen else {
+        return create(service, "it does not exist");
+    };
+    if let Some(why) = difference(service, container) {
+        return recreate(service, why);
+    }
+    let why = match container.state {
+        State::Running => return vec![Step::Keep { service: name }],
+        State::Created => "it was never started".to_owned(),
+        State::Exited(0) => "it was stopped".to_owned(),
+        State::Exited(code) => format!("it had ended with {code}"),
+        State::Other => return recreate(service, "it neither runs nor has ended".to_owned()),
+    };
+    vec![Step::Start { service: name, why }, Step::Await { service: name }]
+}
+
+fn work(service: &Service, seen: Option<&Container>, dependency: Option<&'static str>) -> Vec<Step> {
+    let Some(container) = seen else {
+        return create(service, "it has not run yet");
+    };
+    if let Some(why) = difference(service, container) {
+        return recreate(service, why);
+    }
+    match (container.state, dependency) {
+        (State::Exited(0), None) => vec![Step::Keep { service: service.name }],
+        (State::Exited(0), Some(dependency)) => recreate(service, format!("{dependency} was started anew")),
+        (State::Exited(code), _) => recreate(service, format!("it had ended with {code}")),
+        _ => recreate(service, "it did not finish".to_owned()),
+    }
+}
+
+/// What the work depends on and was touched: the work may have to be done again.
+fn dependency_of_work(service: &Service, touched: &BTreeSet<&'static str>) -> Option<&'static str> {
+    service.after.iter().copied().find(|name| touched.contains(name))
+}
+
+fn create(service: &Service, why: &str) -> Vec<Step> {
+    vec![
+        Step::Create { service: service.name, why: why.to_owned() },
+        Step::Start { service: service.name, why: "it is new".to_owned() },
+        Step::Await { service: service.name },
+    ]
+}
+
+fn recreate(service: &Service, why: String) -> Vec<Step> {
+    let mut steps = vec![Step::Remove { service: service.name, why: why.clone() }];
+    steps.extend(create(service, &why));
+    steps
+}
+
+/// In which aspects the container is not what is wanted; `None` if in none.
+fn difference(service: &Service, container: &Container) -> Option<String> {
+    if container.aspects.is_empty() {
+        return Some("it was not created by this command".to_owned());
+    }
+    let wanted = service.aspects();
+    let changed: Vec<String> = wanted
+        .iter()
+        .filter(|(name, value)| container.aspects.get(*name) != Some(value))
+        .map(|(name, _)| name.clone())
+        .collect();
+    match (changed.as_slice(), container.aspects.get("image")) {
+        ([], _) => None,
+        ([only], Some(before)) if only == "image" => {
+            Some(format!("its image changed from {before} to {}", service.image))
+        }
+        _ => Some(format!("changed: {}", changed.join(", "))),
+    }
+}
+
+/// Services grouped so that each comes after everything it needs.
+fn in_order(services: &[Service]) -> Vec<Vec<&Service>> {
+    let names: BTreeSet<&str> = services.iter().map(|service| service.name).collect();
+    let mut waiting: BTreeMap<&str, &Service> = services.iter().map(|service| (service.name, service)).collect();
+    let mut levels = Vec::new();
+    while !waiting.is_empty() {
+        let free =
+            |service: &&&Service| service.after.iter().all(|name| !waiting.contains_key(name) || !names.contains(name));
+        let level: Vec<&Service> = waiting.values().filter(free).copied().collect();
+        assert!(!level.is_empty(), "services wait for each other: {:?}", waiting.keys());
+        for service in &level {
+            waiting.remove(service.name);
+        }
+        levels.push(level);
+    }
+    levels
+}
