@@ -34,7 +34,8 @@ CREATE TABLE webhook_events (
     -- What the event is about: events about one object are processed in the order they occurred.
     object_id       text        NOT NULL,
     occurred_at     timestamptz NOT NULL,
-    payload         jsonb       NOT NULL,
+    -- The body as it was signed. Not jsonb, which cannot hold every text that JSON can.
+    payload         text        NOT NULL,
     state           text        NOT NULL CHECK (state IN ('received', 'processed', 'ignored', 'dead')),
     attempts        integer     NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     next_attempt_at timestamptz NOT NULL,

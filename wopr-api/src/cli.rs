@@ -145,6 +145,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let service = app(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let mut server = tokio::spawn(server.into_future());
+    let mut workers = state.workers().start(&state, &stop);
 
     tokio::select! {
         ended = &mut server => return ended.context("the server ended")?.context("the server ended"),
@@ -153,9 +154,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     state.readiness.drain();
     stop.cancel();
     let grace = Duration::from_secs(config.shutdown_grace_seconds.into());
-    if tokio::time::timeout(grace, &mut server).await.is_err() {
-        tracing::warn!("requests were still open after {} s and are cut off", grace.as_secs());
-        server.abort();
+    let ended = tokio::time::timeout(grace, async {
+        let served = (&mut server).await;
+        while workers.join_next().await.is_some() {}
+        served
+    });
+    match ended.await {
+        Ok(served) => served.context("the server ended")?.context("the server ended")?,
+        Err(_) => {
+            tracing::warn!("work was still going on after {} s and is cut off", grace.as_secs());
+            server.abort();
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod state;
 
 pub mod telemetry;
 pub mod trpc;
+pub mod workers;
 
 use std::sync::Arc;
 

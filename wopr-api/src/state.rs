@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
 use wopr_core::clock::SharedClock;
@@ -7,6 +8,7 @@ use wopr_core::db::{Db, DbError};
 
 use crate::config::{Config, Environment};
 use crate::extract::{Caller, Credential};
+use crate::workers::{Wakers, Workers};
 
 /// Everything a handler can reach. Made once, in `main` or in a test; cheap to clone.
 #[derive(Clone)]
@@ -27,6 +29,8 @@ pub struct AppState {
     pub config: Arc<Config>,
     /// Whether traffic may be served.
     pub readiness: Arc<Readiness>,
+    /// Wakes periodic work early.
+    pub wakers: Arc<Wakers>,
 }
 
 /// What cannot be made from the configuration alone.
@@ -56,7 +60,25 @@ impl AppState {
             clock,
             config,
             readiness: Arc::default(),
+            wakers: Arc::default(),
         })
+    }
+
+    /// Everything that is done again and again.
+    pub fn workers(&self) -> Workers {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let mut workers = Workers::default();
+        let auth = self.auth.clone();
+        workers.add("auth.purge", 10 * MINUTE, None, move || {
+            let auth = auth.clone();
+            async move { auth.purge().await }
+        });
+        let throttle = self.throttle.clone();
+        workers.add("throttle.purge", 5 * MINUTE, None, move || {
+            let throttle = throttle.clone();
+            async move { throttle.purge().await }
+        });
+        workers
     }
 
     /// Who a credential belongs to; `None` when it proves nothing.

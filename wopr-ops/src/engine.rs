@@ -23,6 +23,9 @@ pub(crate) const SOCKET: &str = "/var/run/docker.sock";
 /// How long a started engine may take to answer: 90 s and more were seen on a full data directory.
 const START_LIMIT: Duration = Duration::from_mins(3);
 
+/// How long it may take until a started engine is to be seen among the processes.
+const START_GRACE: Duration = Duration::from_secs(2);
+
 /// Answers with a connected engine; installs and starts one on this machine if need be.
 pub(crate) async fn ensure(ui: &Ui, paths: &Paths) -> anyhow::Result<Docker> {
     if let Ok(engine) = connect().await {
@@ -111,7 +114,7 @@ async fn by_service_manager() -> anyhow::Result<()> {
 
 /// Starts `dockerd` in a session of its own, so that it outlives this command and its terminal.
 async fn detached(log: &Path) -> anyhow::Result<()> {
-    clear_stale_pid_file()?;
+    clear_stale_pid_files()?;
     let dockerd = find_program("dockerd").context("dockerd is not installed")?;
     let output = fs::File::create(log).with_context(|| format!("{} cannot be written", log.display()))?;
     let status = Command::new("setsid")
@@ -127,17 +130,31 @@ async fn detached(log: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A killed engine leaves its pid file behind; once another process has that number, no engine starts any more.
-fn clear_stale_pid_file() -> anyhow::Result<()> {
-    let file = Path::new("/var/run/docker.pid");
-    let Ok(content) = fs::read_to_string(file) else {
-        return Ok(());
-    };
-    let name = fs::read_to_string(format!("/proc/{}/comm", content.trim())).unwrap_or_default();
-    if name.trim() == "dockerd" {
-        return Ok(());
+/// A killed engine leaves pid files behind; once another process has such a number, no engine starts any more.
+fn clear_stale_pid_files() -> anyhow::Result<()> {
+    let files = [("/var/run/docker.pid", "dockerd"), ("/var/run/docker/containerd/containerd.pid", "containerd")];
+    for (file, program) in files {
+        let Ok(content) = fs::read_to_string(file) else { continue };
+        let status = fs::read_to_string(format!("/proc/{}/status", content.trim())).unwrap_or_default();
+        if !runs(&status, program) {
+            fs::remove_file(file).with_context(|| format!("the stale {file} cannot be removed"))?;
+        }
     }
-    fs::remove_file(file).with_context(|| format!("the stale {} cannot be removed", file.display()))
+    Ok(())
+}
+
+/// Whether a `/proc/<pid>/status` is that of the program, and not what is left of it until its parent looks.
+fn runs(status: &str, program: &str) -> bool {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    field("Name:") == program && !field("State:").starts_with(['Z', 'X'])
+}
+
+/// Whether any process is an engine.
+fn engine_process_exists() -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .map(|process| process.path().join("status"))
+        .any(|status| fs::read_to_string(status).is_ok_and(|status| runs(&status, "dockerd")))
 }
 
 async fn answering(log: &Path) -> anyhow::Result<Docker> {
@@ -147,9 +164,12 @@ async fn answering(log: &Path) -> anyhow::Result<Docker> {
             Ok(engine) => return Ok(engine),
             Err(error) => error,
         };
-        if since.elapsed() > START_LIMIT {
-            return Err(Failure::new(Exit::Engine, "the Docker engine was started but does not answer")
-                .why(format!("after {} s: {problem:#}\n{}", START_LIMIT.as_secs(), tail(log, 15)))
+        // A moment passes between `setsid` and the engine being a process of its own.
+        let ended = since.elapsed() > START_GRACE && !engine_process_exists();
+        if ended || since.elapsed() > START_LIMIT {
+            let what = if ended { "it ended" } else { "it runs, but does not answer" };
+            return Err(Failure::new(Exit::Engine, "the Docker engine could not be started")
+                .why(format!("{what} after {} s: {problem:#}\n{}", since.elapsed().as_secs(), tail(log, 15)))
                 .fix(format!("see {}", log.display()))
                 .into());
         }
@@ -173,4 +193,28 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|directory| directory.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_is_stale_when_its_process_is_another_or_dead() {
+        let cases = [
+            ("Name:\tdockerd\nState:\tS (sleeping)\n", true),
+            ("Name:\tdockerd\nState:\tZ (zombie)\n", false),
+            ("Name:\tbash\nState:\tS (sleeping)\n", false),
+            ("", false),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(runs(status, "dockerd"), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_last_lines_are_indented() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), "    b\n    c");
+        assert_eq!(last_lines("", 2), "    ");
+    }
 }

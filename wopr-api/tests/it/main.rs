@@ -5,3 +5,4 @@ mod health;
 mod pipeline;
 mod routes;
 mod trpc;
+mod workers;

@@ -10,6 +10,7 @@
 //! [`Billing`] is the handle. Other domains post in their own transactions through its `…_in` methods.
 
 mod error;
+mod history;
 mod hold;
 mod ledger;
 mod mails;
@@ -20,8 +21,9 @@ mod signup;
 mod standing;
 
 pub use self::error::{BillingError, InvalidTransition};
+pub use self::history::{BooksReport, Entry, History, HistoryQuery, MAX_PAGE, Outlook, WalletDifference};
 pub use self::hold::{Hold, HoldState};
 pub use self::ledger::{Account, Balance, FundingSource, PlatformAccount, Posted, Transfer, TransferKind};
 pub use self::pricing::{ChargeKind, ResourceTier, StorageTier};
-pub use self::service::{Billing, BillingConfig, DayCharge};
+pub use self::service::{AdminCredit, AdminOperation, Billing, BillingConfig, DayCharge};
 pub use self::standing::{GRACE_PERIOD, RETENTION, Standing, StandingRecord, SuspensionReason};

@@ -2,10 +2,12 @@
 
 mod holds;
 mod ledger;
+mod reads;
 mod standings;
 
 pub(super) use self::holds::HoldRepository;
 pub(super) use self::ledger::LedgerRepository;
+pub(super) use self::reads::StatementRepository;
 pub(super) use self::standings::StandingRepository;
 
 use diesel::result::{DatabaseErrorKind, Error};

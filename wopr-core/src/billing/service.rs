@@ -1,9 +1,12 @@
 //! The handle: one method per use case.
 
+mod admin;
 mod charges;
 mod holds;
+mod reads;
 mod standings;
 
+pub use self::admin::{AdminCredit, AdminOperation};
 pub use self::charges::DayCharge;
 
 use diesel_async::AsyncPgConnection;

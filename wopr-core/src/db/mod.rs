@@ -4,6 +4,7 @@
 //! can share its database. The schema is put on each connection's `search_path`; SQL names tables without it.
 
 mod error;
+mod lease;
 mod migrate;
 pub(crate) mod schema;
 mod tls;
@@ -17,6 +18,7 @@ use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use futures_util::FutureExt as _;
 
 pub use self::error::DbError;
+pub use self::lease::Leases;
 pub use self::migrate::SchemaState;
 #[cfg(feature = "testing")]
 pub(crate) use self::migrate::fingerprint;
@@ -111,6 +113,11 @@ impl Db {
                 TransactionError::Work(error) => error,
                 TransactionError::Database(error) => DbError::from(error).into(),
             })
+    }
+
+    /// A connection outside of the pool, for what lives as long as the connection.
+    async fn connect_alone(&self) -> Result<AsyncPgConnection, DbError> {
+        tls::connect(tls::parameters(&self.config)?).await.map_err(|error| DbError::Unavailable(error.to_string()))
     }
 
     pub(crate) fn config(&self) -> &DbConfig {

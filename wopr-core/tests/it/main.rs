@@ -5,6 +5,7 @@
 mod auth;
 mod billing;
 mod db;
+mod lease;
 mod notify;
 mod schema;
 mod tidy;

@@ -31,7 +31,7 @@ diesel::table! {
         kind -> Text,
         object_id -> Text,
         occurred_at -> Timestamptz,
-        payload -> Jsonb,
+        payload -> Text,
         state -> Text,
         attempts -> Integer,
         next_attempt_at -> Timestamptz,

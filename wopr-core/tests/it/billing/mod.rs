@@ -2,6 +2,7 @@ mod charges;
 mod holds;
 mod ledger;
 mod standing;
+mod statement;
 
 use std::sync::Arc;
 

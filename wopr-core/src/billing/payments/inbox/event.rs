@@ -168,7 +168,9 @@ struct RawDispute {
 pub(super) fn envelope(payload: &Value) -> Result<Envelope, PaymentsError> {
     let raw = RawEnvelope::deserialize(payload).map_err(|_| PaymentsError::MalformedEvent)?;
     let text = |name: &str| raw.data.object.get(name).and_then(reference_text);
-    let object_id = text("payment_intent").or_else(|| text("charge")).or_else(|| text("id")).unwrap_or_default();
+    let object_id = text("payment_intent").or_else(|| text("charge")).or_else(|| text("id"));
+    // Some objects, such as the balance, have no id: an event about them has no order to keep.
+    let object_id = object_id.filter(|id| !id.is_empty()).unwrap_or_else(|| raw.id.clone());
     let names = [&raw.id, &raw.kind, &object_id];
     if names.iter().any(|name| name.is_empty() || name.len() > MAX_NAME || name.contains('\0')) {
         return Err(PaymentsError::MalformedEvent);
@@ -438,12 +440,14 @@ mod tests {
             json!({ "id": "", "type": "x", "created": 0, "data": { "object": { "id": "x" } } }),
             json!({ "id": "evt\u{0}", "type": "x", "created": 0, "data": { "object": { "id": "x" } } }),
             json!({ "id": "evt_1", "type": "x", "created": i64::MAX, "data": { "object": { "id": "x" } } }),
-            json!({ "id": "evt_1", "type": "x", "created": 0, "data": { "object": {} } }),
+            json!({ "id": "evt_1", "type": "x", "created": 0, "data": { "object": { "id": "i".repeat(256) } } }),
             json!({ "id": "e".repeat(256), "type": "x", "created": 0, "data": { "object": { "id": "x" } } }),
         ];
         for payload in table {
             assert!(matches!(envelope(&payload), Err(PaymentsError::MalformedEvent)), "{payload}");
         }
+        let balance = envelope(&event("balance.available", &json!({ "object": "balance" }))).unwrap();
+        assert_eq!(balance.object_id, "evt_1");
         let incomplete = event("refund.created", &json!({ "id": "re_1" }));
         assert!(matches!(read(&incomplete), Err(PaymentsError::MalformedEvent)));
     }

@@ -1,0 +1,118 @@
+//! Periodic work: methods without arguments, each under a lease, so that of several replicas one does it.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use wopr_core::db::Leases;
+
+use crate::error::chain;
+use crate::state::AppState;
+
+/// After a failure the pace doubles, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+type StepError = Box<dyn std::error::Error + Send + Sync>;
+type Step = dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StepError>> + Send>> + Send + Sync;
+
+/// Wakes workers before their time, because there is something to do.
+#[derive(Debug, Default)]
+pub struct Wakers {
+    /// A mail was queued.
+    pub mail: Arc<Notify>,
+    /// A bot is to become something else.
+    pub fleet: Arc<Notify>,
+    /// A payment was received.
+    pub payments: Arc<Notify>,
+}
+
+struct Task {
+    name: &'static str,
+    pace: Duration,
+    wake: Option<Arc<Notify>>,
+    step: Box<Step>,
+}
+
+/// What is to be done again and again.
+#[derive(Default)]
+pub struct Workers(Vec<Task>);
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|task| task.name)).finish()
+    }
+}
+
+impl Workers {
+    /// Adds a step that is run `pace` after it last ended, or when `wake` says so.
+    pub fn add<F, T, E>(
+        &mut self,
+        name: &'static str,
+        pace: Duration,
+        wake: Option<Arc<Notify>>,
+        step: impl Fn() -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<StepError> + 'static,
+    {
+        let step = Box::new(move || -> Pin<Box<dyn Future<Output = Result<(), StepError>> + Send>> {
+            let step = step();
+            Box::pin(async move { step.await.map(drop).map_err(Into::into) })
+        });
+        self.0.push(Task { name, pace, wake, step });
+    }
+
+    /// Starts all of them. They end when `stop` is cancelled, each after the step it is in.
+    pub fn start(self, state: &AppState, stop: &CancellationToken) -> JoinSet<()> {
+        let leases = Arc::new(Leases::new(state.db.clone()));
+        let mut running = JoinSet::new();
+        for task in self.0 {
+            running.spawn(run(task, state.clone(), Arc::clone(&leases), stop.clone()));
+        }
+        running
+    }
+}
+
+async fn run(task: Task, state: AppState, leases: Arc<Leases>, stop: CancellationToken) {
+    let mut pause = Duration::ZERO;
+    loop {
+        let woken = async {
+            match &task.wake {
+                Some(wake) => wake.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            () = woken => {}
+        }
+        pause = match attempt(&task, &state, &leases).await {
+            Ok(()) => task.pace,
+            Err(error) => {
+                tracing::error!(worker = task.name, "{} failed: {}", task.name, chain(error.as_ref()));
+                (pause * 2).clamp(task.pace.min(LONGEST_PAUSE), LONGEST_PAUSE.max(task.pace))
+            }
+        };
+    }
+}
+
+/// One step, if this process may serve and has the lease.
+async fn attempt(task: &Task, state: &AppState, leases: &Leases) -> Result<(), StepError> {
+    if state.readiness.require(state).await.is_err() || !leases.try_acquire(task.name).await? {
+        return Ok(());
+    }
+    let result = AssertUnwindSafe((task.step)()).catch_unwind().await;
+    leases.release(task.name).await?;
+    match result {
+        Ok(result) => result,
+        Err(_) => Err("it panicked".into()),
+    }
+}

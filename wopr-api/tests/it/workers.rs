@@ -1,0 +1,95 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use wopr_api::workers::Workers;
+
+use crate::app::TestApp;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_woken_early_and_survives_its_failures() {
+    let app = TestApp::start().await;
+    let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let (runs, mut seen) = watch::channel(0_u32);
+    let runs = Arc::new(runs);
+    let mut workers = Workers::default();
+    let pace = HOUR;
+    workers.add("test", pace, Some(Arc::clone(&wake)), move || {
+        let runs = Arc::clone(&runs);
+        async move {
+            runs.send_modify(|count| *count += 1);
+            let count = *runs.borrow();
+            assert_ne!(count, 2, "a panic on purpose");
+            if count == 1 { Err("a failure on purpose") } else { Ok(()) }
+        }
+    });
+    let mut running = workers.start(&app.state, &stop);
+    for wanted in 1..=4 {
+        tokio::time::timeout(PATIENCE, seen.wait_for(|count| *count >= wanted)).await.unwrap().unwrap();
+        wake.notify_one();
+    }
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, running.join_next()).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_replicas_one_runs_a_step_at_a_time() {
+    let app = TestApp::start().await;
+    let stop = CancellationToken::new();
+    let (inside, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (done, mut seen) = watch::channel(0_u32);
+    let done = Arc::new(done);
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let (inside, most, done) = (Arc::clone(&inside), Arc::clone(&most), Arc::clone(&done));
+        let mut workers = Workers::default();
+        workers.add("test", Duration::from_millis(1), None, move || {
+            let (inside, most, done) = (Arc::clone(&inside), Arc::clone(&most), Arc::clone(&done));
+            async move {
+                most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                done.send_modify(|count| *count += 1);
+                Ok::<_, std::io::Error>(())
+            }
+        });
+        running.push(workers.start(&app.state, &stop));
+    }
+    tokio::time::timeout(PATIENCE, seen.wait_for(|count| *count >= 50)).await.unwrap().unwrap();
+    stop.cancel();
+    for mut replica in running {
+        while replica.join_next().await.is_some() {}
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_on_a_schema_that_is_behind() {
+    let app = TestApp::start().await;
+    app.db.db.revert_all().await.unwrap();
+    let (ran, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
+    let (counter, mut workers) = (Arc::clone(&ran), Workers::default());
+    workers.add("test", Duration::from_millis(1), None, move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, std::io::Error>(()) }
+    });
+    let mut running = workers.start(&app.state, &stop);
+    // It has looked at the schema by the time that a later look answers.
+    for _ in 0..20 {
+        assert!(app.state.readiness.check(&app.state).await.is_err());
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), 0);
+    app.db.db.migrate().await.unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while ran.load(Ordering::SeqCst) == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the step never ran");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    while running.join_next().await.is_some() {}
+}
