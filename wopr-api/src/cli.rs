@@ -10,9 +10,11 @@ use clap::{Arg, ArgMatches, Command};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, KEYS, Sources};
-use wopr_api::{AppState, app};
+use wopr_api::{Adapters, AppState, app};
+use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
+use wopr_core::notify::Mailer;
 
 /// The exit code of a configuration that is wrong.
 const BAD_CONFIGURATION: u8 = 2;
@@ -127,6 +129,21 @@ fn database(config: &Config) -> anyhow::Result<Db> {
     Ok(Db::new(db)?)
 }
 
+/// The real outside, as far as it is configured.
+fn adapters(config: &Config) -> anyhow::Result<Adapters> {
+    let mailer = match &config.mail {
+        Some(mail) => {
+            let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
+            Some(Arc::new(SmtpMailer::new(&smtp)?) as Arc<dyn Mailer>)
+        }
+        None => {
+            tracing::warn!("SMTP_URL is not set: mails stay queued");
+            None
+        }
+    };
+    Ok(Adapters { mailer })
+}
+
 async fn migrate(config: &Config) -> anyhow::Result<()> {
     let applied = database(config)?.migrate().await?;
     match applied.as_slice() {
@@ -138,7 +155,8 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let state = AppState::assemble(Arc::clone(&config), database(&config)?, Arc::new(SystemClock))?;
+    let (db, clock) = (database(&config)?, Arc::new(SystemClock));
+    let state = AppState::assemble(Arc::clone(&config), db, clock, adapters(&config)?)?;
     let listener = listen(config.port).await?;
     tracing::info!(port = config.port, "listening on port {}", config.port);
     let stop = CancellationToken::new();

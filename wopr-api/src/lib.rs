@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
-pub use self::state::{AppState, AssemblyError, NotReady, Readiness};
+pub use self::state::{Adapters, AppState, AssemblyError, NotReady, Readiness};
 
 /// The whole server as one service.
 pub fn app(state: AppState) -> Router {

@@ -3,8 +3,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
+use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
+use wopr_core::notify::{Mailer, Notifier};
 
 use crate::config::{Config, Environment};
 use crate::extract::{Caller, Credential};
@@ -15,6 +17,10 @@ use crate::workers::{Wakers, Workers};
 pub struct AppState {
     /// Users, sessions, keys.
     pub auth: Auth,
+    /// Credit.
+    pub billing: Billing,
+    /// Queued mails.
+    pub notifier: Notifier,
     /// Counters of requests.
     pub throttle: Throttle,
     /// Signs session cookies.
@@ -33,7 +39,14 @@ pub struct AppState {
     pub wakers: Arc<Wakers>,
 }
 
-/// What cannot be made from the configuration alone.
+/// The outside world, chosen in `main` or by a test. What is absent is switched off.
+#[derive(Clone, Default)]
+pub struct Adapters {
+    /// Sends mails; without it they stay queued.
+    pub mailer: Option<Arc<dyn Mailer>>,
+}
+
+/// Why the services cannot be put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AssemblyError {
     /// There is no key to sign with.
@@ -49,10 +62,18 @@ impl AppState {
     ///
     /// # Errors
     /// [`AssemblyError`] when the configuration does not allow it.
-    pub fn assemble(config: Arc<Config>, db: Db, clock: SharedClock) -> Result<Self, AssemblyError> {
-        let auth = Auth::new(db.clone(), clock.clone(), auth_config(&config)?);
+    pub fn assemble(
+        config: Arc<Config>,
+        db: Db,
+        clock: SharedClock,
+        adapters: Adapters,
+    ) -> Result<Self, AssemblyError> {
+        let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
+        let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
         Ok(Self {
             auth,
+            billing,
+            notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
             session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
             pseudonyms: KeyRing::new([config.platform_secret.clone()])?,
@@ -66,17 +87,37 @@ impl AppState {
 
     /// Everything that is done again and again.
     pub fn workers(&self) -> Workers {
+        const SECOND: Duration = Duration::from_secs(1);
         const MINUTE: Duration = Duration::from_secs(60);
         let mut workers = Workers::default();
-        let auth = self.auth.clone();
+        let (auth, throttle) = (self.auth.clone(), self.throttle.clone());
         workers.add("auth.purge", 10 * MINUTE, None, move || {
             let auth = auth.clone();
             async move { auth.purge().await }
         });
-        let throttle = self.throttle.clone();
         workers.add("throttle.purge", 5 * MINUTE, None, move || {
             let throttle = throttle.clone();
             async move { throttle.purge().await }
+        });
+        let (notifier, wake) = (self.notifier.clone(), Arc::clone(&self.wakers.mail));
+        workers.add("notify.deliver", 2 * SECOND, Some(wake), move || {
+            let notifier = notifier.clone();
+            async move { notifier.deliver().await }
+        });
+        let notifier = self.notifier.clone();
+        workers.add("notify.purge", 60 * MINUTE, None, move || {
+            let notifier = notifier.clone();
+            async move { notifier.purge().await }
+        });
+        let billing = self.billing.clone();
+        workers.add("billing.expire_holds", 30 * SECOND, None, move || {
+            let billing = billing.clone();
+            async move { billing.expire_holds().await }
+        });
+        let billing = self.billing.clone();
+        workers.add("billing.advance_standing", MINUTE, None, move || {
+            let billing = billing.clone();
+            async move { billing.advance_standing().await }
         });
         workers
     }

@@ -17,7 +17,7 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 const RECIPIENTS_MAX: usize = 100;
 const CONNECTIONS_MAX: usize = 100;
 /// A sender that is silent for so long is gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) async fn serve(
     listener: TcpListener,

@@ -48,24 +48,8 @@ pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError
     refuse_switched_on(params)?;
     let success_url = page_url(params, "success_url")?.ok_or_else(|| ApiError::missing("success_url"))?;
     let cancel_url = page_url(params, "cancel_url")?;
-    let customer = params.filled("customer")?;
-    let creation = params.choice("customer_creation", &["always", "if_required"])?;
-    if let Some(customer) = customer {
-        customers::require(tx, customer, "customer")?;
-        for other in ["customer_creation", "customer_email"] {
-            if params.has(other) {
-                return Err(ApiError::invalid(format!(
-                    "You may only specify one of these parameters: customer, {other}."
-                ))
-                .param(other));
-            }
-        }
-    }
-    let expires_at = params.integer("expires_at")?.unwrap_or(tx.now + OPEN_SECONDS);
-    if !(tx.now + OPEN_SECONDS_MIN..=tx.now + OPEN_SECONDS).contains(&expires_at) {
-        return Err(ApiError::invalid("The `expires_at` timestamp must be between 30 minutes and 24 hours from now.")
-            .param("expires_at"));
-    }
+    let (customer, creation) = customer(tx, params)?;
+    let expires_at = expires_at(tx, params)?;
     let types = params.texts("payment_method_types")?;
     if types.iter().any(|name| name != "card") {
         return Err(
@@ -143,6 +127,30 @@ pub(super) fn create(tx: &mut Tx<'_>, params: &Params) -> Result<Value, ApiError
     tx.save(Kind::Session, &session);
     tx.store.put(Kind::LineItems, &id, Some(json!({ "items": items, "intent": intent_data })));
     Ok(session)
+}
+
+/// The customer named, and whether to make one.
+fn customer<'p>(tx: &Tx<'_>, params: &'p Params) -> Result<(Option<&'p str>, Option<&'p str>), ApiError> {
+    let customer = params.filled("customer")?;
+    if let Some(customer) = customer {
+        customers::require(tx, customer, "customer")?;
+        for other in ["customer_creation", "customer_email"] {
+            if params.has(other) {
+                let message = format!("You may only specify one of these parameters: customer, {other}.");
+                return Err(ApiError::invalid(message).param(other));
+            }
+        }
+    }
+    Ok((customer, params.choice("customer_creation", &["always", "if_required"])?))
+}
+
+fn expires_at(tx: &Tx<'_>, params: &Params) -> Result<i64, ApiError> {
+    let at = params.integer("expires_at")?.unwrap_or(tx.now + OPEN_SECONDS);
+    if (tx.now + OPEN_SECONDS_MIN..=tx.now + OPEN_SECONDS).contains(&at) {
+        return Ok(at);
+    }
+    let message = "The `expires_at` timestamp must be between 30 minutes and 24 hours from now.";
+    Err(ApiError::invalid(message).param("expires_at"))
 }
 
 /// Features the stand-in does not have may be sent, as long as they are switched off.

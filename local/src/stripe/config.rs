@@ -89,7 +89,7 @@ impl Config {
             credit_packs: CreditPack::standard(),
             control_key: None,
             retry_first: Duration::from_secs(1),
-            retry_max: Duration::from_secs(60),
+            retry_max: Duration::from_mins(1),
             delivery_timeout: Duration::from_secs(10),
             settle_after: None,
         }

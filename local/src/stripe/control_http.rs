@@ -47,19 +47,16 @@ pub(super) fn router(engine: &Arc<Engine>) -> Router {
 /// Who may come in. A JSON content type keeps web pages of other origins out of a browser on the same machine.
 async fn guard(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
     let refused = |why: &str| ApiError { status: 403, ..ApiError::unauthorized(why) }.into_response();
-    match &engine.config.control_key {
-        Some(key) => {
-            let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-            let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-            if !bool::from(key.as_bytes().ct_eq(given.as_bytes())) {
-                return refused("the control interface needs its own key as bearer token");
-            }
+    if let Some(key) = &engine.config.control_key {
+        let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        if !bool::from(key.as_bytes().ct_eq(given.as_bytes())) {
+            return refused("the control interface needs its own key as bearer token");
         }
-        None => {
-            let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-            if !peer.is_some_and(|peer| peer.0.ip().to_canonical().is_loopback()) {
-                return refused("without a control key, the control interface is open to this machine only");
-            }
+    } else {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        if !peer.is_some_and(|peer| peer.0.ip().to_canonical().is_loopback()) {
+            return refused("without a control key, the control interface is open to this machine only");
         }
     }
     next.run(request).await

@@ -33,7 +33,7 @@ fn once() -> u32 {
 }
 
 /// Longest delay a fault may ask for.
-const DELAY_MAX: Duration = Duration::from_secs(600);
+const DELAY_MAX: Duration = Duration::from_mins(10);
 
 impl Fault {
     /// The next `times` requests are answered with `status`, without any work done.

@@ -74,7 +74,7 @@ fn back(url: &str, session: &str) -> Response {
 
 fn checkout_page(session: &Value, items: &Value, status: StatusCode, error: Option<&str>) -> Response {
     let currency = text(session, "currency");
-    let rows: String = items["items"]
+    let rows = items["items"]
         .as_array()
         .into_iter()
         .flatten()
@@ -86,7 +86,8 @@ fn checkout_page(session: &Value, items: &Value, status: StatusCode, error: Opti
                 money(number(item, "amount_total"), currency)
             )
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let error = error.map(|text| format!("<p class=\"error\" role=\"alert\">{}</p>", escape(text))).unwrap_or_default();
     let cancel = match session["cancel_url"].as_str() {
         Some(_) => "<button name=\"action\" value=\"cancel\">Cancel</button>",
@@ -199,7 +200,7 @@ pub(super) async fn show_portal(State(engine): State<Arc<Engine>>, Path(id): Pat
 }
 
 fn portal_page(portal: &Value, methods: &[Value], invoices: &[Value]) -> Response {
-    let methods: String = methods
+    let methods = methods
         .iter()
         .map(|method| {
             let id = escape(text(method, "id"));
@@ -211,8 +212,8 @@ fn portal_page(portal: &Value, methods: &[Value], invoices: &[Value]) -> Respons
                 escape(text(card, "last4")),
             )
         })
-        .collect();
-    let invoices: String = invoices
+        .collect::<Vec<_>>().concat();
+    let invoices = invoices
         .iter()
         .map(|invoice| {
             format!(
@@ -222,7 +223,8 @@ fn portal_page(portal: &Value, methods: &[Value], invoices: &[Value]) -> Respons
                 money(number(invoice, "total"), text(invoice, "currency"))
             )
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     let back = match portal["return_url"].as_str() {
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
             format!("<p><a href=\"{}\">Return</a></p>", escape(url))

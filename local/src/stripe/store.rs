@@ -52,11 +52,14 @@ pub(super) struct Write {
     pub(super) value: Option<Value>,
 }
 
+/// An object and its position in the order of creation.
+type Row = (u64, Value);
+
 #[derive(Debug, Default)]
 struct Table {
     /// Position of each object in the order of creation.
     order: BTreeMap<u64, String>,
-    rows: HashMap<String, (u64, Value)>,
+    rows: HashMap<String, Row>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +69,7 @@ pub(super) struct Store {
     /// Deliveries that still want an attempt, by their place in the queue.
     queue: BTreeSet<(i64, String)>,
     journal: Option<Journal>,
-    undo: Vec<(Kind, String, Option<(u64, Value)>)>,
+    undo: Vec<(Kind, String, Option<Row>)>,
 }
 
 impl Store {

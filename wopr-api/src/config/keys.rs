@@ -46,8 +46,8 @@ pub(super) const OUR_PREFIXES: [&str; 12] = [
     "WOPR_",
 ];
 
-/// Settings of the tests, which share the environment.
-pub(super) const FOREIGN_PREFIX: &str = "WOPR_TEST_";
+/// Settings of the tests, the operator's tool and the stand-ins, which may share the environment.
+pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
 pub static KEYS: [Key; 36] = [

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::keys::{FOREIGN_PREFIX, KEYS, OUR_PREFIXES, TENANT_TOKEN_PREFIX};
+use super::keys::{FOREIGN_PREFIXES, KEYS, OUR_PREFIXES, TENANT_TOKEN_PREFIX};
 
 /// Where a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,10 +107,14 @@ fn merge_environment(merged: &mut Values, environment: &BTreeMap<String, String>
             read_secret_file(merged, key, name, value);
         } else if let Some(tenant) = name.strip_prefix(TENANT_TOKEN_PREFIX) {
             merged.tenant_tokens.insert(tenant.to_ascii_lowercase(), (value.to_owned(), Layer::Environment));
-        } else if OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with(FOREIGN_PREFIX) {
+        } else if begins(name, &OUR_PREFIXES) && !begins(name, &FOREIGN_PREFIXES) {
             merged.errors.push(unknown("environment variable", name, KEYS.iter().map(|key| key.name)));
         }
     }
+}
+
+fn begins(name: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn secret_file_key(name: &str) -> Option<&'static str> {

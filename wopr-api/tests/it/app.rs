@@ -1,30 +1,60 @@
-//! The server under test: its own database, a clock that stands still, no adapters.
+//! The server under test: its own database, a clock that stands still, an outside world that is made up.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tower::ServiceExt as _;
 use wopr_api::config::{Config, Sources};
-use wopr_api::{AppState, app};
+use wopr_api::{Adapters, AppState, app};
+use wopr_core::audit::Origin;
+use wopr_core::auth::{Email, Scope, SignUp, SignedIn};
 use wopr_core::clock::SharedClock;
-use wopr_core::testing::{FixedClock, TestDb};
+use wopr_core::ids::TenantId;
+use wopr_core::testing::{FixedClock, MemoryMailer, TestDb};
 
 /// The page that is allowed to call.
 pub(crate) const ORIGIN: &str = "http://localhost:3000";
+/// Where requests come from unless a test says otherwise.
+const CLIENT: &str = "192.0.2.1";
 
 pub(crate) struct TestApp {
     pub(crate) db: TestDb,
-    #[expect(dead_code, reason = "moved by the tests of the domains")]
     pub(crate) clock: FixedClock,
+    #[expect(dead_code, reason = "read by the tests of sign-up")]
+    pub(crate) mailer: Arc<MemoryMailer>,
     pub(crate) state: AppState,
     router: Router,
+}
+
+/// Somebody who is signed in.
+#[derive(Debug, Clone)]
+pub(crate) struct TestUser {
+    pub(crate) signed_in: SignedIn,
+    /// The value of the session cookie, not percent-encoded.
+    pub(crate) cookie: String,
+}
+
+impl TestUser {
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.signed_in.tenant_id
+    }
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum As<'a> {
+    Nobody,
+    User(&'a TestUser),
+    Key(&'a str),
 }
 
 /// An answer with its body read.
@@ -39,12 +69,19 @@ impl Answer {
     /// The body as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
+            .unwrap_or_else(|error| panic!("{error}: {} {:?}", self.status, String::from_utf8_lossy(&self.body)))
     }
 
     /// A header's text; empty when it is absent.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// `result.data` of a procedure that answered.
+    pub(crate) fn data(&self) -> Value {
+        let body = self.json();
+        assert_eq!(self.status, StatusCode::OK, "{body}");
+        body["result"]["data"].clone()
     }
 }
 
@@ -69,22 +106,37 @@ impl TestApp {
     /// With some variables of the environment changed.
     pub(crate) async fn start_with(changes: &[(&str, &str)]) -> Self {
         let db = TestDb::create().await;
-        let clock = FixedClock::default();
+        let (clock, mailer) = (FixedClock::default(), Arc::new(MemoryMailer::default()));
         let mut environment = environment();
         environment.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config = Config::load(&Sources { environment, ..Sources::default() }).unwrap();
         let shared: SharedClock = Arc::new(clock.clone());
-        let state = AppState::assemble(Arc::new(config), db.db.clone(), shared).unwrap();
+        let adapters = Adapters { mailer: Some(mailer.clone()) };
+        let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
-        Self { db, clock, state, router }
+        Self { db, clock, mailer, state, router }
     }
 
-    /// Sends a request as it is, from a client at 192.0.2.1.
-    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
-        let peer: SocketAddr = "192.0.2.1:40000".parse().unwrap();
-        if request.extensions().get::<ConnectInfo<SocketAddr>>().is_none() {
-            request.extensions_mut().insert(ConnectInfo(peer));
-        }
+    /// Somebody signs up as `<name>@example.com`.
+    pub(crate) async fn user(&self, name: &str) -> TestUser {
+        let password = self.state.auth.password_policy().check("Testpass1".to_owned().into()).unwrap();
+        let email = Email::parse(&format!("{name}@example.com")).unwrap();
+        let sign_up = SignUp { email, name: name.to_owned(), image: None, password, remember: true };
+        let started = self.state.auth.sign_up(&Origin::system("test"), sign_up).await.unwrap();
+        let cookie = self.state.session_keys.seal(started.token.expose_secret());
+        TestUser { signed_in: started.signed_in, cookie }
+    }
+
+    /// An API key; of the platform itself when it is bound to no tenant.
+    pub(crate) async fn key(&self, tenant: Option<TenantId>, scope: Scope) -> String {
+        let origin = Origin::system("test");
+        let made = self.state.auth.create_api_key(&origin, tenant, scope, "test", None).await.unwrap();
+        made.plaintext.expose_secret().to_owned()
+    }
+
+    /// Sends a request as it is.
+    pub(crate) async fn send_from(&self, client: IpAddr, mut request: Request<Body>) -> Answer {
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::new(client, 40_000)));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
@@ -97,16 +149,40 @@ impl TestApp {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.send(request.body(body).unwrap()).await
+        self.send_from(CLIENT.parse().unwrap(), request.body(body).unwrap()).await
+    }
+
+    /// Sends a request as a page of ours or a program does.
+    pub(crate) async fn call(&self, who: As<'_>, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let credential = match who {
+            As::Nobody => None,
+            As::User(user) => {
+                let value = utf8_percent_encode(&user.cookie, NON_ALPHANUMERIC);
+                Some(("cookie", format!("better-auth.session_token={value}")))
+            }
+            As::Key(key) => Some(("authorization", format!("Bearer {key}"))),
+        };
+        let mut headers = vec![("origin", ORIGIN)];
+        headers.extend(credential.as_ref().map(|(name, value)| (*name, value.as_str())));
+        if body.is_some() {
+            headers.push(("content-type", "application/json"));
+        }
+        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+        self.request(method, path, &headers, body).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.request(Method::GET, path, &[], Body::empty()).await
+        self.call(As::Nobody, Method::GET, path, None).await
     }
 
-    /// Posts JSON as a page of ours does.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
-        let headers = [(header::CONTENT_TYPE.as_str(), "application/json"), ("origin", ORIGIN)];
-        self.request(Method::POST, path, &headers, Body::from(body.to_string())).await
+    /// Calls a procedure that reads.
+    pub(crate) async fn query(&self, who: As<'_>, name: &str, input: &Value) -> Answer {
+        let input = utf8_percent_encode(&input.to_string(), NON_ALPHANUMERIC).to_string();
+        self.call(who, Method::GET, &format!("/trpc/{name}?input={input}"), None).await
+    }
+
+    /// Calls a procedure that changes something.
+    pub(crate) async fn mutate(&self, who: As<'_>, name: &str, input: &Value) -> Answer {
+        self.call(who, Method::POST, &format!("/trpc/{name}"), Some(input)).await
     }
 }

@@ -1,5 +1,6 @@
 use jiff::SignedDuration;
 
+use crate::billing::BillingError;
 use crate::db::DbError;
 use crate::ids::{ApiKeyId, UserId};
 
@@ -63,6 +64,9 @@ pub enum AuthError {
     /// The password could not be hashed: there was no memory or no thread for it.
     #[error("a password could not be hashed: {0}")]
     Hashing(String),
+    /// The signup grant was refused; nothing was changed.
+    #[error("the signup grant was refused")]
+    Billing(#[from] BillingError),
     /// Postgres could not answer; nothing was changed.
     #[error("auth storage failed")]
     Storage(#[from] DbError),

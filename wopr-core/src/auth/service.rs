@@ -19,6 +19,7 @@ use super::repository::tokens::TokenRepository;
 use super::repository::users::UserRepository;
 use super::{AuthError, Email, OperatorToken, PasswordPolicy, Session, SignUp, SignedIn, Started, User, random};
 use crate::audit::{self, Actor, AuditEntry, Origin, Resource};
+use crate::billing::Billing;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError};
 use crate::notify;
@@ -77,17 +78,18 @@ impl AuthConfig {
 pub struct Auth {
     db: Db,
     clock: SharedClock,
+    billing: Billing,
     hasher: Hasher,
     operators: Arc<OperatorTokens>,
     config: Arc<AuthConfig>,
 }
 
 impl Auth {
-    /// The domain on this database.
-    pub fn new(db: Db, clock: SharedClock, mut config: AuthConfig) -> Self {
+    /// The domain on this database; `billing` books what a verified address brings.
+    pub fn new(db: Db, clock: SharedClock, billing: Billing, mut config: AuthConfig) -> Self {
         let hasher = Hasher::new(config.parallel_hashes);
         let operators = Arc::new(OperatorTokens::new(std::mem::take(&mut config.operator_tokens)));
-        Self { db, clock, hasher, operators, config: Arc::new(config) }
+        Self { db, clock, billing, hasher, operators, config: Arc::new(config) }
     }
 
     /// Which passwords are accepted.

@@ -8,6 +8,7 @@ mod standings;
 
 pub use self::admin::{AdminCredit, AdminOperation};
 pub use self::charges::DayCharge;
+use self::standings::Cause;
 
 use diesel_async::AsyncPgConnection;
 use jiff::{SignedDuration, Timestamp};
@@ -107,7 +108,7 @@ impl Billing {
         if !credited.is_empty() {
             for tenant in StandingRepository::new(conn).list_refilled(&credited).await? {
                 let origin = Origin::system("ledger");
-                self.transition_in(conn, at, tenant, &origin, None, |standing| Ok(standing.refill())).await?;
+                self.transition_in(conn, at, tenant, Cause::of(&origin), |standing| Ok(standing.refill())).await?;
             }
         }
         Ok(posted)

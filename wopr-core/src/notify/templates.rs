@@ -74,7 +74,7 @@ pub(crate) fn verify_email(cause: OneTimeTokenId, recipient: &str, base_url: &st
     let content = Content {
         title: "Verify your email address",
         paragraphs: &[
-            "Please confirm that this is your address. Then $5.00 of credit are yours.",
+            "Please confirm that this is your address.",
             "The link works once, for 24 hours. If you did not sign up, ignore this mail.",
         ],
         link: Some(("Verify your address", &url)),
@@ -99,7 +99,7 @@ pub(crate) fn password_reset(cause: OneTimeTokenId, recipient: &str, url: &Secre
 pub(crate) fn welcome(user: UserId, recipient: &str, ui_url: &str) -> Mail {
     let content = Content {
         title: "Welcome to WOPR",
-        paragraphs: &["Your address is verified.", "Your credit is waiting for you, and so is your first bot."],
+        paragraphs: &["Your address is verified.", "Your balance is in your account, and your first bot is one step away."],
         link: Some(("Open WOPR", ui_url)),
     };
     content.mail("welcome", user, recipient)
@@ -117,6 +117,11 @@ pub(crate) fn credit_purchase_receipt(cause: &str, recipient: &str, amount: Mone
         link: None,
     };
     content.mail("credit-purchase-receipt", cause, recipient)
+}
+
+/// A few paragraphs about something that has happened. `cause` names it.
+pub(crate) fn notice(template: &'static str, cause: &str, recipient: &str, title: &str, paragraphs: &[&str]) -> Mail {
+    Content { title, paragraphs, link: None }.mail(template, cause, recipient)
 }
 
 #[cfg(test)]

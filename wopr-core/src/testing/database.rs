@@ -60,6 +60,15 @@ impl TestDb {
         Self { db, name, server }
     }
 
+    /// Runs statements, to break things on purpose.
+    ///
+    /// # Panics
+    /// When a statement fails.
+    pub async fn execute(&self, statements: &str) {
+        let mut conn = self.db.connection().await.unwrap_or_else(|error| panic!("no connection: {error}"));
+        run(&mut conn, statements).await;
+    }
+
     /// The connection URL, for programs under test.
     pub fn url(&self) -> String {
         database_url(&self.server, &self.name)

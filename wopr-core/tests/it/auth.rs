@@ -1,14 +1,16 @@
 use std::sync::Arc;
 
 use diesel::sql_types::{BigInt, Text};
-use diesel_async::RunQueryDsl;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
 use wopr_core::audit::{Actor, Origin};
 use wopr_core::auth::{
     AdminGrant, Auth, AuthConfig, AuthError, Email, ImageChange, Limit, OperatorToken, Scope, SignUp, Started, Throttle,
 };
+use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::ids::{ApiKeyId, TenantId};
+use wopr_core::money::Money;
 use wopr_core::notify::Notifier;
 use wopr_core::testing::{FixedClock, MemoryMailer, TestDb};
 
@@ -16,7 +18,11 @@ const PASSWORD: &str = "Testpass1";
 
 /// The domain on a test database.
 pub(crate) fn auth(test: &TestDb, clock: &FixedClock, config: AuthConfig) -> Auth {
-    Auth::new(test.db.clone(), Arc::new(clock.clone()), config)
+    Auth::new(test.db.clone(), Arc::new(clock.clone()), billing(test, clock), config)
+}
+
+fn billing(test: &TestDb, clock: &FixedClock) -> Billing {
+    Billing::new(test.db.clone(), Arc::new(clock.clone()), BillingConfig::default())
 }
 
 struct World {
@@ -86,6 +92,10 @@ impl World {
         let row: Count =
             diesel::sql_query(format!("SELECT count(*) AS count FROM {query}")).get_result(&mut conn).await.unwrap();
         row.count
+    }
+
+    async fn run(&self, statement: &str) {
+        self.test.db.connection().await.unwrap().batch_execute(statement).await.unwrap();
     }
 
     /// What was written to the audit log, sorted: the clock stands still.
@@ -306,7 +316,23 @@ async fn a_verification_link_works_once_however_often_it_is_followed() {
     assert!(signed_in.user.email_verified_at.is_some());
     world.notifier.deliver().await.unwrap();
     assert!(world.mailer.last("welcome", "ann@example.com").is_some());
+    let balance = billing(&world.test, &world.clock).balance(signed_in.tenant_id).await.unwrap();
+    assert_eq!(balance.balance, Money::from_cents(500), "granted once");
     assert_eq!(world.count("audit_log WHERE action = 'user.verify_email'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_whose_grant_fails_leaves_everything_as_it_was() {
+    let world = World::new().await;
+    let started = world.sign_up("ann@example.com").await;
+    let token = world.mailed("verify-email", "ann@example.com").await;
+    world.run("ALTER TABLE signup_grants RENAME TO away").await;
+    assert!(world.auth.verify_email(&origin(), &token).await.is_err());
+    let user = world.auth.find_session(started.token.expose_secret()).await.unwrap().unwrap().user;
+    assert_eq!(user.email_verified_at, None);
+    assert_eq!(world.count("mail_outbox WHERE template = 'welcome'").await, 0);
+    world.run("ALTER TABLE away RENAME TO signup_grants").await;
+    world.auth.verify_email(&origin(), &token).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,7 @@ fn declared() -> Columns {
     for entry in std::fs::read_dir(folder).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let mut table = None;
-        for line in text.lines().map(str::trim) {
+        for line in text.lines().map(str::trim).filter(|line| !line.contains("joinable!")) {
             if let Some((name, _)) = line.split_once(" (").filter(|_| line.ends_with(") {")) {
                 table = Some(name.to_owned());
             } else if let (Some(table), Some((column, kind))) = (&table, line.split_once(" -> ")) {

@@ -44,6 +44,7 @@ impl Auth {
                 if self.config.platform_admin_grant == AdminGrant::WhenVerified {
                     self.grant_configured_admin_in(conn, now, &user).await?;
                 }
+                self.billing.grant_signup_in(conn, now, user.personal_tenant(), user.email.as_str()).await?;
                 let welcome = notify::templates::welcome(user.id, user.email.as_str(), &self.config.ui_url);
                 notify::enqueue_in(conn, now, &welcome).await?;
                 record(conn, now, &origin, &user, "user.verify_email").await?;

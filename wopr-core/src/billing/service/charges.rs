@@ -1,5 +1,6 @@
 use jiff::civil::Date;
 
+use super::standings::Cause;
 use super::{Billing, total_debit};
 use crate::audit::{Actor, Origin};
 use crate::billing::error::BillingError;
@@ -56,8 +57,9 @@ impl Billing {
                     return Ok(DayCharge::Charged(self.post_in(conn, at, &transfers).await?));
                 }
                 let origin = Origin::system("charges");
-                let standing =
-                    self.transition_in(conn, at, tenant, &origin, None, |standing| Ok(standing.run_short(at))).await?;
+                let standing = self
+                    .transition_in(conn, at, tenant, Cause::of(&origin), |standing| Ok(standing.run_short(at)))
+                    .await?;
                 Ok(DayCharge::Short { available, required, standing })
             })
             .await

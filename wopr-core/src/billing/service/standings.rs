@@ -28,7 +28,7 @@ impl Billing {
         Ok(StandingRepository::new(&mut conn).get(tenant).await?)
     }
 
-    /// Stops a tenant until an operator reactivates it.
+    /// Stops a tenant until an operator reactivates it, and mails it the reason if `tell`.
     ///
     /// # Errors
     /// [`BillingError::Transition`] if banned or destroyed, [`BillingError::TenantNotFound`],
@@ -38,25 +38,31 @@ impl Billing {
         origin: &Origin,
         tenant: TenantId,
         reason: &str,
+        tell: bool,
     ) -> Result<Standing, BillingError> {
         let at = self.clock.now();
+        let cause = Cause { origin, note: Some(reason), tell };
         self.db
             .transaction(async |conn| {
                 let suspend = |standing: Standing| standing.suspend(SuspensionReason::Admin);
-                self.transition_in(conn, at, tenant, origin, Some(reason), suspend).await
+                self.transition_in(conn, at, tenant, cause, suspend).await
             })
             .await
     }
 
-    /// Lets a suspended tenant in again, whatever it was suspended for.
+    /// Lets a suspended tenant in again, whatever it was suspended for, and tells it if `tell`.
     ///
     /// # Errors
     /// As [`Billing::suspend_tenant`].
-    pub async fn reactivate_tenant(&self, origin: &Origin, tenant: TenantId) -> Result<Standing, BillingError> {
+    pub async fn reactivate_tenant(
+        &self,
+        origin: &Origin,
+        tenant: TenantId,
+        tell: bool,
+    ) -> Result<Standing, BillingError> {
         let at = self.clock.now();
-        self.db
-            .transaction(async |conn| self.transition_in(conn, at, tenant, origin, None, Standing::reactivate).await)
-            .await
+        let cause = Cause { origin, note: None, tell };
+        self.db.transaction(async |conn| self.transition_in(conn, at, tenant, cause, Standing::reactivate).await).await
     }
 
     /// Bans a tenant for good; its credit stays on the books. `confirmation` has to be `BAN {tenant}`.
@@ -75,10 +81,9 @@ impl Billing {
             return Err(BillingError::NotConfirmed);
         }
         let at = self.clock.now();
+        let cause = Cause { origin, note: Some(reason), tell: true };
         self.db
-            .transaction(async |conn| {
-                self.transition_in(conn, at, tenant, origin, Some(reason), |standing| standing.ban(at)).await
-            })
+            .transaction(async |conn| self.transition_in(conn, at, tenant, cause, |standing| standing.ban(at)).await)
             .await
     }
 
@@ -101,7 +106,8 @@ impl Billing {
                 let origin = Origin::system("standing");
                 self.db
                     .transaction(async |conn| {
-                        self.transition_in(conn, at, tenant, &origin, None, |standing| Ok(standing.pass_time(at))).await
+                        self.transition_in(conn, at, tenant, Cause::of(&origin), |standing| Ok(standing.pass_time(at)))
+                            .await
                     })
                     .await?;
                 moved += 1;
@@ -117,7 +123,7 @@ impl Billing {
         tenant: TenantId,
         origin: &Origin,
     ) -> Result<Standing, BillingError> {
-        self.transition_in(conn, at, tenant, origin, None, |standing| {
+        self.transition_in(conn, at, tenant, Cause::of(origin), |standing| {
             Ok(standing.suspend(SuspensionReason::Dispute).unwrap_or(standing))
         })
         .await
@@ -131,7 +137,7 @@ impl Billing {
         tenant: TenantId,
         origin: &Origin,
     ) -> Result<Standing, BillingError> {
-        self.transition_in(conn, at, tenant, origin, None, |standing| Ok(standing.settle_dispute())).await
+        self.transition_in(conn, at, tenant, Cause::of(origin), |standing| Ok(standing.settle_dispute())).await
     }
 
     /// Locks the standing, lets `event` decide, and writes the transition with its history, audit entry and mail. An
@@ -141,10 +147,10 @@ impl Billing {
         conn: &mut AsyncPgConnection,
         at: Timestamp,
         tenant: TenantId,
-        origin: &Origin,
-        note: Option<&str>,
+        cause: Cause<'_>,
         event: impl FnOnce(Standing) -> Result<Standing, BillingError> + Send,
     ) -> Result<Standing, BillingError> {
+        let Cause { origin, note, tell } = cause;
         let mut standings = StandingRepository::new(conn);
         let from = standings.lock(at, tenant).await.map_err(|error| match error.violated_constraint() {
             Some("account_standings_tenant_id_fkey") => BillingError::TenantNotFound(tenant),
@@ -164,12 +170,30 @@ impl Billing {
         }
         audit::record_in(conn, at, &entry).await?;
         if let Some(recipient) = LedgerRepository::new(conn).find_contact(tenant).await?
-            && let Some(mail) = mails::standing_changed(&recipient, tenant, from, to)
+            && let Some(mail) =
+                mails::standing_changed(&recipient, &mails::Change { tenant, from, to, at, note, asked: tell })
         {
             notify::enqueue_in(conn, at, &mail).await?;
         }
         tracing::info!(tenant.id = %tenant, "tenant {tenant} went from {} to {}", from.name(), to.name());
         Ok(to)
+    }
+}
+
+/// What a transition comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Cause<'c> {
+    origin: &'c Origin,
+    /// What an operator gave as the reason.
+    note: Option<&'c str>,
+    /// Whether the tenant is to be told about what it is not always told.
+    tell: bool,
+}
+
+impl<'c> Cause<'c> {
+    /// Nothing more to say than who.
+    pub(super) const fn of(origin: &'c Origin) -> Self {
+        Self { origin, note: None, tell: false }
     }
 }
 

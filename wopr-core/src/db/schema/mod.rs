@@ -2,5 +2,6 @@
 
 pub(crate) mod auth;
 pub(crate) mod billing;
+pub(crate) mod fleet;
 pub(crate) mod foundation;
 pub(crate) mod payments;

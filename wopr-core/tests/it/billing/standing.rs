@@ -47,7 +47,7 @@ async fn a_purchase_does_not_lift_what_an_operator_imposed() {
     let books = Books::open().await;
     let (origin, tenant) = (Origin::system("test"), books.short_customer().await);
     for _ in 0..2 {
-        books.billing.suspend_tenant(&origin, tenant, "spam").await.unwrap();
+        books.billing.suspend_tenant(&origin, tenant, "spam", true).await.unwrap();
     }
     books.billing.post(&[purchase("cs", tenant, 500)]).await.unwrap();
     let expected = Standing::Suspended { reason: SuspensionReason::Admin, delete_after: None };
@@ -55,7 +55,7 @@ async fn a_purchase_does_not_lift_what_an_operator_imposed() {
     let refused = books.billing.require_runtime_credit(tenant).await;
     let by_operator = SuspensionReason::Admin;
     assert!(matches!(refused, Err(BillingError::AccountSuspended { reason }) if reason == by_operator), "{refused:?}");
-    books.billing.reactivate_tenant(&origin, tenant).await.unwrap();
+    books.billing.reactivate_tenant(&origin, tenant, true).await.unwrap();
     books.billing.require_runtime_credit(tenant).await.unwrap();
     let audited = "SELECT count(*) AS value FROM audit_log WHERE action IN ('tenant.suspend', 'tenant.reactivate')";
     assert_eq!(books.number(audited).await, 2);
@@ -68,11 +68,11 @@ async fn a_ban_is_typed_and_final() {
     let refused = books.billing.ban_tenant(&origin, tenant, "fraud", "ban them").await;
     assert!(matches!(refused, Err(BillingError::NotConfirmed)), "{refused:?}");
     books.billing.ban_tenant(&origin, tenant, "fraud", &format!("BAN {tenant}")).await.unwrap();
-    let refused = books.billing.reactivate_tenant(&origin, tenant).await;
+    let refused = books.billing.reactivate_tenant(&origin, tenant, true).await;
     assert!(matches!(refused, Err(BillingError::Transition(_))), "{refused:?}");
     assert!(matches!(books.billing.require_runtime_credit(tenant).await, Err(BillingError::AccountBanned)));
     let nobody = TenantId::new(books.clock.now());
-    let refused = books.billing.suspend_tenant(&origin, nobody, "x").await;
+    let refused = books.billing.suspend_tenant(&origin, nobody, "x", false).await;
     assert!(matches!(refused, Err(BillingError::TenantNotFound(id)) if id == nobody), "{refused:?}");
 }
 

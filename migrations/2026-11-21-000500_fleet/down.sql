@@ -1,0 +1,3 @@
+DROP TABLE bot_charges;
+DROP TABLE bot_progress;
+DROP TABLE bots;

@@ -1,0 +1,93 @@
+use std::time::Duration;
+
+use super::settings::InvalidSetting;
+use crate::db::DbError;
+use crate::ids::BotId;
+use crate::money::Money;
+
+/// Why a fleet operation was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// No such bot, or not this tenant's.
+    #[error("bot {0} does not exist")]
+    NotFound(BotId),
+    /// A value breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSetting),
+    /// The text is no image reference.
+    #[error("image: not a usable image reference")]
+    InvalidImage,
+    /// The image is none of those that may be run.
+    #[error("image: {0} is not on the list of images that may be run")]
+    ImageNotAllowed(String),
+    /// The tenant has a bot of that name.
+    #[error("a bot named {0} exists already")]
+    NameTaken(String),
+    /// A change that changes nothing.
+    #[error("no fields to update")]
+    NothingToChange,
+    /// Too little credit to run a bot for a day.
+    #[error("{required} of credit are needed, {available} are available")]
+    InsufficientCredit {
+        /// What the tenant can spend.
+        available: Money,
+        /// What is needed.
+        required: Money,
+    },
+    /// The account is suspended.
+    #[error("the account is suspended")]
+    AccountSuspended,
+    /// The account is banned.
+    #[error("the account is banned")]
+    AccountBanned,
+    /// The update did not come up in time or was rolled back.
+    #[error("the update did not succeed: {0}")]
+    UpdateFailed(String),
+    /// The container engine did not do what was asked.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Billing could not answer.
+    #[error("billing could not answer")]
+    Billing(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The database could not answer; nothing was changed.
+    #[error("fleet storage failed")]
+    Storage(#[from] DbError),
+}
+
+/// Why a container engine did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Nobody answers.
+    #[error("the container engine cannot be reached")]
+    Unreachable(String),
+    /// It did not answer in time.
+    #[error("the container engine did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The thing is not there.
+    #[error("{0} does not exist on the container engine")]
+    NotFound(String),
+    /// The registry has no such image, or does not give it to us.
+    #[error("image {image} cannot be had: {reason}")]
+    ImageUnavailable {
+        /// The image.
+        image: String,
+        /// What the registry said.
+        reason: String,
+    },
+    /// The disk is full.
+    #[error("the container engine has no space left")]
+    NoSpace(String),
+    /// The engine understood and refused.
+    #[error("the container engine refused: {0}")]
+    Refused(String),
+}
+
+impl HostError {
+    /// Whether the same step may succeed later without anybody changing the bot.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::TimedOut(_) | Self::NoSpace(_) | Self::NotFound(_) => true,
+            Self::ImageUnavailable { .. } | Self::Refused(_) => false,
+        }
+    }
+}
