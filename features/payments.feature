@@ -97,6 +97,7 @@ Feature: Payments
     Then Ada's balance becomes $30.00
     And Ada's balance stays $30.00
 
+  @operator
   Scenario: A payment that names nobody is kept for a person to look at
     When Stripe reports a payment of $30.00 that names nobody
     Then the answer is 200

@@ -123,13 +123,14 @@ pub struct Request {
     method: Method,
     url: String,
     headers: Vec<(String, String)>,
+    from_our_page: bool,
     body: Vec<u8>,
 }
 
 impl Request {
     /// A request without a body.
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), headers: Vec::new(), body: Vec::new() }
+        Self { method, url: url.into(), headers: Vec::new(), from_our_page: true, body: Vec::new() }
     }
 
     /// A GET.
@@ -157,6 +158,13 @@ impl Request {
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Does not say that it comes from our page.
+    #[must_use]
+    pub fn without_origin(mut self) -> Self {
+        self.from_our_page = false;
         self
     }
 
@@ -220,7 +228,10 @@ impl Client {
     /// When there is no answer.
     pub async fn send(&self, request: Request) -> Result<Reply> {
         let asked = format!("{} {}", request.method, request.url);
-        let mut sending = self.0.request(request.method, &request.url).header("origin", ORIGIN);
+        let mut sending = self.0.request(request.method, &request.url);
+        if request.from_our_page {
+            sending = sending.header("origin", ORIGIN);
+        }
         for (name, value) in request.headers {
             sending = sending.header(name, value);
         }
