@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use bollard::Docker;
-use bollard::models::{ContainerInspectResponse, MountPointTypeEnum};
+use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
     DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListVolumesOptionsBuilder,
     RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder, UploadToContainerOptionsBuilder,
@@ -121,8 +121,8 @@ pub fn volume_at(container: &ContainerInspectResponse, path: &str) -> Result<Str
     let mounts = container.mounts.as_deref().unwrap_or_default();
     let mount = mounts.iter().find(|mount| mount.destination.as_deref() == Some(path));
     let mount = mount.with_context(|| format!("nothing is mounted at {path}: {mounts:?}"))?;
-    match (mount.typ, &mount.name) {
-        (Some(MountPointTypeEnum::VOLUME), Some(name)) if !name.is_empty() => Ok(name.clone()),
+    match (mount.typ.as_deref(), &mount.name) {
+        (Some("volume"), Some(name)) if !name.is_empty() => Ok(name.clone()),
         _ => bail!("no named volume at {path}: {mount:?}"),
     }
 }

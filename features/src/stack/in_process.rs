@@ -10,7 +10,8 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, Sources};
-use wopr_api::{AppState, app};
+use wopr_api::{Adapters, AppState, app};
+use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::testing::TestDb;
 use wopr_local::mail::MailCatcher;
 use wopr_local::stripe::{EndpointConfig, StripeStandin};
@@ -88,7 +89,8 @@ pub(super) async fn start() -> Result<Stack> {
         .map(|(name, value)| (name.to_owned(), value)),
     );
     let config = Config::load(&Sources { environment, ..Sources::default() })?;
-    let state = AppState::assemble(Arc::new(config), database.db.clone(), Arc::new(clock.clone()))?;
+    let adapters = adapters(&config)?;
+    let state = AppState::assemble(Arc::new(config), database.db.clone(), Arc::new(clock.clone()), adapters)?;
 
     let stop = CancellationToken::new();
     let workers = state.workers().paced(PACE).start(&state, &stop);
@@ -115,6 +117,13 @@ pub(super) async fn start() -> Result<Stack> {
             _database: database,
         }),
     })
+}
+
+/// The real ones: they lead to the stand-ins.
+fn adapters(config: &Config) -> Result<Adapters> {
+    let mail = config.mail.as_ref().context("no mail is configured")?;
+    let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
+    Ok(Adapters { mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)) })
 }
 
 impl Platform {

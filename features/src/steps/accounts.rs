@@ -103,9 +103,8 @@ async fn signs_out(world: &mut World, name: String) -> Result<()> {
 
 #[then(expr = "{word}'s session is over")]
 async fn session_over(world: &mut World, name: String) -> Result<()> {
-    let person = world.person(&name)?;
+    let person = world.person(&name)?.clone();
     let request = Request::query(&world.stack.api, "billing.creditsBalance", &json!({}));
-    let person = { person.clone() };
     person.send_as_is(request.cookies(&person.jar)).await?.expect_status(401)?;
     let request = Request::get(format!("{}/api/auth/get-session", world.stack.api)).cookies(&person.jar);
     let reply = person.send_as_is(request).await?.expect_status(200)?;

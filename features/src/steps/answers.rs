@@ -4,14 +4,14 @@ use cucumber::then;
 use crate::world::World;
 
 #[then(expr = "the answer is {int}")]
-async fn status(world: &mut World, status: u16) -> Result<()> {
+async fn answer_is(world: &mut World, status: u16) -> Result<()> {
     let reply = world.reply()?;
     ensure!(reply.status == status, "expected {status}, got {reply}");
     Ok(())
 }
 
 #[then(expr = "the answer is {int} with the message {string}")]
-async fn message(world: &mut World, status: u16, message: String) -> Result<()> {
+async fn answer_says(world: &mut World, status: u16, message: String) -> Result<()> {
     let reply = world.reply()?;
     ensure!(reply.status == status, "expected {status}, got {reply}");
     ensure!(reply.message()? == message, "expected {message:?}, got {reply}");
@@ -19,7 +19,7 @@ async fn message(world: &mut World, status: u16, message: String) -> Result<()> 
 }
 
 #[then(expr = "the answer is {int} with the code {string}")]
-async fn code(world: &mut World, status: u16, code: String) -> Result<()> {
+async fn answer_has_code(world: &mut World, status: u16, code: String) -> Result<()> {
     let reply = world.reply()?;
     ensure!(reply.status == status, "expected {status}, got {reply}");
     ensure!(reply.json()?["code"] == code.as_str(), "expected {code:?}, got {reply}");
