@@ -71,7 +71,7 @@ async fn kill_and_look(seed: u64) -> Result<()> {
         .execute(&format!("INSERT INTO tenants VALUES ('{}', 'personal', 'Ada', '2026-01-01')", tenant.as_uuid()))
         .await?;
     let billing = Billing::new(test.db.clone(), Arc::new(SystemClock), BillingConfig::default());
-    let start = Transfer::to_wallet("start", TransferKind::Purchase, tenant, Money::from_nanos(START_NANOS), Actor::System);
+    let start = Transfer::to_wallet("start", TransferKind::Purchase, tenant, Money::from_nanos(START_NANOS), Actor::System("crash-test"));
     billing.post(&[start]).await?;
 
     let mut random = schedule::random(seed);
