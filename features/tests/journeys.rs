@@ -1,5 +1,8 @@
 //! Tells the features. `cargo test -p features --test journeys -- -n 'bot'` tells those whose name matches.
 
+// The runner's futures nest deeper than the compiler looks by default.
+#![recursion_limit = "256"]
+
 use std::path::Path;
 use std::process::ExitCode;
 
