@@ -1,9 +1,14 @@
 //! What every program here does around its work.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
+
+/// How long tasks may take to stop. Container engines kill after ten seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Logs to standard error, as `RUST_LOG` says, by default from `info` up.
 pub fn start_logging() {
@@ -42,6 +47,20 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Waits for tasks that were told to stop, and cuts off those that take too long: a request may have been delayed on purpose.
+pub(crate) async fn finish(tasks: Vec<JoinHandle<()>>) {
+    for mut task in tasks {
+        match tokio::time::timeout(STOP_PATIENCE, &mut task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("a task failed: {error}"),
+            Err(_elapsed) => {
+                tracing::warn!("a task did not stop in time and was cut off");
+                task.abort();
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, KEYS, Sources};
 use wopr_api::{Adapters, AppState, app};
+use wopr_core::adapters::docker::{DockerHost, RegistryLogin};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
@@ -141,7 +142,13 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
             None
         }
     };
-    Ok(Adapters { mailer })
+    let login = config.registry.as_ref().map(|registry| RegistryLogin {
+        server: registry.server.clone(),
+        username: registry.username.clone(),
+        password: registry.password.clone(),
+    });
+    let containers = Arc::new(DockerHost::new(config.docker_host.as_deref(), login)?);
+    Ok(Adapters { containers, mailer })
 }
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {

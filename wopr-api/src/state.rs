@@ -6,6 +6,7 @@ use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRi
 use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
+use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig};
 use wopr_core::notify::{Mailer, Notifier};
 
 use crate::config::{Config, Environment};
@@ -19,6 +20,8 @@ pub struct AppState {
     pub auth: Auth,
     /// Credit.
     pub billing: Billing,
+    /// Bots.
+    pub fleet: Fleet,
     /// Queued mails.
     pub notifier: Notifier,
     /// Counters of requests.
@@ -40,8 +43,10 @@ pub struct AppState {
 }
 
 /// The outside world, chosen in `main` or by a test. What is absent is switched off.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Adapters {
+    /// Runs bots.
+    pub containers: Arc<dyn ContainerHost>,
     /// Sends mails; without it they stay queued.
     pub mailer: Option<Arc<dyn Mailer>>,
 }
@@ -55,6 +60,9 @@ pub enum AssemblyError {
     /// The administrator's address is none.
     #[error("PLATFORM_ADMIN_EMAIL is not a mail address")]
     AdminEmail,
+    /// The list of images is none.
+    #[error("FLEET_IMAGE_ALLOWLIST has an entry that is neither a registry path nor an image")]
+    ImageAllowList,
 }
 
 impl AppState {
@@ -70,9 +78,13 @@ impl AppState {
     ) -> Result<Self, AssemblyError> {
         let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
         let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
+        let images = config.image_allowlist.join(",").parse().map_err(|_| AssemblyError::ImageAllowList)?;
+        let fleet_config = FleetConfig { images, ..FleetConfig::default() };
+        let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
         Ok(Self {
             auth,
             billing,
+            fleet,
             notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
             session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
@@ -99,6 +111,21 @@ impl AppState {
             let throttle = throttle.clone();
             async move { throttle.purge().await }
         });
+        let (fleet, wake) = (self.fleet.clone(), self.fleet.waker());
+        workers.add("fleet.advance", SECOND, Some(wake), move || {
+            let fleet = fleet.clone();
+            async move { fleet.spawn_due().await }
+        });
+        let fleet = self.fleet.clone();
+        workers.add("fleet.reconcile", 15 * SECOND, None, move || {
+            let fleet = fleet.clone();
+            async move { fleet.reconcile().await }
+        });
+        let fleet = self.fleet.clone();
+        workers.add("fleet.charge", MINUTE, None, move || {
+            let fleet = fleet.clone();
+            async move { fleet.charge_due_days().await }
+        });
         let (notifier, wake) = (self.notifier.clone(), Arc::clone(&self.wakers.mail));
         workers.add("notify.deliver", 2 * SECOND, Some(wake), move || {
             let notifier = notifier.clone();
@@ -118,6 +145,11 @@ impl AppState {
         workers.add("billing.advance_standing", MINUTE, None, move || {
             let billing = billing.clone();
             async move { billing.advance_standing().await }
+        });
+        let billing = self.billing.clone();
+        workers.add("billing.verify_books", 24 * 60 * MINUTE, None, move || {
+            let billing = billing.clone();
+            async move { billing.verify_books().await }
         });
         workers
     }

@@ -132,6 +132,8 @@ typed_ids! {
     WebhookId = "webhook";
     /// A payment that names no customer of ours.
     UnmatchedPaymentId = "unmatched";
+    /// A comparison of the payment provider's books with the ledger.
+    ReconciliationId = "reconciliation";
 }
 
 impl From<UserId> for TenantId {

@@ -47,7 +47,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
     /// How the programs are compiled
-    #[arg(long, value_enum, default_value_t = Profile::Ship)]
+    #[arg(long, value_enum, default_value_t = Profile::Dev)]
     pub(crate) profile: Profile,
     /// Only these: postgres, api, stripe, mail, bot
     #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
@@ -66,7 +66,7 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) no_prove: bool,
     /// How the programs are compiled
-    #[arg(long, value_enum, default_value_t = Profile::Ship)]
+    #[arg(long, value_enum, default_value_t = Profile::Dev)]
     pub(crate) profile: Profile,
     /// Only these services, and what they need
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]

@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, Sources};
 use wopr_api::{Adapters, AppState, app};
+use wopr_core::adapters::docker::DockerHost;
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::testing::TestDb;
 use wopr_local::mail::MailCatcher;
@@ -123,7 +124,10 @@ pub(super) async fn start() -> Result<Stack> {
 fn adapters(config: &Config) -> Result<Adapters> {
     let mail = config.mail.as_ref().context("no mail is configured")?;
     let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
-    Ok(Adapters { mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)) })
+    Ok(Adapters {
+        containers: Arc::new(DockerHost::new(config.docker_host.as_deref(), None)?),
+        mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)),
+    })
 }
 
 impl Platform {

@@ -33,6 +33,7 @@ pub use mailbox::{Mail, MailboxError};
 pub use mime::{Attachment, Parsed};
 
 use crate::clock::Clock;
+use crate::process;
 use mailbox::Mailbox;
 
 /// How a mail catcher runs.
@@ -140,11 +141,7 @@ impl MailCatcher {
     /// Stops listening.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        for task in std::mem::take(&mut self.tasks) {
-            if let Err(error) = task.await {
-                tracing::error!("a task of the mail catcher failed: {error}");
-            }
-        }
+        process::finish(std::mem::take(&mut self.tasks)).await;
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) fn open(tx: &mut Tx<'_>, charge_id: &str, reason: &str, amount: Optio
         "metadata": {},
         "payment_intent": charge["payment_intent"],
         "payment_method_details": {
-            "card": { "brand": charge["payment_method_details"]["card"]["brand"], "case_type": "chargeback", "network_reason_code": "10" },
+            "card": { "brand": charge["payment_method_details"]["card"]["brand"], "case_type": "chargeback", "network": charge["payment_method_details"]["card"]["brand"], "network_reason_code": "10" },
             "type": "card",
         },
         "reason": reason,

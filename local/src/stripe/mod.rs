@@ -56,7 +56,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
 use axum::routing::{any, get};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -98,6 +97,7 @@ pub use faults::Fault;
 pub use journal::JournalError;
 
 use crate::clock::Clock;
+use crate::process;
 use engine::{Engine, Origin};
 
 /// Why the stand-in did not start.
@@ -205,11 +205,7 @@ impl StripeStandin {
     /// Stops: requests in progress are answered, deliveries in progress are repeated on the next start.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        for task in std::mem::take(&mut self.tasks) {
-            if let Err(error) = task.await {
-                tracing::error!("a task of the stand-in failed: {error}");
-            }
-        }
+        process::finish(std::mem::take(&mut self.tasks)).await;
     }
 }
 
@@ -237,7 +233,6 @@ fn client(config: &Config) -> Result<reqwest::Client, StartError> {
 }
 
 fn router(engine: &Arc<Engine>) -> Router {
-    let secret_headers = tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer::new([header::AUTHORIZATION]);
     Router::new()
         .route("/v1/{*path}", any(api::handle))
         .route("/c/pay/{id}", get(pages::show_checkout).post(pages::submit_checkout))
@@ -246,5 +241,4 @@ fn router(engine: &Arc<Engine>) -> Router {
         .fallback(api::not_found)
         .with_state(Arc::clone(engine))
         .merge(control_http::router(engine))
-        .layer(secret_headers)
 }

@@ -1,5 +1,7 @@
 //! Journeys through the three programs, over their own sockets.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test may")]
+
 mod bot;
 mod mail;
 mod stripe_durability;

@@ -9,6 +9,9 @@ use wopr_local::stripe::{Fault, Payment};
 
 use crate::support::{Api, KEY, http, plain_standin, standin, until};
 
+/// Path, form, and the status and code that must come back.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 async fn saved_card(api: &Api) -> (String, String) {
     let customer = api.make("/v1/customers", &[("email", "a@example.com")]).await;
     let id = customer["id"].as_str().unwrap().to_owned();
@@ -281,7 +284,7 @@ async fn what_is_wrong_is_refused_in_stripes_words() {
     let json = http().post(format!("{base}/v1/customers")).bearer_auth(KEY).json(&json!({})).send().await.unwrap();
     assert_eq!(json.status(), 400);
 
-    let cases: [(&str, &[(&str, &str)], u16, &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         ("/v1/customers", &[("email", "no address")], 400, "email_invalid"),
         ("/v1/payment_intents", &[("amount", "49"), ("currency", "usd")], 400, "amount_too_small"),
         ("/v1/payment_intents", &[("amount", "1.5"), ("currency", "usd")], 400, "parameter_invalid_integer"),

@@ -3,7 +3,10 @@
 //! A domain's error becomes an [`ApiError`] in `error/<domain>.rs`, by one `match` without a wildcard: a new variant
 //! has to choose its status and its stable code.
 
+mod auth;
+mod billing;
 mod db;
+mod fleet;
 pub(crate) mod render;
 
 use std::borrow::Cow;

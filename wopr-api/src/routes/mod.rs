@@ -2,6 +2,9 @@
 //!
 //! Each domain offers `router()` for REST and `procedures()` for tRPC; both are listed here and nowhere else.
 
+mod auth;
+mod billing;
+mod fleet;
 mod health;
 mod settings;
 
@@ -42,12 +45,14 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         "A session, with the prefix __Secure- over HTTPS. It counts as scope admin of the user's own tenant.",
     );
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
-    OpenApiRouter::with_openapi(description).merge(health::router()).split_for_parts()
+    OpenApiRouter::with_openapi(description).merge(auth::router()).merge(billing::router()).merge(fleet::router()).merge(health::router()).split_for_parts()
 }
 
 /// Every tRPC procedure.
 pub fn procedures() -> Procedures {
     let mut procedures = Procedures::default();
+    billing::procedures(&mut procedures);
+    fleet::procedures(&mut procedures);
     settings::procedures(&mut procedures);
     procedures
 }

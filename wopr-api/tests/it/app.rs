@@ -19,7 +19,7 @@ use wopr_core::audit::Origin;
 use wopr_core::auth::{Email, Scope, SignUp, SignedIn};
 use wopr_core::clock::SharedClock;
 use wopr_core::ids::TenantId;
-use wopr_core::testing::{FixedClock, MemoryMailer, TestDb};
+use wopr_core::testing::{FixedClock, MemoryHost, MemoryMailer, TestDb};
 
 /// The page that is allowed to call.
 pub(crate) const ORIGIN: &str = "http://localhost:3000";
@@ -29,8 +29,8 @@ const CLIENT: &str = "192.0.2.1";
 pub(crate) struct TestApp {
     pub(crate) db: TestDb,
     pub(crate) clock: FixedClock,
-    #[expect(dead_code, reason = "read by the tests of sign-up")]
     pub(crate) mailer: Arc<MemoryMailer>,
+    pub(crate) containers: Arc<MemoryHost>,
     pub(crate) state: AppState,
     router: Router,
 }
@@ -111,10 +111,11 @@ impl TestApp {
         environment.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let config = Config::load(&Sources { environment, ..Sources::default() }).unwrap();
         let shared: SharedClock = Arc::new(clock.clone());
-        let adapters = Adapters { mailer: Some(mailer.clone()) };
+        let containers = Arc::new(MemoryHost::default());
+        let adapters = Adapters { containers: containers.clone(), mailer: Some(mailer.clone()) };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
-        Self { db, clock, mailer, state, router }
+        Self { db, clock, mailer, containers, state, router }
     }
 
     /// Somebody signs up as `<name>@example.com`.

@@ -22,7 +22,7 @@ pub use self::credentials::{Email, NewPassword, PasswordPolicy};
 pub use self::error::AuthError;
 pub use self::keyring::{EmptyKeyRing, KeyRing};
 pub use self::keys::{ApiKey, KeyHolder, NewApiKey, Scope, UnknownScope};
-pub use self::model::{Account, ImageChange, Session, SignUp, SignedIn, Started, User};
+pub use self::model::{Account, ImageChange, Refreshed, Session, SignUp, SignedIn, Started, User};
 pub use self::operator::OperatorToken;
 pub use self::service::{AdminGrant, Auth, AuthConfig};
 pub use self::throttle::{Decision, Limit, Throttle};

@@ -111,6 +111,15 @@ pub struct SignedIn {
     pub platform_admin: bool,
 }
 
+/// A session that has just been used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Who, and the session as it is now.
+    pub signed_in: SignedIn,
+    /// Whether its end has moved.
+    pub extended: bool,
+}
+
 /// A session that has just begun. Its token is known here and with the client only.
 #[derive(Debug, Clone)]
 pub struct Started {

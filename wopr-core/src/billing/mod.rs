@@ -14,6 +14,7 @@ mod history;
 mod hold;
 mod ledger;
 mod mails;
+pub mod payments;
 pub mod pricing;
 mod repository;
 mod service;

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::image::ImageDigest;
 use super::model::Bot;
 use super::settings::RestartPolicy;
-use super::tiers::ResourceTier;
+use crate::billing::ResourceTier;
 use crate::ids::{BotId, TenantId};
 
 /// Marks containers and volumes of bots.
@@ -119,7 +119,7 @@ impl ContainerSpec {
         add(self.image.as_str());
         add(&self.host_name);
         add(self.restart_policy.as_str());
-        add(self.tier.key());
+        add(self.tier.as_str());
         for (name, value) in &self.env {
             add(name);
             add(value);

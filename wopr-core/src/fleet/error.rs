@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use super::settings::InvalidSetting;
+use crate::billing::BillingError;
 use crate::db::DbError;
 use crate::ids::BotId;
-use crate::money::Money;
 
 /// Why a fleet operation was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -23,32 +23,18 @@ pub enum FleetError {
     /// The tenant has a bot of that name.
     #[error("a bot named {0} exists already")]
     NameTaken(String),
+    /// There is, or was, a bot with the id that the caller chose.
+    #[error("the id {0} is taken")]
+    IdTaken(BotId),
     /// A change that changes nothing.
     #[error("no fields to update")]
     NothingToChange,
-    /// Too little credit to run a bot for a day.
-    #[error("{required} of credit are needed, {available} are available")]
-    InsufficientCredit {
-        /// What the tenant can spend.
-        available: Money,
-        /// What is needed.
-        required: Money,
-    },
-    /// The account is suspended.
-    #[error("the account is suspended")]
-    AccountSuspended,
-    /// The account is banned.
-    #[error("the account is banned")]
-    AccountBanned,
-    /// The update did not come up in time or was rolled back.
-    #[error("the update did not succeed: {0}")]
-    UpdateFailed(String),
+    /// Billing refused, or could not answer.
+    #[error(transparent)]
+    Billing(#[from] BillingError),
     /// The container engine did not do what was asked.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// Billing could not answer.
-    #[error("billing could not answer")]
-    Billing(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The database could not answer; nothing was changed.
     #[error("fleet storage failed")]
     Storage(#[from] DbError),

@@ -84,12 +84,9 @@ impl FromStr for ImageReference {
             None => (rest, None),
         };
         let tag = if tag.is_none() && digest.is_none() { Some(DEFAULT_TAG.to_owned()) } else { tag };
-        let valid = is_host(&registry)
-            && repository.split('/').all(is_path_segment)
-            && tag.as_deref().is_none_or(is_tag);
-        valid
-            .then(|| Self { registry, repository: repository.to_owned(), tag, digest })
-            .ok_or(InvalidImage)
+        let valid =
+            is_host(&registry) && repository.split('/').all(is_path_segment) && tag.as_deref().is_none_or(is_tag);
+        valid.then(|| Self { registry, repository: repository.to_owned(), tag, digest }).ok_or(InvalidImage)
     }
 }
 
@@ -285,8 +282,23 @@ mod tests {
     fn what_is_not_a_reference_is_refused() {
         let long = format!("a/{}", "b".repeat(600));
         let refused = [
-            "", "/", "a//b", "a/../b", "a/b:", "a/b:-x", "A/b", "a/b@sha256:zz", "a/b c", "https://ghcr.io/a/b",
-            "-evil.example/a", "a/b\n", "ghcr.io:0/a", "ghcr.io:99999/a", "a/b:c:d", "ghcr.io/", "--privileged/x",
+            "",
+            "/",
+            "a//b",
+            "a/../b",
+            "a/b:",
+            "a/b:-x",
+            "A/b",
+            "a/b@sha256:zz",
+            "a/b c",
+            "https://ghcr.io/a/b",
+            "-evil.example/a",
+            "a/b\n",
+            "ghcr.io:0/a",
+            "ghcr.io:99999/a",
+            "a/b:c:d",
+            "ghcr.io/",
+            "--privileged/x",
             long.as_str(),
         ];
         for text in refused {

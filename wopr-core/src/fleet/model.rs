@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::image::{ImageDigest, ImageReference};
 use super::settings::{BotEnv, BotName, Discovery, ReleaseChannel, RestartPolicy, UpdatePolicy};
-use super::tiers::{ResourceTier, StorageTier};
+use crate::billing::{ResourceTier, StorageTier};
 use crate::ids::{BotId, TenantId, UserId};
 
 /// A bot.
@@ -49,7 +49,7 @@ pub struct Bot {
     /// How far the way from wanted to seen has got.
     pub phase: Phase,
     /// What was last seen.
-    pub seen: Option<Seen>,
+    pub seen: Seen,
     /// The container that was given its key.
     pub keyed_container: Option<String>,
     /// Why it is not yet as wanted.
@@ -190,12 +190,8 @@ impl Phase {
 }
 
 /// What was last seen of a bot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
-    /// When.
-    pub at: Timestamp,
-    /// The generation that was then wanted.
-    pub generation: i64,
     /// The engine's id of the container.
     pub container_id: Option<String>,
     /// The engine's word for its state.
@@ -209,10 +205,15 @@ pub struct Seen {
 }
 
 impl Bot {
+    /// Makes [`Bot::running_since`] agree with what is wanted and allowed.
+    pub(super) fn settle_running_since(&mut self, now: Timestamp) {
+        let runs = self.desired == DesiredState::Running && self.suspended_at.is_none();
+        self.running_since = runs.then(|| self.running_since.unwrap_or(now));
+    }
+
     /// Docker's word for the container's state; `stopped` without one, `pulling` while its image is fetched.
     pub fn state_word(&self) -> &'static str {
-        let container = self.seen.as_ref().and_then(|seen| seen.container_state);
-        match container {
+        match self.seen.container_state {
             Some(state) => state.as_str(),
             None if self.phase == Phase::Pulling => "pulling",
             None if self.phase == Phase::Error => "error",

@@ -207,13 +207,15 @@ pub fn judge(aim: Aim, observed: &Observed) -> Verdict {
             (ContainerState::Running, Some(ContainerHealth::Unhealthy)) => {
                 Verdict::Failing(with_detail("the bot runs, but its health check fails", container))
             }
-            (ContainerState::Restarting, _) => {
-                Verdict::Failing(with_detail(&format!("the bot keeps ending with exit code {}", container.exit_code), container))
-            }
+            (ContainerState::Restarting, _) => Verdict::Failing(with_detail(
+                &format!("the bot keeps ending with exit code {}", container.exit_code),
+                container,
+            )),
             (ContainerState::Exited, _) if container.exit_code == 0 => Verdict::Settled(Phase::Stopped),
-            (ContainerState::Exited, _) => {
-                Verdict::Failing(with_detail(&format!("the bot ended with exit code {}", container.exit_code), container))
-            }
+            (ContainerState::Exited, _) => Verdict::Failing(with_detail(
+                &format!("the bot ended with exit code {}", container.exit_code),
+                container,
+            )),
             _ => Verdict::Unsettled,
         },
         _ => Verdict::Unsettled,

@@ -24,12 +24,7 @@ pub trait ContainerHost: Send + Sync + 'static {
     async fn pull_image(&self, image: &ImageDigest) -> Result<(), HostError>;
 
     /// What there is of a bot. `image` is the one it is to run, if that is known.
-    async fn observe(
-        &self,
-        bot: BotId,
-        tenant: TenantId,
-        image: Option<&ImageDigest>,
-    ) -> Result<Observed, HostError>;
+    async fn observe(&self, bot: BotId, tenant: TenantId, image: Option<&ImageDigest>) -> Result<Observed, HostError>;
 
     /// Makes the tenant's network.
     async fn ensure_network(&self, tenant: TenantId) -> Result<(), HostError>;
@@ -134,15 +129,8 @@ pub enum ContainerState {
 
 impl ContainerState {
     /// Every state.
-    pub const ALL: [Self; 7] = [
-        Self::Created,
-        Self::Running,
-        Self::Paused,
-        Self::Restarting,
-        Self::Removing,
-        Self::Exited,
-        Self::Dead,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Created, Self::Running, Self::Paused, Self::Restarting, Self::Removing, Self::Exited, Self::Dead];
 
     /// The engine's word.
     pub const fn as_str(self) -> &'static str {

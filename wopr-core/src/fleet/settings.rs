@@ -64,9 +64,8 @@ const MAX_VARIABLES: usize = 256;
 const MAX_ENV_BYTES: usize = 64 * 1024;
 
 /// What a program loads before its own code, or what the platform says to it: not for callers to set.
-const RESERVED: [&str; 9] = [
-    "PATH", "HOME", "HOSTNAME", "IFS", "BASH_ENV", "ENV", "WOPR_HOME", "WOPR_SERVICE_KEY_FILE", "NODE_PATH",
-];
+const RESERVED: [&str; 9] =
+    ["PATH", "HOME", "HOSTNAME", "IFS", "BASH_ENV", "ENV", "WOPR_HOME", "WOPR_SERVICE_KEY_FILE", "NODE_PATH"];
 const RESERVED_PREFIXES: [&str; 4] = ["LD_", "DYLD_", "DOCKER_", "WOPR_INTERNAL_"];
 
 /// A bot's environment variables. The map is replaced as a whole; empty values are left out.
@@ -211,12 +210,12 @@ impl Discovery {
     /// [`InvalidSetting`] when one does not.
     pub fn new(enabled: bool, topics: Vec<String>) -> Result<Self, InvalidSetting> {
         let valid = topics.len() <= 32
-            && topics.iter().all(|topic| {
-                (1..=128).contains(&topic.chars().count()) && !topic.contains([',', '\0', '\n', '\r'])
-            });
-        valid
-            .then_some(Self { enabled, topics })
-            .ok_or_else(|| InvalidSetting::new("discovery.topics", "at most 32, each of 1 to 128 characters without comma"))
+            && topics
+                .iter()
+                .all(|topic| (1..=128).contains(&topic.chars().count()) && !topic.contains([',', '\0', '\n', '\r']));
+        valid.then_some(Self { enabled, topics }).ok_or_else(|| {
+            InvalidSetting::new("discovery.topics", "at most 32, each of 1 to 128 characters without comma")
+        })
     }
 
     /// Whether it looks for peers at all.
@@ -248,7 +247,20 @@ mod tests {
     #[test]
     fn hostile_variables_are_refused_and_empty_ones_left_out() {
         let env = |name: &str, value: &str| BotEnv::new(BTreeMap::from([(name.to_owned(), value.to_owned())]));
-        for name in ["PATH", "path", "LD_PRELOAD", "ld_preload", "DOCKER_HOST", "WOPR_HOME", "WOPR_SERVICE_KEY_FILE", "A=B", "1A", "", "A B", "Ä"] {
+        for name in [
+            "PATH",
+            "path",
+            "LD_PRELOAD",
+            "ld_preload",
+            "DOCKER_HOST",
+            "WOPR_HOME",
+            "WOPR_SERVICE_KEY_FILE",
+            "A=B",
+            "1A",
+            "",
+            "A B",
+            "Ä",
+        ] {
             assert_eq!(env(name, "x").unwrap_err().field, "env", "{name:?}");
         }
         assert!(env("A", "x\0y").is_err());

@@ -99,7 +99,10 @@ pub(crate) fn password_reset(cause: OneTimeTokenId, recipient: &str, url: &Secre
 pub(crate) fn welcome(user: UserId, recipient: &str, ui_url: &str) -> Mail {
     let content = Content {
         title: "Welcome to WOPR",
-        paragraphs: &["Your address is verified.", "Your balance is in your account, and your first bot is one step away."],
+        paragraphs: &[
+            "Your address is verified.",
+            "Your balance is in your account, and your first bot is one step away.",
+        ],
         link: Some(("Open WOPR", ui_url)),
     };
     content.mail("welcome", user, recipient)

@@ -243,10 +243,12 @@ async fn a_session_slides_on_with_use_and_ends_without() {
     let token = started.token.expose_secret();
     let hour = SignedDuration::from_hours(1);
     world.clock.advance(23 * hour);
-    let session = world.auth.refresh_session(token).await.unwrap().unwrap().session;
-    assert_eq!(session.expires_at, started.signed_in.session.expires_at);
+    let unchanged = world.auth.refresh_session(token).await.unwrap().unwrap();
+    assert_eq!((&unchanged.signed_in, unchanged.extended), (&started.signed_in, false));
     world.clock.advance(hour);
-    let session = world.auth.refresh_session(token).await.unwrap().unwrap().session;
+    let refreshed = world.auth.refresh_session(token).await.unwrap().unwrap();
+    assert!(refreshed.extended);
+    let session = refreshed.signed_in.session;
     assert_eq!(session.expires_at.duration_since(started.signed_in.session.expires_at), 24 * hour);
     assert_eq!(world.auth.find_session(token).await.unwrap().unwrap().session, session);
     world.clock.advance(7 * 24 * hour - SignedDuration::from_secs(1));

@@ -5,7 +5,9 @@
 mod auth;
 mod billing;
 mod db;
+mod fleet;
 mod lease;
 mod notify;
+mod payments;
 mod schema;
 mod tidy;

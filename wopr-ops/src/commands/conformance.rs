@@ -162,12 +162,21 @@ async fn one(
 }
 
 async fn node(suite: &Suite) -> anyhow::Result<Vec<Command>> {
-    // npm writes this file when it has installed what the lock file says.
+    // npm writes this file when it has installed what was asked for.
     let installed = suite.directory.join("node_modules/.package-lock.json");
-    if !newer(&installed, &suite.directory.join("package-lock.json")) {
-        let arguments = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-        let output = Command::new("npm").args(arguments).current_dir(&suite.directory).output().await;
-        succeeded("npm ci", &output.context("npm could not be run")?)?;
+    let lock = suite.directory.join("package-lock.json");
+    let asked = if lock.is_file() { lock.clone() } else { suite.directory.join("package.json") };
+    if !newer(&installed, &asked) {
+        // Without a lock file the exact versions of `package.json` are all that is pinned.
+        let install: &[&str] = if lock.is_file() { &["ci"] } else { &["install", "--no-package-lock"] };
+        let output = Command::new("npm")
+            .args(install)
+            .args(["--no-audit", "--no-fund", "--ignore-scripts"])
+            .current_dir(&suite.directory)
+            .kill_on_drop(true)
+            .output()
+            .await;
+        succeeded(&format!("npm {}", install.join(" ")), &output.context("npm could not be run")?)?;
     }
     let mut command = Command::new("npm");
     command.args(["run", "--silent", "conformance"]);
@@ -180,10 +189,11 @@ async fn python(paths: &Paths, suite: &Suite) -> anyhow::Result<Vec<Command>> {
     let requirements = suite.directory.join("requirements.txt");
     if !newer(&stamp, &requirements) {
         fs::create_dir_all(&venv)?;
-        let output = Command::new("python3").args(["-m", "venv"]).arg(&venv).output().await;
+        let output = Command::new("python3").args(["-m", "venv"]).arg(&venv).kill_on_drop(true).output().await;
         succeeded("python3 -m venv", &output.context("python3 could not be run")?)?;
         let arguments = ["install", "--quiet", "--disable-pip-version-check", "-r"];
-        let output = Command::new(venv.join("bin/pip")).args(arguments).arg(&requirements).output().await;
+        let output =
+            Command::new(venv.join("bin/pip")).args(arguments).arg(&requirements).kill_on_drop(true).output().await;
         succeeded("pip install", &output.context("pip could not be run")?)?;
         fs::write(&stamp, "")?;
     }

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use bollard::Docker;
+use futures_util::future::try_join_all;
 
 use crate::{
     apt,
@@ -75,15 +76,13 @@ pub(crate) async fn finish(
     compiled: &std::collections::HashMap<&'static str, binaries::Built>,
 ) -> anyhow::Result<References> {
     let mut images: References = database.into_iter().collect();
-    for (name, recipe) in programs {
+    let build = programs.iter().map(async |(name, recipe)| {
         let built = compiled.get(recipe.binary).with_context(|| format!("{} was not compiled", recipe.binary))?;
-        images.insert(name, program(ui, engine, recipe, built).await?);
-    }
+        anyhow::Ok((*name, program(ui, engine, recipe, built).await?))
+    });
+    images.extend(try_join_all(build).await?);
     let current: Vec<Image> = images.values().cloned().collect();
-    match prune(engine, &current).await? {
-        0 => {}
-        removed => ui.note(format!("removed {removed} replaced images")),
-    }
+    prune(engine, &current).await?;
     Ok(images)
 }
 

@@ -207,7 +207,15 @@ async fn build_tests(ui: &Ui, paths: &Paths) -> anyhow::Result<HashMap<String, P
     ]);
     let task = ui.start("compiling the tests and the programs (minutes the first time)");
     let built = binaries::run(command, &task).await;
-    task.ends(built, |programs| format!("{} programs", programs.len()))
+    let mut programs = task.ends(built, |programs| format!("{} programs", programs.len()))?;
+    // Only packages with integration tests have their programs built along.
+    let left: Vec<Program> =
+        [API, STRIPE, MAIL, BOT].into_iter().filter(|program| !programs.contains_key(program.binary)).collect();
+    if !left.is_empty() {
+        let built = binaries::compile(ui, paths, &left, Profile::Dev).await?;
+        programs.extend(built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)));
+    }
+    Ok(programs)
 }
 
 async fn images(

@@ -12,6 +12,7 @@ use crate::{
     exec::{apply::apply, observe::observe},
     failure::{Exit, Failure},
     happy_path,
+    images::{Image, prune},
     paths::{Paths, is_root},
     plan::{
         flat::{self, Images, Inputs, Ports},
@@ -83,6 +84,9 @@ pub(crate) async fn bring(
     }
     let http = super::http_client()?;
     apply(ui, engine, &http, &stack, &plan).await?;
+    // Images that were replaced could not go while the containers of before still used them.
+    let current: Vec<Image> = images.values().cloned().collect();
+    prune(engine, &current).await?;
     if plan.is_unchanged() {
         ui.note("nothing had to be changed");
     }

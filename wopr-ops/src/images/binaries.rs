@@ -32,9 +32,9 @@ pub(crate) struct Built {
 /// How programs are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
-    /// Optimised and static: what production runs.
+    /// Optimised and static: what production runs. Several times the compilation of `dev`.
     Ship,
-    /// Quick to compile; takes the libraries it needs from this machine.
+    /// Quick to compile, and shares what the tests compile; takes the C library from this machine.
     Dev,
 }
 

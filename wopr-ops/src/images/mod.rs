@@ -14,7 +14,8 @@ use anyhow::Context;
 use bollard::{
     Docker, body_full,
     query_parameters::{
-        BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
+        BuildImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptions, RemoveImageOptionsBuilder,
+        TagImageOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -109,28 +110,34 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
 /// The image of a program that was built, built if there is none of it.
 pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: &Built) -> anyhow::Result<Image> {
     let bundle = fs::read(CA_BUNDLE).with_context(|| format!("{CA_BUNDLE} cannot be read"))?;
-    let binary =
-        fs::read(&built.executable).with_context(|| format!("{} cannot be read", built.executable.display()))?;
-    let libraries =
-        built.libraries.iter().map(|file| Ok((file.clone(), fs::read(file)?))).collect::<std::io::Result<Vec<_>>>()?;
-    let in_image = [binary.as_slice()].into_iter().chain(libraries.iter().map(|(_, content)| content.as_slice()));
     let inputs = Inputs {
         repository: program.repository,
         tag: program.tag,
         recipe: fingerprint([LAYOUT.as_bytes(), program.dockerfile.as_bytes(), bundle.as_slice()]),
-        program: Some(fingerprint(in_image)),
+        program: Some(digest(built).await?),
     };
     let Some(why) = reason_to_build(engine, &inputs).await? else {
         return unchanged(ui, engine, &inputs).await;
     };
     let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
-    let rootfs = program_rootfs(program, &binary, &libraries, &bundle);
-    let result = match rootfs {
+    let result = match program_rootfs(program, built, &bundle) {
         Ok(rootfs) => build(engine, &inputs, program.dockerfile, &rootfs, HashMap::new()).await.map(|()| rootfs.len()),
         Err(error) => Err(error),
     };
     task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
     Ok(Image { reference: inputs.reference() })
+}
+
+/// Fingerprint of a program and its libraries.
+///
+/// `sha256sum` reads 100 MB in a moment, where this program, which is never compiled for speed, takes ten seconds.
+async fn digest(built: &Built) -> anyhow::Result<String> {
+    let files = [&built.executable].into_iter().chain(&built.libraries);
+    let output = tokio::process::Command::new("sha256sum").arg("--").args(files).output().await;
+    let output = output.context("sha256sum could not be run")?;
+    anyhow::ensure!(output.status.success(), "sha256sum: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(fingerprint(text.lines().filter_map(|line| line.split(' ').next()).map(str::as_bytes)))
 }
 
 /// Certificate authorities of this machine; package `ca-certificates`.
@@ -220,9 +227,8 @@ async fn tag(engine: &Docker, inputs: &Inputs) -> anyhow::Result<()> {
         .with_context(|| format!("{} could not be tagged", inputs.reference()))
 }
 
-/// Removes images of ours that a newer one has replaced and that no container uses; answers with how many.
-pub(crate) async fn prune(engine: &Docker, current: &[Image]) -> anyhow::Result<usize> {
-    let mut removed = 0;
+/// Removes images of ours that a newer one has replaced and that no container uses.
+pub(crate) async fn prune(engine: &Docker, current: &[Image]) -> anyhow::Result<()> {
     for summary in list(engine).await? {
         let keep = summary.repo_tags.iter().any(|tag| current.iter().any(|image| image.reference == *tag));
         let replaced = current.iter().any(|image| {
@@ -233,17 +239,14 @@ pub(crate) async fn prune(engine: &Docker, current: &[Image]) -> anyhow::Result<
             continue;
         }
         for name in names(&summary) {
-            match engine.remove_image(&name, None::<bollard::query_parameters::RemoveImageOptions>, None).await {
-                Ok(_) => removed += 1,
+            match engine.remove_image(&name, None::<RemoveImageOptions>, None).await {
                 // 409: a container still runs it. 404: it went with another of its tags.
-                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("{name} could not be removed"));
-                }
+                Ok(_) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
+                Err(error) => return Err(error).with_context(|| format!("{name} could not be removed")),
             }
         }
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// Removes every image of ours with all its tags; answers with what was removed.
@@ -254,7 +257,8 @@ pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
             let options = RemoveImageOptionsBuilder::default().force(true).build();
             match engine.remove_image(&name, Some(options), None).await {
                 Ok(_) => removed.push(name),
-                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+                // 404: it went with another of its tags. 409: a container that is not ours runs it, and may go on.
+                Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("{name} could not be removed"));
                 }
@@ -275,12 +279,7 @@ fn names(summary: &bollard::models::ImageSummary) -> Vec<String> {
     if tags.is_empty() { vec![summary.id.clone()] } else { tags }
 }
 
-fn program_rootfs(
-    program: &Program,
-    binary: &[u8],
-    libraries: &[(std::path::PathBuf, Vec<u8>)],
-    bundle: &[u8],
-) -> anyhow::Result<Vec<u8>> {
+fn program_rootfs(program: &Program, built: &Built, bundle: &[u8]) -> anyhow::Result<Vec<u8>> {
     let owner = Owner { uid: u64::from(program.uid), gid: u64::from(program.uid) };
     let mut layer = Layer::new();
     layer.directory("tmp", 0o1777, ROOT)?;
@@ -289,11 +288,12 @@ fn program_rootfs(
     layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
     layer.file("etc/group", 0o644, ROOT, format!("root:x:0:\nwopr:x:{}:\n", program.uid).as_bytes())?;
     layer.file(CA_BUNDLE.trim_start_matches('/'), 0o644, ROOT, bundle)?;
-    for (path, content) in libraries {
-        let path = path.to_str().context("a library's path is not text")?;
-        layer.file(path.trim_start_matches('/'), 0o755, ROOT, content)?;
+    let read = |file: &Path| fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
+    for library in &built.libraries {
+        let path = library.to_str().context("a library's path is not text")?;
+        layer.file(path.trim_start_matches('/'), 0o755, ROOT, &read(library)?)?;
     }
-    layer.file(program.binary, 0o755, ROOT, binary)?;
+    layer.file(program.binary, 0o755, ROOT, &read(&built.executable)?)?;
     layer.finish()
 }
 
@@ -351,5 +351,36 @@ mod tests {
         assert_eq!(inputs("r", "p").reference(), inputs("r", "p").reference());
         assert_ne!(inputs("r", "p").reference(), inputs("r", "q").reference());
         assert_ne!(inputs("r", "p").reference(), inputs("s", "p").reference());
+    }
+
+    /// On the real engine: an image of the same inputs is built once, and a changed one says what has changed.
+    #[tokio::test]
+    async fn an_image_is_built_once_per_content() {
+        let engine = crate::engine::connect().await.unwrap();
+        let inputs = |program: &str| Inputs {
+            repository: "wopr-ops-test",
+            tag: "local",
+            recipe: fingerprint([std::process::id().to_string().as_bytes()]),
+            program: Some(program.to_owned()),
+        };
+        let dockerfile = "FROM scratch\nADD rootfs.tar /\nUSER 1000:1000\n";
+        let mut layer = Layer::new();
+        layer.directory("data", 0o700, Owner { uid: 1000, gid: 1000 }).unwrap();
+        let rootfs = layer.finish().unwrap();
+        assert_eq!(reason_to_build(&engine, &inputs("one")).await.unwrap().as_deref(), Some("there is none yet"));
+        let more = HashMap::from([(crate::plan::spec::TEST_LABEL.to_owned(), "ops".to_owned())]);
+        let built = build(&engine, &inputs("one"), dockerfile, &rootfs, more).await;
+        let again = reason_to_build(&engine, &inputs("one")).await;
+        let changed = reason_to_build(&engine, &inputs("two")).await;
+        let broken = build(&engine, &inputs("three"), "FROM scratch\nADD absent /\n", &rootfs, HashMap::new()).await;
+        for tag in [inputs("one").reference(), "wopr-ops-test:local".to_owned()] {
+            // Another run of this test may have moved the tag, and taken it away.
+            let _gone = engine.remove_image(&tag, None::<RemoveImageOptions>, None).await;
+        }
+        built.unwrap();
+        assert_eq!(again.unwrap(), None);
+        assert_eq!(changed.unwrap().as_deref(), Some("its program has changed"));
+        let broken = broken.unwrap_err();
+        assert_eq!(crate::failure::exit_of(&broken), Exit::Image);
     }
 }

@@ -149,7 +149,12 @@ fn stripe(inputs: &Inputs<'_>) -> Service {
 
 fn mail(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, MAIL, &inputs.images.mail);
-    service.set([("SMTP_LISTEN", format!("0.0.0.0:{SMTP_PORT}")), ("HTTP_LISTEN", format!("0.0.0.0:{MAIL_WEB_PORT}"))]);
+    service.set([
+        ("MAIL_CATCHER_SMTP", format!("0.0.0.0:{SMTP_PORT}")),
+        ("MAIL_CATCHER_HTTP", format!("0.0.0.0:{MAIL_WEB_PORT}")),
+        ("MAIL_CATCHER_DATA_DIR", "/data".to_owned()),
+    ]);
+    service.mounts.push(Mount::Volume { name: "wopr-mail-data", target: "/data" });
     service.ports = vec![(inputs.ports.mail_port, MAIL_WEB_PORT)];
     service.ready = Ready::Http { port: inputs.ports.mail_port, path: "/health" };
     service
@@ -211,7 +216,8 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
 fn base(inputs: &Inputs<'_>, name: &'static str, image: &str) -> Service {
     let uid = uid(name);
     let handover = inputs.handovers.get(name);
-    let mut env = BTreeMap::new();
+    // What they write is kept in files, where colour is noise.
+    let mut env = BTreeMap::from([("NO_COLOR".to_owned(), "1".to_owned())]);
     let mut mounts = vec![Mount::Tmpfs { target: "/tmp", options: "mode=1777,size=64m" }];
     if let Some(files) = handover {
         env.extend(files.keys().map(|file| (format!("{file}_FILE"), format!("{SECRETS}/{file}"))));

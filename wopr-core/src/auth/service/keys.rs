@@ -104,7 +104,6 @@ impl Auth {
     ///
     /// # Errors
     /// [`DbError`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the fleet gives each bot a key"))]
     pub(crate) async fn issue_key_in(
         conn: &mut AsyncPgConnection,
         at: Timestamp,
@@ -122,7 +121,6 @@ impl Auth {
     ///
     /// # Errors
     /// [`DbError`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the fleet takes a destroyed bot's keys back"))]
     pub(crate) async fn revoke_bot_keys_in(
         conn: &mut AsyncPgConnection,
         at: Timestamp,

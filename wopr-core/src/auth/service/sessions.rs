@@ -5,7 +5,7 @@ use crate::audit::{self, Actor, AuditEntry, Origin, Resource};
 use crate::auth::model::{check_image, check_name};
 use crate::auth::repository::sessions::{SessionRepository, Which};
 use crate::auth::repository::users::UserRepository;
-use crate::auth::{Account, AuthError, ImageChange, Session, SignedIn, User, random};
+use crate::auth::{Account, AuthError, ImageChange, Refreshed, Session, SignedIn, User, random};
 
 impl Auth {
     /// Who presents this session token, if it is valid.
@@ -22,17 +22,18 @@ impl Auth {
     ///
     /// # Errors
     /// [`AuthError::Storage`].
-    pub async fn refresh_session(&self, token: &str) -> Result<Option<SignedIn>, AuthError> {
+    pub async fn refresh_session(&self, token: &str) -> Result<Option<Refreshed>, AuthError> {
         let now = self.clock.now();
         let mut conn = self.db.connection().await?;
         let mut sessions = SessionRepository::new(&mut conn);
         let Some(mut signed_in) = sessions.find(&random::digest(token), now).await? else { return Ok(None) };
-        if let Some(expires_at) = signed_in.session.extended_end(now) {
+        let end = signed_in.session.extended_end(now);
+        if let Some(expires_at) = end {
             sessions.extend(signed_in.session.id, now, expires_at).await?;
             signed_in.session.expires_at = expires_at;
             signed_in.session.updated_at = now;
         }
-        Ok(Some(signed_in))
+        Ok(Some(Refreshed { signed_in, extended: end.is_some() }))
     }
 
     /// Ends the session of this token. Without one nothing happens.

@@ -115,7 +115,25 @@ impl Billing {
         }
     }
 
-    /// A dispute stops the tenant; bans and operators' suspensions stay as they are.
+    /// Stops a tenant whose payment is disputed; bans and operators' suspensions stay as they are.
+    ///
+    /// # Errors
+    /// [`BillingError::TenantNotFound`], [`BillingError::Storage`].
+    pub async fn suspend_for_dispute(&self, origin: &Origin, tenant: TenantId) -> Result<Standing, BillingError> {
+        let at = self.clock.now();
+        self.db.transaction(async |conn| self.suspend_for_dispute_in(conn, at, tenant, origin).await).await
+    }
+
+    /// Lifts the suspension that a dispute imposed, and no other: the dispute was won.
+    ///
+    /// # Errors
+    /// As [`Billing::suspend_for_dispute`].
+    pub async fn settle_dispute(&self, origin: &Origin, tenant: TenantId) -> Result<Standing, BillingError> {
+        let at = self.clock.now();
+        self.db.transaction(async |conn| self.settle_dispute_in(conn, at, tenant, origin).await).await
+    }
+
+    /// As [`Billing::suspend_for_dispute`], in the caller's transaction.
     pub(crate) async fn suspend_for_dispute_in(
         &self,
         conn: &mut AsyncPgConnection,
@@ -129,7 +147,7 @@ impl Billing {
         .await
     }
 
-    /// A won dispute lifts the suspension it imposed, and no other.
+    /// As [`Billing::settle_dispute`], in the caller's transaction.
     pub(crate) async fn settle_dispute_in(
         &self,
         conn: &mut AsyncPgConnection,

@@ -113,3 +113,5 @@ diesel::table! {
         clean -> Bool,
     }
 }
+
+diesel::allow_tables_to_appear_in_same_query!(payments, payment_disputes);

@@ -77,6 +77,20 @@ async fn a_ban_is_typed_and_final() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dispute_suspends_until_it_is_won_and_a_purchase_does_not_help() {
+    let books = Books::open().await;
+    let (origin, tenant) = (Origin::system("test"), books.customer(100).await);
+    let suspended = books.billing.suspend_for_dispute(&origin, tenant).await.unwrap();
+    assert_eq!(suspended, Standing::Suspended { reason: SuspensionReason::Dispute, delete_after: None });
+    books.billing.post(&[purchase("cs", tenant, 500)]).await.unwrap();
+    assert_eq!(books.billing.standing(tenant).await.unwrap(), suspended);
+    assert_eq!(books.billing.settle_dispute(&origin, tenant).await.unwrap(), Standing::Active);
+    books.billing.ban_tenant(&origin, tenant, "fraud", &format!("BAN {tenant}")).await.unwrap();
+    let banned = books.billing.suspend_for_dispute(&origin, tenant).await.unwrap();
+    assert!(matches!(banned, Standing::Banned { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_customer_is_told_at_each_step() {
     let books = Books::open().await;
     let tenant = books.tenant().await;

@@ -259,6 +259,26 @@ fn parse<'a, T: Deserialize<'a>>(object: &'a Value) -> Result<T, PaymentsError> 
     T::deserialize(object).map_err(|_| PaymentsError::MalformedEvent)
 }
 
+/// Reads a checkout session as the provider writes it.
+pub(crate) fn read_session(object: &Value) -> Result<CheckoutSession, PaymentsError> {
+    Ok(session(parse(object)?, Timestamp::UNIX_EPOCH))
+}
+
+/// Reads a payment as the provider writes it.
+pub(crate) fn read_intent(object: &Value) -> Result<PaymentIntent, PaymentsError> {
+    Ok(intent(parse(object)?, Timestamp::UNIX_EPOCH))
+}
+
+/// Reads a refund as the provider writes it.
+pub(crate) fn read_refund(object: &Value) -> Result<Refund, PaymentsError> {
+    Ok(refund(parse(object)?, Timestamp::UNIX_EPOCH))
+}
+
+/// Reads a dispute as the provider writes it.
+pub(crate) fn read_dispute(object: &Value) -> Result<Dispute, PaymentsError> {
+    Ok(dispute(parse(object)?, Timestamp::UNIX_EPOCH))
+}
+
 fn time(seconds: Option<i64>, otherwise: Timestamp) -> Timestamp {
     seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).unwrap_or(otherwise)
 }
@@ -378,9 +398,7 @@ mod tests {
 
     #[test]
     fn a_payment_that_its_checkout_announces_does_not_count_twice() {
-        let intent = |metadata: Value| {
-            json!({ "id": "pi_1", "amount": 500, "amount_received": 500, "currency": "usd", "metadata": metadata })
-        };
+        let intent = |metadata: Value| json!({ "id": "pi_1", "amount": 500, "amount_received": 500, "currency": "usd", "metadata": metadata });
         let table = [
             (json!({ "wopr_tenant": "t" }), true),
             (json!({ "wopr_checkout_tenant": "t" }), false),
@@ -426,7 +444,10 @@ mod tests {
 
     #[test]
     fn events_that_do_not_matter_are_kept_and_ignored() {
-        assert!(matches!(read(&event("radar.early_fraud_warning.created", &json!({ "id": "issfr_1" }))), Ok(Event::Ignored(_))));
+        assert!(matches!(
+            read(&event("radar.early_fraud_warning.created", &json!({ "id": "issfr_1" }))),
+            Ok(Event::Ignored(_))
+        ));
     }
 
     #[test]

@@ -1,0 +1,544 @@
+//! One bot, one executor: compares, acts, records.
+
+use jiff::{SignedDuration, Timestamp};
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use super::charging::accrue_in;
+use super::container::ContainerSpec;
+use super::error::{FleetError, HostError};
+use super::model::{Bot, DesiredState, Permission, Phase, Seen};
+use super::planner::{Aim, Desired, Step, Verdict, aim, judge, plan};
+use super::ports::Observed;
+use super::repository::BotRepository;
+use super::service::{Fleet, save_change_in};
+use crate::audit::{self, AuditEntry, Origin, Resource};
+use crate::auth::{Auth, Scope};
+use crate::billing::Standing;
+use crate::db::DbError;
+use crate::ids::BotId;
+
+/// Plans made in one go before the bot is left for the next look.
+const MAX_ROUNDS: usize = 12;
+/// How soon a bot is looked at again whose engine is at work.
+const AWAIT_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// The longest pause after failures that pass by themselves.
+const TRANSIENT_PAUSE: i64 = 5;
+/// The longest pause after other failures.
+const PERMANENT_PAUSE: i64 = 30;
+/// How a message begins that outlives the success of what it tells of.
+const ROLLED_BACK: &str = "the last change was rolled back: ";
+
+/// How a look at a bot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as wanted.
+    Settled,
+    /// The engine is at work; another look follows.
+    Waiting,
+    /// Something failed; another attempt follows.
+    Failed,
+    /// Somebody else is looking at it.
+    Busy,
+    /// There is no such bot.
+    Unknown,
+}
+
+/// Why a look at a bot was given up without anything being wrong.
+enum Interrupted {
+    /// Something else is wanted now.
+    Superseded,
+    /// The lease went to somebody else.
+    Lost,
+}
+
+impl Fleet {
+    /// Takes a bot as far as it goes now. Safe to call at any time, by several at once, and to drop at any point.
+    ///
+    /// # Errors
+    /// [`FleetError::Storage`], [`FleetError::Billing`]; what the engine refuses is recorded with the bot instead.
+    pub async fn drive(&self, id: BotId) -> Result<Outcome, FleetError> {
+        let owner = Uuid::new_v4();
+        let now = self.clock().now();
+        let taken = {
+            let mut conn = self.db().connection().await?;
+            BotRepository::new(&mut conn).lease(id, owner, now, self.lease_end(now)).await?
+        };
+        if !taken {
+            return Ok(Outcome::Busy);
+        }
+        let result = self.drive_leased(id, owner).await;
+        let mut conn = self.db().connection().await?;
+        BotRepository::new(&mut conn).release(id, owner).await?;
+        result
+    }
+
+    async fn drive_leased(&self, id: BotId, owner: Uuid) -> Result<Outcome, FleetError> {
+        let mut started = false;
+        for _ in 0..MAX_ROUNDS {
+            let Some((bot, permission)) = self.read(id).await? else { return Ok(Outcome::Unknown) };
+            let now = self.clock().now();
+            let aimed = aim(bot.desired, permission, now);
+            let image = bot.spec.digest.as_ref();
+            let call = self.config().deadlines.call;
+            let observed = match self.bounded(call, self.host().observe(id, bot.tenant_id, image)).await {
+                Ok(observed) => observed,
+                Err(error) => return self.fail(&bot, owner, &error).await,
+            };
+            match self.note(&bot, owner, |bot| bot.seen = seen(&observed)).await? {
+                Ok(()) => {}
+                Err(Interrupted::Superseded) => continue,
+                Err(Interrupted::Lost) => return Ok(Outcome::Busy),
+            }
+            let steps = plan(&desired(&bot), aimed, &observed);
+            if steps.is_empty() || steps == [Step::Await] {
+                match self.conclude(&bot, owner, aimed, &observed).await? {
+                    Some(outcome) => return Ok(outcome),
+                    None => continue,
+                }
+            }
+            if started && steps.contains(&Step::Start) {
+                // It was started a moment ago and has ended already.
+                return self.struggle(&bot, owner, aimed, &observed).await;
+            }
+            started |= steps.contains(&Step::Start);
+            match self.act(&bot, owner, aimed, &observed, &steps).await? {
+                Ok(()) | Err(Stopped::Interrupted(Interrupted::Superseded)) => {}
+                Err(Stopped::Interrupted(Interrupted::Lost)) => return Ok(Outcome::Busy),
+                Err(Stopped::Host(error)) => return self.fail(&bot, owner, &error).await,
+            }
+        }
+        // It never came to rest, for instance because its owner keeps changing it.
+        let mut conn = self.db().connection().await?;
+        BotRepository::new(&mut conn).make_due(id, self.clock().now()).await?;
+        Ok(Outcome::Waiting)
+    }
+
+    /// Reads the bot and what the account allows, and records a change of the latter.
+    async fn read(&self, id: BotId) -> Result<Option<(Bot, Permission)>, FleetError> {
+        let found = {
+            let mut conn = self.db().connection().await?;
+            BotRepository::new(&mut conn).find(id).await?
+        };
+        let Some(bot) = found else { return Ok(None) };
+        let permission = permission(self.billing().standing(bot.tenant_id).await?);
+        let now = self.clock().now();
+        if !needs_standing_change(&bot, permission, now) {
+            return Ok(Some((bot, permission)));
+        }
+        let bot = self
+            .db()
+            .transaction(async |conn| {
+                let Some(mut bot) = BotRepository::new(conn).find_for_update(id).await? else { return Ok(None) };
+                if needs_standing_change(&bot, permission, now) {
+                    accrue_in(conn, &bot, now).await?;
+                    let action = apply_permission(&mut bot, permission, now);
+                    save_change_in(conn, &mut bot, now).await?;
+                    let resource = Resource::new("bot", id);
+                    let entry = AuditEntry::success(&Origin::system("fleet"), Some(bot.tenant_id), action, resource);
+                    audit::record_in(conn, now, &entry).await?;
+                }
+                Ok::<_, FleetError>(Some(bot))
+            })
+            .await?;
+        Ok(bot.map(|bot| (bot, permission)))
+    }
+
+    /// Does `steps` in order.
+    async fn act(
+        &self,
+        bot: &Bot,
+        owner: Uuid,
+        aimed: Aim,
+        observed: &Observed,
+        steps: &[Step],
+    ) -> Result<Result<(), Stopped>, FleetError> {
+        let mut container = observed.container.as_ref().map(|container| container.id.clone());
+        for step in steps {
+            let phase = step.phase(aimed);
+            if let Err(interrupted) = self.note(bot, owner, |bot| bot.phase = phase).await? {
+                return Ok(Err(Stopped::Interrupted(interrupted)));
+            }
+            let work = self.perform(bot, *step, &mut container);
+            match self.under_lease(bot.id, owner, work).await? {
+                Some(Ok(())) => {}
+                Some(Err(Failure::Host(error))) => return Ok(Err(Stopped::Host(error))),
+                Some(Err(Failure::Fleet(error))) => return Err(error),
+                None => return Ok(Err(Stopped::Interrupted(Interrupted::Lost))),
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Waits for `work` and keeps the lease alive; nothing if it was lost.
+    async fn under_lease<T>(
+        &self,
+        id: BotId,
+        owner: Uuid,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>, FleetError> {
+        let pace = self.config().lease.unsigned_abs() / 3;
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(Some(done)),
+                () = tokio::time::sleep(pace) => {
+                    let now = self.clock().now();
+                    let mut conn = self.db().connection().await?;
+                    let mut bots = BotRepository::new(&mut conn);
+                    let kept = bots.is_leased_by(id, owner).await?
+                        && bots.lease(id, owner, now, self.lease_end(now)).await?;
+                    if !kept {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn perform(&self, bot: &Bot, step: Step, container: &mut Option<String>) -> Result<(), Failure> {
+        let (host, deadlines) = (self.host(), self.config().deadlines);
+        let quick = deadlines.call;
+        match step {
+            Step::ResolveImage => {
+                let digest = self.bounded(deadlines.pull, host.resolve_image(&bot.spec.image)).await?;
+                let generation = bot.generation;
+                self.db()
+                    .transaction(async |conn| {
+                        let mut bots = BotRepository::new(conn);
+                        let Some(mut bot) = bots.find_for_update(bot.id).await? else { return Ok(()) };
+                        if bot.generation == generation && bot.spec.digest.is_none() {
+                            bot.spec.digest = Some(digest);
+                            bots.save_wanted(&bot).await?;
+                        }
+                        Ok::<_, FleetError>(())
+                    })
+                    .await?;
+            }
+            Step::PullImage => {
+                if let Some(image) = &bot.spec.digest {
+                    self.bounded(deadlines.pull, host.pull_image(image)).await?;
+                }
+            }
+            Step::EnsureNetwork => self.bounded(quick, host.ensure_network(bot.tenant_id)).await?,
+            Step::EnsureVolumes => self.bounded(quick, host.ensure_volumes(bot.id, bot.tenant_id)).await?,
+            Step::CreateContainer => {
+                if let Some(spec) = ContainerSpec::of(bot) {
+                    *container = Some(self.bounded(quick, host.create_container(&spec)).await?);
+                }
+            }
+            Step::InstallKey => {
+                if let Some(container) = container.clone() {
+                    let key = self.issue_key(bot).await?;
+                    self.bounded(quick, host.install_key(bot.id, &key)).await?;
+                    self.record(bot.id, |bot| bot.keyed_container = Some(container)).await?;
+                }
+            }
+            Step::Start => {
+                self.bounded(quick, host.start_container(bot.id)).await?;
+                self.restarted(bot).await?;
+            }
+            Step::Restart => {
+                self.bounded(deadlines.stop, host.restart_container(bot.id)).await?;
+                self.restarted(bot).await?;
+            }
+            Step::Resume => self.bounded(quick, host.resume_container(bot.id)).await?,
+            Step::Stop => self.bounded(deadlines.stop, host.stop_container(bot.id)).await?,
+            Step::RemoveContainer => self.bounded(deadlines.stop, host.remove_container(bot.id)).await?,
+            Step::RemoveVolumes => self.bounded(quick, host.remove_volumes(bot.id)).await?,
+            Step::RemoveNetwork => self.bounded(quick, host.remove_network_if_unused(bot.tenant_id)).await?,
+            Step::Await => {}
+        }
+        Ok(())
+    }
+
+    /// A key of the bot's own; those issued before end.
+    async fn issue_key(&self, bot: &Bot) -> Result<SecretString, FleetError> {
+        let now = self.clock().now();
+        let label = format!("bot {}", bot.name);
+        self.db()
+            .transaction(async |conn| {
+                Auth::revoke_bot_keys_in(conn, now, bot.id).await?;
+                let issued = Auth::issue_key_in(conn, now, Some(bot.tenant_id), Scope::Write, &label, Some(bot.id));
+                Ok::<_, FleetError>(issued.await?.1)
+            })
+            .await
+    }
+
+    async fn restarted(&self, done: &Bot) -> Result<(), FleetError> {
+        let generation = done.generation;
+        self.record(done.id, move |bot| {
+            // A restart asked for since then is still to be done.
+            if bot.generation == generation {
+                bot.restart_wanted = false;
+            }
+        })
+        .await
+    }
+
+    /// Records what is true whatever is wanted now.
+    async fn record(&self, id: BotId, edit: impl FnOnce(&mut Bot) + Send) -> Result<(), FleetError> {
+        self.db()
+            .transaction(async |conn| {
+                let mut bots = BotRepository::new(conn);
+                if let Some(mut bot) = bots.find_for_update(id).await? {
+                    edit(&mut bot);
+                    bots.save_progress(&bot).await?;
+                }
+                Ok::<_, FleetError>(())
+            })
+            .await
+    }
+
+    /// Records progress, unless something else is wanted now or somebody else has the bot.
+    async fn note(
+        &self,
+        read: &Bot,
+        owner: Uuid,
+        edit: impl FnOnce(&mut Bot) + Send,
+    ) -> Result<Result<(), Interrupted>, FleetError> {
+        self.db()
+            .transaction(async |conn| {
+                let mut bots = BotRepository::new(conn);
+                let Some(mut bot) = bots.find_for_update(read.id).await? else {
+                    return Ok(Err(Interrupted::Lost));
+                };
+                if !bots.is_leased_by(read.id, owner).await? {
+                    return Ok(Err(Interrupted::Lost));
+                }
+                if bot.generation != read.generation {
+                    return Ok(Err(Interrupted::Superseded));
+                }
+                let before = bot.clone();
+                edit(&mut bot);
+                if bot != before {
+                    bots.save_progress(&bot).await?;
+                    if bot.fallback != before.fallback {
+                        bots.save_wanted(&bot).await?;
+                    }
+                }
+                Ok::<_, FleetError>(Ok(()))
+            })
+            .await
+    }
+
+    /// Nothing is left to do but to wait: judges what was seen. Nothing if another round is due.
+    async fn conclude(
+        &self,
+        bot: &Bot,
+        owner: Uuid,
+        aimed: Aim,
+        observed: &Observed,
+    ) -> Result<Option<Outcome>, FleetError> {
+        let now = self.clock().now();
+        let (outcome, noted) = match judge(aimed, observed) {
+            Verdict::Failing(_) => return self.struggle(bot, owner, aimed, observed).await.map(Some),
+            Verdict::Unsettled if self.is_out_of_patience(observed, now) => {
+                return self.struggle(bot, owner, aimed, observed).await.map(Some);
+            }
+            Verdict::Settled(phase) => (
+                Outcome::Settled,
+                self.note(bot, owner, |bot| {
+                    bot.phase = phase;
+                    bot.attempts = 0;
+                    bot.next_attempt_at = None;
+                    bot.last_error.take_if(|error| !error.starts_with(ROLLED_BACK));
+                    if phase == Phase::Running {
+                        bot.fallback = None;
+                    }
+                })
+                .await?,
+            ),
+            Verdict::Unsettled => (
+                Outcome::Waiting,
+                self.note(bot, owner, |bot| {
+                    bot.phase = Step::Await.phase(aimed);
+                    bot.next_attempt_at = Some(later(now, AWAIT_PAUSE));
+                })
+                .await?,
+            ),
+        };
+        Ok(match noted {
+            Ok(()) => Some(outcome),
+            Err(Interrupted::Superseded) => None,
+            Err(Interrupted::Lost) => Some(Outcome::Busy),
+        })
+    }
+
+    fn is_out_of_patience(&self, observed: &Observed, now: Timestamp) -> bool {
+        let started = observed.container.as_ref().and_then(|container| container.started_at);
+        started.is_some_and(|at| now.duration_since(at) > self.config().start_patience)
+    }
+
+    /// The bot itself does not do well.
+    async fn struggle(&self, bot: &Bot, owner: Uuid, aimed: Aim, observed: &Observed) -> Result<Outcome, FleetError> {
+        let reason = match judge(aimed, observed) {
+            Verdict::Failing(reason) => reason,
+            Verdict::Settled(_) | Verdict::Unsettled => "the bot did not come up in time".to_owned(),
+        };
+        self.give_way(bot, owner, reason, false).await
+    }
+
+    /// The engine did not do what was asked.
+    async fn fail(&self, bot: &Bot, owner: Uuid, error: &HostError) -> Result<Outcome, FleetError> {
+        tracing::warn!(bot.id = %bot.id, bot.attempts = bot.attempts, "bot {} is not as wanted: {error} ({error:?})", bot.id);
+        self.give_way(bot, owner, error.to_string(), error.is_transient()).await
+    }
+
+    /// Rolls back if there is something to go back to, and otherwise leaves the bot for another attempt.
+    async fn give_way(&self, bot: &Bot, owner: Uuid, reason: String, transient: bool) -> Result<Outcome, FleetError> {
+        let now = self.clock().now();
+        if bot.fallback.is_some() && !transient {
+            self.roll_back(bot, owner, &reason, now).await?;
+            return Ok(Outcome::Failed);
+        }
+        let longest = if transient { TRANSIENT_PAUSE } else { PERMANENT_PAUSE };
+        let doubled = 1_i64 << bot.attempts.clamp(0, 6);
+        let pause = SignedDuration::from_secs(doubled.min(longest));
+        let noted = self
+            .note(bot, owner, |bot| {
+                bot.phase = Phase::Error;
+                bot.last_error = Some(reason);
+                bot.attempts = bot.attempts.saturating_add(1);
+                bot.next_attempt_at = Some(later(now, pause));
+            })
+            .await?;
+        Ok(match noted {
+            // Something else is wanted now, and that has made the bot due already.
+            Ok(()) | Err(Interrupted::Superseded) => Outcome::Failed,
+            Err(Interrupted::Lost) => Outcome::Busy,
+        })
+    }
+
+    async fn roll_back(&self, read: &Bot, owner: Uuid, reason: &str, now: Timestamp) -> Result<(), FleetError> {
+        tracing::warn!(bot.id = %read.id, "the last change of bot {} is rolled back: {reason}", read.id);
+        self.db()
+            .transaction(async |conn| {
+                let Some(mut bot) = BotRepository::new(conn).find_for_update(read.id).await? else { return Ok(()) };
+                let current =
+                    bot.generation == read.generation && BotRepository::new(conn).is_leased_by(read.id, owner).await?;
+                if let (true, Some(before)) = (current, bot.fallback.take()) {
+                    bot.spec = before;
+                    bot.phase = Phase::Pending;
+                    save_change_in(conn, &mut bot, now).await?;
+                    bot.last_error = Some(format!("{ROLLED_BACK}{reason}"));
+                    BotRepository::new(conn).save_progress(&bot).await?;
+                    let resource = Resource::new("bot", bot.id);
+                    let origin = Origin::system("fleet");
+                    let entry = AuditEntry::success(&origin, Some(bot.tenant_id), "bot.roll_back", resource);
+                    audit::record_in(conn, now, &entry).await?;
+                }
+                Ok::<_, FleetError>(())
+            })
+            .await
+    }
+
+    fn lease_end(&self, now: Timestamp) -> Timestamp {
+        later(now, self.config().lease)
+    }
+}
+
+/// Why the steps of a plan were not done to the end.
+enum Stopped {
+    Interrupted(Interrupted),
+    Host(HostError),
+}
+
+enum Failure {
+    Host(HostError),
+    Fleet(FleetError),
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl From<FleetError> for Failure {
+    fn from(error: FleetError) -> Self {
+        Self::Fleet(error)
+    }
+}
+
+impl From<DbError> for Failure {
+    fn from(error: DbError) -> Self {
+        Self::Fleet(error.into())
+    }
+}
+
+fn later(at: Timestamp, pause: SignedDuration) -> Timestamp {
+    at.checked_add(pause).unwrap_or(Timestamp::MAX)
+}
+
+fn desired(bot: &Bot) -> Desired {
+    Desired {
+        state: bot.desired,
+        spec_hash: ContainerSpec::of(bot).map(|spec| spec.hash()),
+        restart_policy: bot.spec.restart_policy,
+        restart: bot.restart_wanted,
+        keyed_container: bot.keyed_container.clone(),
+    }
+}
+
+fn seen(observed: &Observed) -> Seen {
+    let container = observed.container.as_ref();
+    Seen {
+        container_id: container.map(|container| container.id.clone()),
+        container_state: container.map(|container| container.state),
+        health: container.and_then(|container| container.health),
+        started_at: container.and_then(|container| container.started_at),
+        created_at: container.and_then(|container| container.created_at),
+    }
+}
+
+/// What a standing means for bots.
+fn permission(standing: Standing) -> Permission {
+    match standing {
+        Standing::Active | Standing::Grace { .. } => Permission::Run,
+        Standing::Suspended { delete_after, .. } => Permission::Hold { destroy_after: delete_after },
+        Standing::Banned { delete_after } => Permission::Hold { destroy_after: Some(delete_after) },
+        Standing::Destroying => Permission::Hold { destroy_after: Some(Timestamp::UNIX_EPOCH) },
+    }
+}
+
+fn needs_standing_change(bot: &Bot, permission: Permission, now: Timestamp) -> bool {
+    if bot.desired == DesiredState::Destroyed {
+        return false;
+    }
+    match permission {
+        Permission::Run => bot.suspended_at.is_some(),
+        Permission::Hold { destroy_after } => {
+            bot.suspended_at.is_none()
+                || bot.destroy_after != destroy_after
+                || destroy_after.is_some_and(|at| at <= now)
+        }
+    }
+}
+
+/// Records what the account allows, and answers what that is called.
+fn apply_permission(bot: &mut Bot, permission: Permission, now: Timestamp) -> &'static str {
+    match permission {
+        Permission::Run => {
+            (bot.suspended_at, bot.destroy_after) = (None, None);
+            if bot.desired == DesiredState::Running {
+                bot.phase = Phase::Pending;
+                // The suspension ended its process, not the bot: it starts again whatever its restart policy.
+                bot.restart_wanted = true;
+            }
+            "bot.resume"
+        }
+        Permission::Hold { destroy_after: Some(at) } if at <= now => {
+            bot.suspended_at = bot.suspended_at.or(Some(now));
+            bot.destroy_after = Some(at);
+            bot.desired = DesiredState::Destroyed;
+            bot.phase = Phase::Destroying;
+            "bot.expire"
+        }
+        Permission::Hold { destroy_after } => {
+            bot.suspended_at = bot.suspended_at.or(Some(now));
+            bot.destroy_after = destroy_after;
+            "bot.suspend"
+        }
+    }
+}

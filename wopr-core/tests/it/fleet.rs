@@ -1,0 +1,337 @@
+use std::sync::Arc;
+
+use diesel::sql_types::{Text, Uuid};
+use diesel_async::RunQueryDsl;
+use jiff::SignedDuration;
+use wopr_core::audit::{Actor, Origin};
+use wopr_core::billing::{Billing, BillingConfig, BillingError, Transfer, TransferKind};
+use wopr_core::clock::Clock as _;
+use wopr_core::fleet::{
+    Bot, BotChange, ContainerState, Fleet, FleetConfig, FleetError, HostError, NewBot, Phase, RestartPolicy,
+};
+use wopr_core::ids::{BotId, TenantId};
+use wopr_core::money::Money;
+use wopr_core::testing::{Fault, FixedClock, MemoryHost, TestDb};
+
+struct Yard {
+    test: TestDb,
+    clock: FixedClock,
+    billing: Billing,
+    host: Arc<MemoryHost>,
+    fleet: Fleet,
+}
+
+fn origin() -> Origin {
+    Origin::system("test")
+}
+
+impl Yard {
+    async fn open() -> Self {
+        Self::with(FleetConfig::default()).await
+    }
+
+    async fn with(config: FleetConfig) -> Self {
+        let test = TestDb::create().await;
+        let clock = FixedClock::default();
+        let billing = Billing::new(test.db.clone(), Arc::new(clock.clone()), BillingConfig::default());
+        let host = Arc::new(MemoryHost::default());
+        let fleet = Fleet::new(test.db.clone(), Arc::new(clock.clone()), billing.clone(), host.clone(), config);
+        Self { test, clock, billing, host, fleet }
+    }
+
+    async fn customer(&self, cents: i32) -> TenantId {
+        let tenant = TenantId::new(self.clock.now());
+        let mut conn = self.test.db.connection().await.unwrap();
+        diesel::sql_query("INSERT INTO tenants VALUES ($1, 'personal', $2, '2027-01-01')")
+            .bind::<Uuid, _>(tenant.as_uuid())
+            .bind::<Text, _>("Ann")
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        drop(conn);
+        if cents > 0 {
+            self.pay(tenant, cents, "first").await;
+        }
+        tenant
+    }
+
+    async fn pay(&self, tenant: TenantId, cents: i32, key: &str) {
+        let key = format!("cs_{tenant}_{key}");
+        let amount = Money::from_cents(cents);
+        let actor = Actor::Webhook("stripe");
+        let transfer = Transfer::to_wallet(key, TransferKind::Purchase, tenant, amount, actor);
+        self.billing.post(&[transfer]).await.unwrap();
+    }
+
+    async fn bot(&self, tenant: TenantId) -> Bot {
+        self.fleet.create(&origin(), tenant, NewBot::new("test-bot", "wopr-network/wopr:latest")).await.unwrap()
+    }
+
+    /// A bot that runs.
+    async fn running(&self, tenant: TenantId) -> BotId {
+        let id = self.bot(tenant).await.id;
+        self.fleet.advance().await.unwrap();
+        self.assert_runs(tenant, id).await;
+        id
+    }
+
+    async fn assert_runs(&self, tenant: TenantId, id: BotId) {
+        let bot = self.fleet.get(tenant, id).await.unwrap();
+        assert_eq!((bot.phase, bot.last_error), (Phase::Running, None));
+        assert_eq!(self.host.state_of(id), Some(ContainerState::Running));
+    }
+
+    /// Lets time pass and work be done until nothing is due any more.
+    async fn settle(&self) {
+        for _ in 0..40 {
+            self.clock.advance(SignedDuration::from_secs(31));
+            self.fleet.advance().await.unwrap();
+        }
+        assert_eq!(self.fleet.advance().await.unwrap(), 0, "something is due for ever");
+    }
+
+    async fn balance(&self, tenant: TenantId) -> Money {
+        self.billing.balance(tenant).await.unwrap().balance
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_is_answered_at_once_and_runs_after_one_look() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let bot = yard.bot(tenant).await;
+    assert_eq!(
+        (bot.phase.status(), bot.spec.image.to_string().as_str()),
+        ("provisioning", "ghcr.io/wopr-network/wopr:latest")
+    );
+    yard.fleet.advance().await.unwrap();
+    yard.assert_runs(tenant, bot.id).await;
+    let spec = yard.host.spec_of(bot.id).unwrap();
+    assert!(spec.image.is_pullable(), "a digest runs, not a tag");
+    assert_eq!(spec.env["WOPR_SERVICE_KEY_FILE"], "/run/wopr/service-key");
+    assert!(yard.host.key_of(bot.id).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_is_refused_without_credit_name_or_permission() {
+    let yard = Yard::open().await;
+    let (poor, rich) = (yard.customer(16).await, yard.customer(500).await);
+    let create =
+        async |tenant, name: &str, image: &str| yard.fleet.create(&origin(), tenant, NewBot::new(name, image)).await;
+    let image = "wopr-network/wopr";
+    let refused = create(poor, "a", image).await.unwrap_err();
+    let FleetError::Billing(BillingError::InsufficientCredit { required, .. }) = refused else { panic!("{refused}") };
+    assert_eq!(required, Money::from_cents(17));
+    create(rich, "a", image).await.unwrap();
+    assert!(matches!(create(rich, "A", image).await, Err(FleetError::NameTaken(_))));
+    assert!(matches!(create(rich, "b", "docker.io/library/nginx").await, Err(FleetError::ImageNotAllowed(_))));
+    assert!(matches!(create(rich, "b", "").await, Err(FleetError::InvalidImage)));
+    assert!(matches!(create(rich, "b c", image).await, Err(FleetError::Invalid(_))));
+    assert_eq!(yard.fleet.list(Some(rich)).await.unwrap().len(), 1);
+    assert!(yard.fleet.list(Some(poor)).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tenants_bot_does_not_exist() {
+    let yard = Yard::open().await;
+    let (owner, stranger) = (yard.customer(500).await, yard.customer(500).await);
+    let id = yard.running(owner).await;
+    let o = origin();
+    let results = [
+        yard.fleet.get(stranger, id).await.map(drop),
+        yard.fleet.start(&o, stranger, id).await.map(drop),
+        yard.fleet.stop(&o, stranger, id).await.map(drop),
+        yard.fleet.restart(&o, stranger, id).await.map(drop),
+        yard.fleet.destroy(&o, stranger, id).await,
+        yard.fleet.logs(stranger, id, 10).await.map(drop),
+        yard.fleet.stats(stranger, id).await.map(drop),
+    ];
+    for result in results {
+        assert!(matches!(result, Err(FleetError::NotFound(_))));
+    }
+    yard.assert_runs(owner, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_survives_a_new_container_and_goes_with_the_bot() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    let key = yard.host.key_of(id);
+    yard.host.write_data(id, b"kept");
+    yard.host.lose_container(id);
+    yard.fleet.reconcile().await.unwrap();
+    yard.assert_runs(tenant, id).await;
+    assert_eq!(yard.host.read_data(id).unwrap(), b"kept");
+    assert_ne!(yard.host.key_of(id), key, "a new container has a new key");
+    yard.fleet.destroy(&origin(), tenant, id).await.unwrap();
+    assert!(matches!(yard.fleet.get(tenant, id).await, Err(FleetError::NotFound(_))));
+    yard.fleet.advance().await.unwrap();
+    assert_eq!(yard.host.counts(), (0, 0, 0));
+    // Its name is free again.
+    yard.bot(tenant).await;
+}
+
+/// Whatever call goes wrong, and however, the bot runs in the end, once, with its data.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_failure_of_any_call_leaves_a_bot_behind() {
+    let full = || Fault::Fail(HostError::NoSpace("full".to_owned()));
+    let away = || Fault::Fail(HostError::Unreachable("gone".to_owned()));
+    let refused = || Fault::Fail(HostError::Refused("no".to_owned()));
+    let mut number = 0;
+    loop {
+        let yard = Yard::open().await;
+        let tenant = yard.customer(500).await;
+        let before = number;
+        for fault in [full(), away(), refused()] {
+            let at = yard.host.calls().len() + number;
+            yard.host.fault(at, fault);
+            let name = format!("bot-{}", yard.host.calls().len());
+            let bot = yard.fleet.create(&origin(), tenant, NewBot::new(name, "wopr-network/wopr")).await.unwrap();
+            yard.fleet.advance().await.unwrap();
+            let seen = yard.fleet.get(tenant, bot.id).await.unwrap();
+            if yard.host.calls().len() > at {
+                assert_eq!(seen.phase, Phase::Error, "call {number} went wrong");
+                assert!(seen.last_error.is_some() && seen.next_attempt_at.is_some());
+            } else {
+                number = usize::MAX;
+            }
+            yard.settle().await;
+            yard.assert_runs(tenant, bot.id).await;
+            if number == usize::MAX {
+                assert!(before >= 8, "a bot takes more calls than {before}");
+                return;
+            }
+        }
+        number += 1;
+    }
+}
+
+/// A crash at any call, before or after it took effect: another process finishes once the lease is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_call_is_finished_by_another() {
+    for fault in [Fault::Hang, Fault::HangAfter] {
+        for number in 0.. {
+            let yard = Yard::open().await;
+            let tenant = yard.customer(500).await;
+            let id = yard.bot(tenant).await.id;
+            yard.host.fault(number, fault.clone());
+            let crashed = tokio::select! {
+                result = yard.fleet.drive(id) => { result.unwrap(); false }
+                () = yard.host.hung() => true,
+            };
+            if !crashed {
+                yard.assert_runs(tenant, id).await;
+                assert!(number >= 8, "a bot takes more calls than {number}");
+                break;
+            }
+            yard.clock.advance(SignedDuration::from_secs(16));
+            yard.fleet.advance().await.unwrap();
+            yard.assert_runs(tenant, id).await;
+            assert_eq!(yard.host.counts(), (1, 2, 1));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_never_answers_has_a_deadline() {
+    let mut config = FleetConfig::default();
+    config.deadlines.call = std::time::Duration::from_millis(50);
+    let yard = Yard::with(config).await;
+    let tenant = yard.customer(500).await;
+    let id = yard.bot(tenant).await.id;
+    yard.host.fault(0, Fault::Hang);
+    yard.fleet.advance().await.unwrap();
+    let bot = yard.fleet.get(tenant, id).await.unwrap();
+    assert_eq!(bot.phase, Phase::Error);
+    assert!(bot.last_error.unwrap().contains("did not answer"));
+    yard.settle().await;
+    yard.assert_runs(tenant, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_away_is_told_of_and_comes_back_by_itself() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    yard.host.set_away(true);
+    assert!(yard.fleet.reconcile().await.is_err());
+    let bot = yard.fleet.get(tenant, id).await.unwrap();
+    assert_eq!((bot.phase, bot.last_error.as_deref()), (Phase::Error, Some("the container engine cannot be reached")));
+    yard.host.set_away(false);
+    yard.clock.advance(SignedDuration::from_secs(5));
+    yard.fleet.advance().await.unwrap();
+    yard.assert_runs(tenant, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_at_once_make_one_container() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.bot(tenant).await.id;
+    let (one, other) = tokio::join!(yard.fleet.drive(id), yard.fleet.drive(id));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert!(format!("{one:?}{other:?}").contains("Settled"), "{one:?} {other:?}");
+    yard.assert_runs(tenant, id).await;
+    let creations = yard.host.calls().iter().filter(|call| **call == "create_container").count();
+    assert_eq!(creations, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_does_not_come_up_is_rolled_back() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    let before = yard.host.spec_of(id).unwrap();
+    yard.host.break_image("broken");
+    let change = BotChange { image: Some("wopr-network/broken:1".to_owned()), ..BotChange::default() };
+    yard.fleet.update(&origin(), tenant, id, change).await.unwrap();
+    yard.settle().await;
+    let bot = yard.fleet.get(tenant, id).await.unwrap();
+    assert_eq!((bot.phase, yard.host.spec_of(id).unwrap()), (Phase::Running, before));
+    assert!(bot.last_error.unwrap().contains("rolled back"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_nobody_pays_for_stops_and_returns_with_the_money() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(20).await;
+    // Whatever its policy says about processes that end: a suspension is not its end.
+    let new = NewBot { restart_policy: RestartPolicy::No, ..NewBot::new("test-bot", "wopr-network/wopr") };
+    let id = yard.fleet.create(&origin(), tenant, new).await.unwrap().id;
+    yard.fleet.advance().await.unwrap();
+    yard.host.write_data(id, b"kept");
+    for _ in 0..5 {
+        yard.fleet.charge_due_days().await.unwrap();
+        yard.billing.advance_standing().await.unwrap();
+        yard.fleet.reconcile().await.unwrap();
+        yard.clock.advance(SignedDuration::from_hours(24));
+    }
+    assert_eq!(yard.host.state_of(id), Some(ContainerState::Exited), "nothing runs unpaid");
+    assert!(!yard.balance(tenant).await.is_negative());
+    let bot = yard.fleet.get(tenant, id).await.unwrap();
+    assert!(bot.suspended_at.is_some() && bot.running_since.is_none());
+    yard.pay(tenant, 500, "second").await;
+    yard.fleet.reconcile().await.unwrap();
+    yard.assert_runs(tenant, id).await;
+    assert_eq!(yard.host.read_data(id).unwrap(), b"kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_are_charged_once_by_the_hour_first_and_not_while_stopped() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    // Made at 08:00: sixteen hours are left.
+    let first = Money::from_cents(17).try_scale(16, 24).unwrap();
+    for _ in 0..2 {
+        yard.fleet.charge_due_days().await.unwrap();
+        assert_eq!(yard.balance(tenant).await, Money::from_cents(500).try_sub(first).unwrap());
+    }
+    yard.clock.advance(SignedDuration::from_hours(48));
+    yard.fleet.stop(&origin(), tenant, id).await.unwrap();
+    yard.clock.advance(SignedDuration::from_hours(48));
+    yard.fleet.charge_due_days().await.unwrap();
+    let two_days = Money::from_cents(500 - 34).try_sub(first).unwrap();
+    assert_eq!(yard.balance(tenant).await, two_days);
+}
