@@ -165,7 +165,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (db, clock) = (database(&config)?, Arc::new(SystemClock));
     let state = AppState::assemble(Arc::clone(&config), db, clock, adapters(&config)?)?;
     let listener = listen(config.port).await?;
-    tracing::info!(port = config.port, "listening on port {}", config.port);
+    let port = listener.local_addr()?.port();
+    tracing::info!(port, "listening on port {port}");
     let stop = CancellationToken::new();
     let service = app(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());

@@ -71,8 +71,10 @@ pub struct MailConfig {
 pub struct Config {
     /// Where the process runs.
     pub environment: Environment,
-    /// The port to listen on.
+    /// The port to listen on; 0 for any that is free.
     pub port: u16,
+    /// How long a request may take altogether, in seconds; its body a third of that.
+    pub request_timeout_seconds: u32,
     /// A `tracing` filter, such as `info` or `info,wopr_core=debug`.
     pub log_level: String,
     /// How log lines look.

@@ -28,12 +28,13 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
     trusted_origins.extend(origin_of(&base_url).filter(|origin| !ui_origins.contains(origin)));
     let config = Config {
         environment: if production { Environment::Production } else { Environment::Development },
-        port: reader.number("PORT", 1, u16::MAX),
+        port: reader.number("PORT", 0, u16::MAX),
         log_level: reader.log_filter("LOG_LEVEL"),
         log_format: reader.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
         database_url: reader.required_secret("DATABASE_URL"),
         database_schema: reader.text("DATABASE_SCHEMA").unwrap_or_default(),
         database_max_connections: reader.number("DATABASE_MAX_CONNECTIONS", 2, 500),
+        request_timeout_seconds: reader.number("REQUEST_TIMEOUT_SECONDS", 1, 600),
         shutdown_grace_seconds: reader.number("SHUTDOWN_GRACE_SECONDS", 1, 600),
         platform_secret: reader.keys("PLATFORM_SECRET", false).pop().unwrap_or_default(),
         auth_secrets: reader.keys("BETTER_AUTH_SECRET", true),

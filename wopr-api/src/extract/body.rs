@@ -3,25 +3,27 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{Extensions, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, Issue};
+use crate::pipeline::BodyTimeout;
 
 /// The largest body that is read.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// How long a client may take to send its body.
+/// How long a client may take to send its body, outside of the pipeline.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads a whole body, bounded in size and time.
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it is too slow, 400 when the connection broke.
-pub(crate) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
-    let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await;
+pub(crate) async fn read_body(extensions: &Extensions, body: Body) -> Result<Bytes, ApiError> {
+    let allowed = extensions.get::<BodyTimeout>().map_or(BODY_TIMEOUT, |timeout| timeout.0);
+    let read = tokio::time::timeout(allowed, Limited::new(body, MAX_BODY_BYTES).collect()).await;
     match read {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
@@ -38,6 +40,19 @@ pub(crate) fn too_large() -> ApiError {
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", message)
 }
 
+/// A whole body as it was sent, bounded as every body is: what a signature is made over.
+#[derive(Debug, Clone)]
+pub struct RawBody(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        read_body(&parts.extensions, body).await.map(Self)
+    }
+}
+
 /// A JSON body in, a JSON body out. A body that does not fit says where.
 #[derive(Debug, Clone, Copy)]
 pub struct Json<T>(pub T);
@@ -52,7 +67,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             let message = "The request body must be application/json";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message));
         }
-        let body = read_body(request.into_body()).await?;
+        let (parts, body) = request.into_parts();
+        let body = read_body(&parts.extensions, body).await?;
         let mut deserializer = serde_json::Deserializer::from_slice(&body);
         let value: T = serde_path_to_error::deserialize(&mut deserializer)
             .map_err(|error| if error.inner().is_data() { crate::trpc::invalid(&error) } else { malformed() })?;

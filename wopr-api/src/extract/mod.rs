@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use wopr_core::audit::{Actor, Origin};
 
 pub(crate) use self::body::read_body;
-pub use self::body::{Json, Path, Query};
+pub use self::body::{Json, Path, Query, RawBody};
 pub use self::caller::{AdminCaller, Caller, PlatformAdmin, Principal, ReadCaller, WriteCaller};
 pub use self::client::ClientAddress;
 pub(crate) use self::client::client_address;

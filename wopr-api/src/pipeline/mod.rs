@@ -22,11 +22,8 @@ use crate::error::ApiError;
 use crate::error::render::{METHOD_NOT_ALLOWED, ROUTE_NOT_FOUND, Surface};
 use crate::state::{AppState, NotReady};
 
-/// How long a request may take altogether.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Puts the pipeline around the routes.
-pub(crate) fn around(router: Router<AppState>, state: &AppState) -> Router<AppState> {
+/// Puts the pipeline around routes, such as a host application's own.
+pub fn around(router: Router<AppState>, state: &AppState) -> Router<AppState> {
     router
         .fallback(async || ApiError::new(StatusCode::NOT_FOUND, ROUTE_NOT_FOUND, "Not found"))
         .method_not_allowed_fallback(async || {
@@ -35,7 +32,7 @@ pub(crate) fn around(router: Router<AppState>, state: &AppState) -> Router<AppSt
         // The last layer is the outermost.
         .layer(from_fn_with_state(state.clone(), limits::limit))
         .layer(from_fn_with_state(state.clone(), origin_check::check))
-        .layer(from_fn(time_out))
+        .layer(from_fn_with_state(state.clone(), time_out))
         .layer(from_fn_with_state(state.clone(), require_ready))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(shape_errors))
@@ -45,8 +42,14 @@ pub(crate) fn around(router: Router<AppState>, state: &AppState) -> Router<AppSt
         .layer(from_fn_with_state(state.clone(), observe::observe))
 }
 
-async fn time_out(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+/// How long this request's body may take to arrive.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyTimeout(pub(crate) Duration);
+
+async fn time_out(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let allowed = Duration::from_secs(state.config.request_timeout_seconds.into());
+    request.extensions_mut().insert(BodyTimeout(allowed / 3));
+    match tokio::time::timeout(allowed, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
             let message = "The request took too long and was given up";

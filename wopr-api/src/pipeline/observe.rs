@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::extract::{ClientAddress, client_address};
 use crate::state::AppState;
@@ -38,7 +39,7 @@ pub(super) async fn observe(State(state): State<AppState>, mut request: Request,
     // The route rather than the path: paths may carry one-time tokens.
     let route = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str).to_owned();
     let client = client.map_or_else(|| "unknown".to_owned(), |client| client.to_string());
-    let span = tracing::info_span!("request", request_id = %id.0, %method, route, client);
+    let span = tracing::info_span!("request", request_id = %id.0, %method, route, client, procedures = Empty);
     let started = std::time::Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();

@@ -45,7 +45,12 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         "A session, with the prefix __Secure- over HTTPS. It counts as scope admin of the user's own tenant.",
     );
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
-    OpenApiRouter::with_openapi(description).merge(auth::router()).merge(billing::router()).merge(fleet::router()).merge(health::router()).split_for_parts()
+    OpenApiRouter::with_openapi(description)
+        .merge(auth::router())
+        .merge(billing::router())
+        .merge(fleet::router())
+        .merge(health::router())
+        .split_for_parts()
 }
 
 /// Every tRPC procedure.

@@ -57,6 +57,10 @@ struct Calls {
 async fn answer(state: &AppState, procedures: &Procedures, parts: Parts, body: Body) -> Result<Response, ApiError> {
     let calls = read(&parts, body).await?;
     let resolved: Vec<_> = calls.paths.iter().map(|path| resolve(procedures, path, &parts.method)).collect();
+    // Only names we know: the path could be anything.
+    let known: Vec<&str> =
+        calls.paths.iter().zip(&resolved).filter(|(_, found)| found.is_ok()).map(|(path, _)| path.as_str()).collect();
+    tracing::Span::current().record("procedures", known.join(","));
     let needs_caller = resolved.iter().flatten().any(|procedure| procedure.access != Access::Public);
     let caller = if needs_caller { Caller::find(state, &parts.headers).await? } else { None };
     let cx = Context { state: state.clone(), origin: origin(&parts, caller.as_ref()), caller };
@@ -156,7 +160,7 @@ async fn read(parts: &Parts, body: Body) -> Result<Calls, ApiError> {
         parameter("input").map(|text| text.as_bytes().to_vec())
     } else {
         require_json(&parts.headers)?;
-        let body = read_body(body).await?;
+        let body = read_body(&parts.extensions, body).await?;
         (!body.is_empty()).then(|| body.to_vec())
     };
     Ok(Calls { inputs: inputs(raw.as_deref(), batch), paths, batch })

@@ -1,8 +1,9 @@
 //! The server under test: its own database, a clock that stands still, an outside world that is made up.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -33,6 +34,8 @@ pub(crate) struct TestApp {
     pub(crate) containers: Arc<MemoryHost>,
     pub(crate) state: AppState,
     router: Router,
+    /// Counts up when each request comes from a client of its own.
+    clients: Option<AtomicU32>,
 }
 
 /// Somebody who is signed in.
@@ -115,7 +118,13 @@ impl TestApp {
         let adapters = Adapters { containers: containers.clone(), mailer: Some(mailer.clone()) };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
-        Self { db, clock, mailer, containers, state, router }
+        Self { db, clock, mailer, containers, state, router, clients: None }
+    }
+
+    /// From now on each request comes from a client of its own, so that no limit is met.
+    pub(crate) fn with_many_clients(mut self) -> Self {
+        self.clients = Some(AtomicU32::new(u32::from(Ipv4Addr::new(198, 18, 0, 0))));
+        self
     }
 
     /// Somebody signs up as `<name>@example.com`.
@@ -150,7 +159,11 @@ impl TestApp {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.send_from(CLIENT.parse().unwrap(), request.body(body).unwrap()).await
+        let client = match &self.clients {
+            Some(clients) => IpAddr::V4(Ipv4Addr::from(clients.fetch_add(1, Ordering::Relaxed))),
+            None => CLIENT.parse().unwrap(),
+        };
+        self.send_from(client, request.body(body).unwrap()).await
     }
 
     /// Sends a request as a page of ours or a program does.

@@ -97,7 +97,8 @@ fn a_misspelt_key_is_refused_with_the_nearest_one() {
 #[test]
 fn malformed_values_are_refused() {
     let table = [
-        ("PORT", "0"),
+        ("PORT", "-1"),
+        ("REQUEST_TIMEOUT_SECONDS", "0"),
         ("PORT", "80a"),
         ("PORT", "70000"),
         ("LOG_FORMAT", "JSON"),

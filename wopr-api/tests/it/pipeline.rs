@@ -68,3 +68,12 @@ async fn a_cookie_only_writes_from_a_trusted_page() {
         assert_eq!(answer.json()["error"]["code"], -32003, "{headers:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_answers_are_compressed_for_whoever_asks() {
+    let app = TestApp::start().await;
+    let plain = app.get("/openapi.json").await;
+    let packed = app.request(Method::GET, "/openapi.json", &[("accept-encoding", "gzip")], Body::empty()).await;
+    assert_eq!((plain.header("content-encoding"), packed.header("content-encoding")), ("", "gzip"));
+    assert!(packed.body.len() < plain.body.len());
+}

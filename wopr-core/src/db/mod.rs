@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::pooled_connection::bb8::{Pool, PooledConnection};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolableConnection as _, RecyclingMethod,
+};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection};
 use futures_util::FutureExt as _;
 
@@ -76,6 +78,11 @@ impl Db {
         let parameters = tls::parameters(&config)?;
         let mut manager = ManagerConfig::default();
         manager.custom_setup = Box::new(move |_url| tls::connect(parameters.clone()).boxed());
+        // The driver knows when the server has closed a connection; asking it `SELECT 1` each time is a round trip more.
+        manager.recycling_method = RecyclingMethod::CustomFunction(Box::new(|connection: &mut AsyncPgConnection| {
+            let broken = connection.is_broken();
+            async move { if broken { Err(diesel::result::Error::BrokenTransactionManager) } else { Ok(()) } }.boxed()
+        }));
         let manager = AsyncDieselConnectionManager::new_with_config(String::new(), manager);
         let pool = Pool::builder()
             .max_size(config.max_connections)

@@ -89,3 +89,33 @@ async fn a_failed_transaction_leaves_nothing() {
         diesel::sql_query("SELECT count(*)::text AS value FROM tenants").get_result(&mut conn).await.unwrap();
     assert_eq!(rows.value, "0");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_the_server_closed_is_not_handed_out() {
+    let test = TestDb::create().await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(test.db.connection().await.unwrap());
+    }
+    drop(held);
+    let mut conn = test.db.connection().await.unwrap();
+    let kill = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    conn.batch_execute(kill).await.unwrap();
+    drop(conn);
+    // The server has said goodbye; hearing it is up to the driver's task.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let mut taken = Vec::new();
+        let mut works = 0;
+        for _ in 0..4 {
+            let mut conn = test.db.connection().await.unwrap();
+            works += usize::from(conn.batch_execute("SELECT 1").await.is_ok());
+            taken.push(conn);
+        }
+        if works == 4 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "dead connections stay in the pool");
+    }
+}

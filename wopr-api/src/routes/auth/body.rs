@@ -20,7 +20,8 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         let essence = essence.to_ascii_lowercase();
-        let body = read_body(request.into_body()).await?;
+        let (parts, body) = request.into_parts();
+        let body = read_body(&parts.extensions, body).await?;
         Self::parse(&essence, &body)
     }
 }

@@ -79,10 +79,11 @@ impl Reference {
     }
 }
 
-type Metadata = Option<BTreeMap<String, String>>;
+/// Strings, says the provider; a value that is none must not make a paid event unreadable.
+type Metadata = Option<BTreeMap<String, Value>>;
 
 fn entry(metadata: &Metadata, key: &str) -> Option<String> {
-    metadata.as_ref()?.get(key).filter(|value| !value.is_empty()).cloned()
+    metadata.as_ref()?.get(key)?.as_str().filter(|value| !value.is_empty()).map(str::to_owned)
 }
 
 #[derive(Deserialize)]
@@ -381,6 +382,7 @@ mod tests {
             (paid_session(&[("customer", json!({ "id": "cus_1" }))]), true),
             (paid_session(&[("payment_intent", json!(null))]), true),
             (paid_session(&[("metadata", json!(null))]), true),
+            (paid_session(&[("metadata", json!({ "wopr_tenant": null }))]), true),
             (paid_session(&[("mode", json!("subscription"))]), false),
             (paid_session(&[("mode", json!("setup"))]), false),
             (paid_session(&[("payment_status", json!("unpaid"))]), false),
