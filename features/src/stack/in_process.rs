@@ -13,6 +13,7 @@ use wopr_api::config::{Config, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::docker::DockerHost;
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
+use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::testing::TestDb;
 use wopr_local::mail::MailCatcher;
 use wopr_local::stripe::{EndpointConfig, StripeStandin};
@@ -124,7 +125,9 @@ pub(super) async fn start() -> Result<Stack> {
 fn adapters(config: &Config) -> Result<Adapters> {
     let mail = config.mail.as_ref().context("no mail is configured")?;
     let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
+    let stripe = config.stripe.as_ref().context("no Stripe is configured")?;
     Ok(Adapters {
+        payments: Some(Arc::new(StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?)),
         containers: Arc::new(DockerHost::new(config.docker_host.as_deref(), None)?),
         mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)),
     })
