@@ -13,6 +13,8 @@ use wopr_api::config::{Config, ConfigErrors, KEYS, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::docker::{DockerHost, RegistryLogin};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
+use wopr_core::adapters::stripe::StripeProvider;
+use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
 use wopr_core::notify::Mailer;
@@ -148,7 +150,17 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
         password: registry.password.clone(),
     });
     let containers = Arc::new(DockerHost::new(config.docker_host.as_deref(), login)?);
-    Ok(Adapters { containers, mailer })
+    let payments = match &config.stripe {
+        Some(stripe) => {
+            let provider = StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?;
+            Some(Arc::new(provider) as Arc<dyn PaymentProvider>)
+        }
+        None => {
+            tracing::warn!("STRIPE_SECRET_KEY is not set: nothing can be bought");
+            None
+        }
+    };
+    Ok(Adapters { containers, mailer, payments })
 }
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
+use wopr_core::billing::payments::{PaymentProvider, Payments, PaymentsConfig, PriceList, RedirectOrigins};
 use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
@@ -20,6 +21,8 @@ pub struct AppState {
     pub auth: Auth,
     /// Credit.
     pub billing: Billing,
+    /// Bought credit.
+    pub payments: Payments,
     /// Bots.
     pub fleet: Fleet,
     /// Queued mails.
@@ -49,6 +52,8 @@ pub struct Adapters {
     pub containers: Arc<dyn ContainerHost>,
     /// Sends mails; without it they stay queued.
     pub mailer: Option<Arc<dyn Mailer>>,
+    /// Takes payments; without it nothing can be bought.
+    pub payments: Option<Arc<dyn PaymentProvider>>,
 }
 
 /// Why the services cannot be put together.
@@ -60,6 +65,9 @@ pub enum AssemblyError {
     /// The administrator's address is none.
     #[error("PLATFORM_ADMIN_EMAIL is not a mail address")]
     AdminEmail,
+    /// An address of the user interface cannot be redirected to.
+    #[error("PLATFORM_UI_URL or UI_ORIGIN holds an address without a usable origin")]
+    RedirectOrigin,
     /// The list of images is none.
     #[error("FLEET_IMAGE_ALLOWLIST has an entry that is neither a registry path nor an image")]
     ImageAllowList,
@@ -81,9 +89,12 @@ impl AppState {
         let images = config.image_allowlist.join(",").parse().map_err(|_| AssemblyError::ImageAllowList)?;
         let fleet_config = FleetConfig { images, ..FleetConfig::default() };
         let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
+        let payments =
+            Payments::new(db.clone(), clock.clone(), billing.clone(), adapters.payments, payments_config(&config)?);
         Ok(Self {
             auth,
             billing,
+            payments,
             fleet,
             notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
@@ -151,6 +162,21 @@ impl AppState {
             let billing = billing.clone();
             async move { billing.verify_books().await }
         });
+        let payments = self.payments.clone();
+        workers.add("payments.process_webhooks", 2 * SECOND, None, move || {
+            let payments = payments.clone();
+            async move { payments.process_webhooks().await }
+        });
+        let payments = self.payments.clone();
+        workers.add("payments.purge_webhooks", 60 * MINUTE, None, move || {
+            let payments = payments.clone();
+            async move { payments.purge_webhooks().await }
+        });
+        let payments = self.payments.clone();
+        workers.add("payments.reconcile", 24 * 60 * MINUTE, None, move || {
+            let payments = payments.clone();
+            async move { payments.reconcile().await }
+        });
         workers
     }
 
@@ -164,6 +190,18 @@ impl AppState {
             Credential::Session { .. } | Credential::Unusable => None,
         })
     }
+}
+
+fn payments_config(config: &Config) -> Result<PaymentsConfig, AssemblyError> {
+    let addresses = config.ui_origins.iter().map(String::as_str).chain([config.ui_url.as_str()]);
+    let redirects = RedirectOrigins::new(addresses.filter(|address| !address.is_empty()));
+    let price_of = |dollars| config.credit_prices.get(&u32::try_from(dollars).ok()?).cloned();
+    Ok(PaymentsConfig {
+        webhook_secrets: config.stripe.as_ref().map(|stripe| stripe.webhook_secrets.clone()).unwrap_or_default(),
+        prices: PriceList::new(price_of),
+        redirects: redirects.map_err(|_| AssemblyError::RedirectOrigin)?,
+        operator_email: config.platform_admin_email.clone(),
+    })
 }
 
 fn auth_config(config: &Config) -> Result<AuthConfig, AssemblyError> {

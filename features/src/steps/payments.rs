@@ -323,6 +323,22 @@ async fn reports_nobody(world: &mut World, amount: Usd) -> Result<()> {
     report_now(world, &CheckoutReport::new(None, amount.0), COMPLETED).await
 }
 
+#[then(expr = "the operator sees an unmatched payment of {usd}")]
+async fn unmatched(world: &mut World, amount: Usd) -> Result<()> {
+    let token = world.stack.admin_token.clone().context("no operator's token is known")?;
+    let session = world.reports.last().context("nothing was reported")?["data"]["object"]["id"].clone();
+    wait::until("an unmatched payment", async || {
+        let request = Request::query(&world.stack.api, "admin.unmatchedPayments", &json!({})).bearer(&token);
+        let found = world.client.send(request).await?.data()?;
+        let mut payments = found.as_array().into_iter().flatten();
+        let payment = payments.find(|payment| payment["reference"] == session);
+        let payment = payment.with_context(|| format!("{session} is not in {found}"))?;
+        ensure!(payment["paidCents"] == amount.0, "{payment}");
+        Ok(())
+    })
+    .await
+}
+
 #[when(expr = "Stripe repeats that report {int} times")]
 async fn repeats(world: &mut World, times: usize) -> Result<()> {
     let event = world.reports.last().context("nothing was reported")?.clone();

@@ -7,6 +7,7 @@ mod auth;
 mod billing;
 mod db;
 mod fleet;
+mod payments;
 pub(crate) mod render;
 
 use std::borrow::Cow;

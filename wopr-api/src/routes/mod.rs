@@ -6,6 +6,7 @@ mod auth;
 mod billing;
 mod fleet;
 mod health;
+mod payments;
 mod settings;
 
 use std::sync::Arc;
@@ -50,6 +51,10 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         .merge(billing::router())
         .merge(fleet::router())
         .merge(health::router())
+<<<<<<< HEAD
+=======
+        .merge(payments::router())
+>>>>>>> payments
         .split_for_parts()
 }
 
@@ -58,6 +63,7 @@ pub fn procedures() -> Procedures {
     let mut procedures = Procedures::default();
     billing::procedures(&mut procedures);
     fleet::procedures(&mut procedures);
+    payments::procedures(&mut procedures);
     settings::procedures(&mut procedures);
     procedures
 }

@@ -18,9 +18,10 @@ use wopr_api::config::{Config, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::audit::Origin;
 use wopr_core::auth::{Email, Scope, SignUp, SignedIn};
+use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SharedClock;
 use wopr_core::ids::TenantId;
-use wopr_core::testing::{FixedClock, MemoryHost, MemoryMailer, TestDb};
+use wopr_core::testing::{FixedClock, MemoryHost, MemoryMailer, MemoryPayments, TestDb};
 
 /// The page that is allowed to call.
 pub(crate) const ORIGIN: &str = "http://localhost:3000";
@@ -32,6 +33,8 @@ pub(crate) struct TestApp {
     pub(crate) clock: FixedClock,
     pub(crate) mailer: Arc<MemoryMailer>,
     pub(crate) containers: Arc<MemoryHost>,
+    /// Takes payments where a test configures Stripe.
+    pub(crate) provider: MemoryPayments,
     pub(crate) state: AppState,
     router: Router,
     /// Counts up when each request comes from a client of its own.
@@ -115,9 +118,16 @@ impl TestApp {
         let config = Config::load(&Sources { environment, ..Sources::default() }).unwrap();
         let shared: SharedClock = Arc::new(clock.clone());
         let containers = Arc::new(MemoryHost::default());
-        let adapters = Adapters { containers: containers.clone(), mailer: Some(mailer.clone()) };
+        let prices = [5, 10, 25, 50, 100].map(|dollars| (format!("price_{dollars}"), dollars * 100));
+        let provider = MemoryPayments::new(Arc::clone(&shared), prices);
+        let adapters = Adapters {
+            containers: containers.clone(),
+            mailer: Some(mailer.clone()),
+            payments: config.stripe.is_some().then(|| Arc::new(provider.clone()) as Arc<dyn PaymentProvider>),
+        };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
+<<<<<<< HEAD
         Self { db, clock, mailer, containers, state, router, clients: None }
     }
 
@@ -125,6 +135,9 @@ impl TestApp {
     pub(crate) fn with_many_clients(mut self) -> Self {
         self.clients = Some(AtomicU32::new(u32::from(Ipv4Addr::new(198, 18, 0, 0))));
         self
+=======
+        Self { db, clock, mailer, containers, provider, state, router }
+>>>>>>> payments
     }
 
     /// Somebody signs up as `<name>@example.com`.

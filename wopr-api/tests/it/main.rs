@@ -11,6 +11,7 @@ mod health;
 mod hostile;
 mod limits;
 mod matrix;
+mod payments;
 mod pipeline;
 mod process;
 mod routes;

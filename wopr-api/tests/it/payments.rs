@@ -1,0 +1,104 @@
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::{Value, json};
+use wopr_core::clock::Clock as _;
+
+use super::app::{Answer, As, TestApp};
+
+const SECRET: &str = "whsec_router";
+const WEBHOOK: &str = "/api/billing/webhook";
+const STRIPE: [(&str, &str); 3] = [
+    ("STRIPE_SECRET_KEY", "sk_test_router"),
+    ("STRIPE_WEBHOOK_SECRET", SECRET),
+    ("STRIPE_CREDIT_PRICE_25", "price_25"),
+];
+
+fn sign(app: &TestApp, age_seconds: i64, body: &[u8]) -> String {
+    let seconds = app.clock.now().as_second() - age_seconds;
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(format!("{seconds}.").as_bytes());
+    mac.update(body);
+    format!("t={seconds},v1={}", hex::encode(mac.finalize().into_bytes()))
+}
+
+async fn deliver(app: &TestApp, signature: &str, body: &[u8]) -> Answer {
+    let headers = [("stripe-signature", signature), ("content-type", "application/json")];
+    app.request(Method::POST, WEBHOOK, &headers, Body::from(body.to_vec())).await
+}
+
+fn completed(id: &str, tenant: &str, cents: i64) -> Vec<u8> {
+    json!({ "id": format!("evt_{id}"), "type": "checkout.session.completed", "created": 1_800_000_000, "data": { "object": {
+        "id": id, "mode": "payment", "payment_status": "paid", "amount_total": cents, "currency": "usd", "customer": null,
+        "client_reference_id": tenant, "payment_intent": format!("pi_{id}"), "metadata": { "wopr_tenant": tenant },
+    } } })
+    .to_string()
+    .into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purchase_from_the_packs_to_the_balance() {
+    let app = TestApp::start_with(&STRIPE).await;
+    let user = app.user("ann").await;
+    let tenant = user.tenant().to_string();
+    let packs = app.query(As::Nobody, "billing.creditOptions", &json!({})).await.data();
+    let pack =
+        json!({ "priceId": "price_25", "label": "$25", "amountCents": 2500, "creditCents": 2550, "bonusPercent": 2 });
+    assert_eq!(packs, json!([pack]));
+    let page = "http://localhost:3000/dashboard";
+    let order = json!({ "priceId": "price_25", "successUrl": page, "cancelUrl": page });
+    let checkout = app.mutate(As::User(&user), "billing.creditsCheckout", &order).await.data();
+    let session = checkout["sessionId"].as_str().unwrap();
+    assert!(session.starts_with("cs_test_") && checkout["url"].is_string());
+    let body = completed(session, &tenant, 2_500);
+    let first = deliver(&app, &sign(&app, 0, &body), &body).await;
+    assert_eq!(first.status, StatusCode::OK);
+    let kind = "checkout.session.completed";
+    assert_eq!(first.json(), json!({ "handled": true, "event_type": kind, "tenant": tenant, "credited": 2550 }));
+    let again = deliver(&app, &sign(&app, 0, &body), &body).await.json();
+    assert_eq!(again, json!({ "handled": true, "event_type": kind, "duplicate": true }));
+    let balance = app.query(As::User(&user), "billing.creditsBalance", &json!({})).await.data();
+    assert_eq!(balance["balance_cents"], json!(2550));
+    let elsewhere = json!({ "priceId": "price_25", "successUrl": "https://evil.example/", "cancelUrl": page });
+    let refused = app.mutate(As::User(&user), "billing.creditsCheckout", &elsewhere).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let stranger = app.user("bob").await;
+    let foreign = json!({ "tenant": tenant, "priceId": "price_25", "successUrl": page, "cancelUrl": page });
+    let refused = app.mutate(As::User(&stranger), "billing.creditsCheckout", &foreign).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_signed_now_by_the_provider_credits_nothing() {
+    let app = TestApp::start_with(&STRIPE).await;
+    let user = app.user("ann").await;
+    let body = completed("cs_1", &user.tenant().to_string(), 3_000);
+    let missing = app.request(Method::POST, WEBHOOK, &[], Body::from(body.clone())).await;
+    assert_eq!(missing.status, StatusCode::BAD_REQUEST);
+    let forged = deliver(&app, "t=1800000000,v1=00", &body).await;
+    assert_eq!(forged.status, StatusCode::BAD_REQUEST);
+    for age_seconds in [301, -301] {
+        let refused = deliver(&app, &sign(&app, age_seconds, &body), &body).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "the sender is blocked for two seconds");
+        assert!(!refused.header("retry-after").is_empty());
+    }
+    let malformed = deliver(&app, &sign(&app, 0, b"{"), b"{").await;
+    assert_eq!(malformed.status, StatusCode::BAD_REQUEST);
+    let huge = vec![b' '; 1024 * 1024 + 1];
+    assert_eq!(deliver(&app, &sign(&app, 0, &huge), &huge).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let balance = app.query(As::User(&user), "billing.creditsBalance", &json!({})).await.data();
+    assert_eq!(balance["balance_cents"], json!(0));
+    let genuine = deliver(&app, &sign(&app, 300, &body), &body).await;
+    assert_eq!((genuine.status, &genuine.json()["credited"]), (StatusCode::OK, &json!(3_000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_stripe_nothing_is_on_sale_and_everything_says_so() {
+    let app = TestApp::start().await;
+    let user = app.user("ann").await;
+    assert_eq!(app.query(As::Nobody, "billing.creditOptions", &json!({})).await.data(), json!([]));
+    let input: Value = json!({ "returnUrl": "http://localhost:3000/" });
+    let portal = app.mutate(As::User(&user), "billing.portalSession", &input).await;
+    assert_eq!(portal.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(deliver(&app, "t=1,v1=00", b"{}").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
