@@ -51,10 +51,7 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         .merge(billing::router())
         .merge(fleet::router())
         .merge(health::router())
-<<<<<<< HEAD
-=======
         .merge(payments::router())
->>>>>>> payments
         .split_for_parts()
 }
 

@@ -299,7 +299,7 @@ async fn webhook(State(state): State<AppState>, parts: Parts, body: Body) -> Res
     let signature = parts.headers.get("stripe-signature").and_then(|value| value.to_str().ok());
     let signature =
         signature.ok_or_else(|| ApiError::bad_request("Missing stripe-signature header").code("MISSING_SIGNATURE"))?;
-    let body = read_body(body).await?;
+    let body = read_body(&parts.extensions, body).await?;
     let address = parts.extensions.get::<ClientAddress>().and_then(|address| address.0);
     let received = state.payments.receive_webhook(address, signature, &body).await?;
     Ok(Json(WebhookOutput {

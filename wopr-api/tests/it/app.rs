@@ -127,17 +127,13 @@ impl TestApp {
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
-<<<<<<< HEAD
-        Self { db, clock, mailer, containers, state, router, clients: None }
+        Self { db, clock, mailer, containers, provider, state, router, clients: None }
     }
 
     /// From now on each request comes from a client of its own, so that no limit is met.
     pub(crate) fn with_many_clients(mut self) -> Self {
         self.clients = Some(AtomicU32::new(u32::from(Ipv4Addr::new(198, 18, 0, 0))));
         self
-=======
-        Self { db, clock, mailer, containers, provider, state, router }
->>>>>>> payments
     }
 
     /// Somebody signs up as `<name>@example.com`.
