@@ -20,7 +20,7 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T>) -> R
         match look().await {
             Ok(found) => return Ok(found),
             Err(error) if started.elapsed() > PATIENCE => {
-                return Err(error.context(format!("{what}: not within {} s", PATIENCE.as_secs())));
+                bail!("{what}: not within {} s: {error:#}", PATIENCE.as_secs());
             }
             Err(_) => tokio::time::sleep(PACE).await,
         }
@@ -35,7 +35,7 @@ pub async fn throughout(what: &str, mut look: impl AsyncFnMut() -> Result<()>) -
     let started = Instant::now();
     while started.elapsed() < WATCH {
         if let Err(error) = look().await {
-            bail!(error.context(format!("{what}: not any more after {} ms", started.elapsed().as_millis())));
+            bail!("{what}: not any more after {} ms: {error:#}", started.elapsed().as_millis());
         }
         tokio::time::sleep(PACE).await;
     }
