@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! WOPR_BENCH_DATABASE_URL=postgres://postgres@127.0.0.1:5439/postgres?sslmode=disable \
-//!     cargo bench -p wopr-core --no-default-features --bench ledger
+//!     cargo bench -p wopr-core --bench ledger
 //! ```
 //!
 //! The server has to be durable: one with `fsync` or `synchronous_commit` off is refused, as its numbers say nothing.
@@ -54,8 +54,7 @@ const TPC_B_TABLES: &str = "
     CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
     INSERT INTO pgbench_branches SELECT i, 0 FROM generate_series(1, 10) i;
     INSERT INTO pgbench_tellers SELECT i, (i - 1) / 10 + 1, 0 FROM generate_series(1, 100) i;
-    INSERT INTO pgbench_accounts SELECT i, (i - 1) / 100000 + 1, 0, '' FROM generate_series(1, 1000000) i;
-    VACUUM ANALYZE;";
+    INSERT INTO pgbench_accounts SELECT i, (i - 1) / 100000 + 1, 0, '' FROM generate_series(1, 1000000) i;";
 const TPC_B: [&str; 5] = [
     "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = $1",
     "SELECT abalance FROM pgbench_accounts WHERE aid = $1",
@@ -135,7 +134,7 @@ impl Bench {
             .collect();
         billing.post(&seed).await.unwrap();
         client.batch_execute(HAND_WRITTEN_TABLES).await.unwrap();
-        client.batch_execute(TPC_B_TABLES.trim_end_matches("VACUUM ANALYZE;")).await.unwrap();
+        client.batch_execute(TPC_B_TABLES).await.unwrap();
         client.batch_execute("VACUUM ANALYZE").await.unwrap();
         Self { url, round, billing, tenants: tenants.into() }
     }

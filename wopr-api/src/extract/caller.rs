@@ -2,7 +2,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use wopr_core::audit::Actor;
-use wopr_core::auth::{AuthError, KeyHolder, Scope, SignedIn};
+use wopr_core::auth::{KeyHolder, Scope, SignedIn};
 use wopr_core::ids::TenantId;
 
 use super::Credential;
@@ -53,11 +53,7 @@ impl Caller {
     /// 403 when `x-tenant-id` names another tenant than the credential's; 503 when the store is away.
     pub(crate) async fn find(state: &AppState, headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
         let Some(credential) = Credential::of(headers) else { return Ok(None) };
-        let found = state.authenticate(&credential).await.map_err(|error| match error {
-            AuthError::Storage(error) => ApiError::from(error),
-            error => ApiError::internal(error),
-        })?;
-        let Some(caller) = found else { return Ok(None) };
+        let Some(caller) = state.authenticate(&credential).await? else { return Ok(None) };
         caller.check_tenant_header(headers)?;
         Ok(Some(caller))
     }

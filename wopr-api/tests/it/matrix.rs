@@ -6,13 +6,33 @@
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use wopr_api::routes::{Entry, list};
+use wopr_core::audit::{Actor, Origin};
 use wopr_core::auth::Scope;
+use wopr_core::billing::{Transfer, TransferKind};
+use wopr_core::money::Money;
 
 use crate::app::{Answer, As, TestApp, TestUser};
 
 /// What belongs to the victim.
 struct Victim {
     user: TestUser,
+    bot: String,
+    key: String,
+}
+
+impl Victim {
+    async fn create(app: &TestApp) -> Self {
+        let user = app.user("victim").await;
+        let (amount, actor) = (Money::from_cents(3_000), Actor::Webhook("stripe"));
+        let paid = Transfer::to_wallet("cs_victim".to_owned(), TransferKind::Purchase, user.tenant(), amount, actor);
+        app.state.billing.post(&[paid]).await.unwrap();
+        let bot = json!({ "name": "theirs", "image": "wopr-network/wopr:latest", "description": "" });
+        let bot = app.mutate(As::User(&user), "fleet.createInstance", &bot).await.data();
+        let origin = Origin::system("test");
+        let key =
+            app.state.auth.create_api_key(&origin, Some(user.tenant()), Scope::Read, "theirs", None).await.unwrap();
+        Self { user, bot: bot["id"].as_str().unwrap().to_owned(), key: key.key.id.to_string() }
+    }
 }
 
 /// What a stranger who knows the victim's ids must get.
@@ -21,32 +41,61 @@ enum Expect {
     NothingToReach,
     /// Called with this input, it answers with this status.
     Refused(Value, StatusCode),
+    /// Called with this input, it may answer what it likes; the victim does not notice.
+    Unnoticed(Value),
 }
 
 fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
-    use Expect::{NothingToReach, Refused};
+    use Expect::{NothingToReach, Refused, Unnoticed};
+    let (forbidden, absent) = (StatusCode::FORBIDDEN, StatusCode::NOT_FOUND);
+    let tenant = victim.user.tenant();
+    let bot = json!({ "id": victim.bot });
     let name = format!("{} {}", entry.method, entry.path);
-    let tenant = json!({ "tenant": victim.user.tenant() });
     Some(match name.as_str() {
-        "GET /health" | "GET /health/ready" | "GET /openapi.json" | "query settings.health" => NothingToReach,
-        "query settings.ping" => NothingToReach,
-        "query billing.creditsBalance" | "query billing.creditsHistory" => Refused(tenant, StatusCode::FORBIDDEN),
+        "GET /health" | "GET /health/ready" | "GET /openapi.json" | "query settings.health" | "query settings.ping" => {
+            NothingToReach
+        }
+        "query billing.creditsBalance" | "query billing.creditsHistory" => {
+            Refused(json!({ "tenant": tenant }), forbidden)
+        }
+        name if name.contains(" admin.") => Refused(json!({ "tenantId": tenant }), forbidden),
+        name if name.contains(" /api/admin/") => Refused(json!({ "tenant_id": tenant }), forbidden),
+        "DELETE /api/keys/{id}" => Refused(json!({ "id": victim.key }), absent),
+        "GET /api/keys" | "POST /api/keys" => NothingToReach,
+        "POST /api/auth/revoke-session" => Unnoticed(json!({ "token": victim.user.signed_in.session.id })),
+        // The rest of the auth wire acts on the session that calls, or on a secret that only the owner was sent.
+        name if name.contains(" /api/auth/") => NothingToReach,
+        "GET /auth/verify" => NothingToReach,
+        "query fleet.listInstances" | "query fleet.listResourceTiers" | "GET /fleet/bots" => NothingToReach,
+        "mutation fleet.createInstance" => Unnoticed(json!({ "name": "mine", "tenantId": tenant })),
+        "POST /fleet/bots" => {
+            Refused(json!({ "name": "mine", "image": "wopr-network/wopr:latest", "tenantId": tenant }), forbidden)
+        }
+        "mutation fleet.controlInstance" => Refused(json!({ "id": victim.bot, "action": "destroy" }), absent),
+        name if name.contains(" fleet.getInstance") => Refused(bot, absent),
+        "PATCH /fleet/bots/{id}" => Refused(json!({ "id": victim.bot, "description": "mine" }), absent),
+        name if name.contains(" /fleet/bots/{id}") => Refused(bot, absent),
         _ => return None,
     })
 }
 
+/// Calls it; of the input, what stands in the path goes there and the rest is the body.
 async fn call(app: &TestApp, who: As<'_>, entry: &Entry, input: &Value) -> Answer {
     match entry.method.as_str() {
         "query" => app.query(who, &entry.path, input).await,
         "mutation" => app.mutate(who, &entry.path, input).await,
         method => {
-            let mut path = entry.path.clone();
+            let (mut path, mut body) = (entry.path.clone(), serde_json::Map::new());
             for (key, value) in input.as_object().into_iter().flatten() {
-                path = path.replace(&format!("{{{key}}}"), value.as_str().unwrap_or_default());
+                let place = format!("{{{key}}}");
+                if path.contains(&place) {
+                    path = path.replace(&place, value.as_str().unwrap_or_default());
+                } else {
+                    body.insert(key.clone(), value.clone());
+                }
             }
-            let method = Method::from_bytes(method.as_bytes()).unwrap();
-            let body = (method != Method::GET).then_some(input);
-            app.call(who, method, &path, body).await
+            let (method, body) = (Method::from_bytes(method.as_bytes()).unwrap(), Value::Object(body));
+            app.call(who, method.clone(), &path, (method != Method::GET).then_some(&body)).await
         }
     }
 }
@@ -54,23 +103,35 @@ async fn call(app: &TestApp, who: As<'_>, entry: &Entry, input: &Value) -> Answe
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_reaches_nothing_of_anybody_else() {
     let app = TestApp::start().await.with_many_clients();
-    let victim = Victim { user: app.user("victim").await };
+    let victim = Victim::create(&app).await;
     let stranger = app.user("stranger").await;
     let stranger_key = app.key(Some(stranger.tenant()), Scope::Admin).await;
+    let state = async || {
+        let ping = app.query(As::User(&victim.user), "settings.ping", &json!({})).await.data();
+        let balance = app.query(As::User(&victim.user), "billing.creditsBalance", &json!({})).await.data();
+        let bots = app.query(As::User(&victim.user), "fleet.listInstances", &json!({})).await.data();
+        (ping, balance, bots)
+    };
+    let before = state().await;
     let mut missing = Vec::new();
     for entry in list() {
-        match expectation(&entry, &victim) {
-            None => missing.push(entry.to_string()),
-            Some(Expect::NothingToReach) => {}
-            Some(Expect::Refused(input, status)) => {
-                for who in [As::User(&stranger), As::Key(&stranger_key)] {
-                    let answer = call(&app, who, &entry, &input).await;
-                    assert_eq!(answer.status, status, "{entry} {who:?} {}", String::from_utf8_lossy(&answer.body));
-                }
+        let (input, wanted) = match expectation(&entry, &victim) {
+            None => {
+                missing.push(entry.to_string());
+                continue;
             }
+            Some(Expect::NothingToReach) => continue,
+            Some(Expect::Refused(input, status)) => (input, Some(status)),
+            Some(Expect::Unnoticed(input)) => (input, None),
+        };
+        for who in [As::User(&stranger), As::Key(&stranger_key)] {
+            let answer = call(&app, who, &entry, &input).await;
+            let text = String::from_utf8_lossy(&answer.body);
+            assert!(wanted.is_none_or(|wanted| wanted == answer.status), "{entry} {who:?} {} {text}", answer.status);
         }
     }
     assert!(missing.is_empty(), "nobody says what a stranger gets from\n{}", missing.join("\n"));
+    assert_eq!(state().await, before, "the victim noticed");
 }
 
 /// A credential below what a REST route declares is refused with the scope that it takes.

@@ -51,8 +51,11 @@ pub(super) async fn pull_exactly(host: &DockerHost, image: &ImageDigest) -> Resu
 }
 
 async fn pull(host: &DockerHost, name: &str, tag: &str, registry: &str) -> Result<(), HostError> {
-    let options =
-        CreateImageOptions { from_image: Some(name.to_owned()), tag: Some(tag.to_owned()), ..CreateImageOptions::default() };
+    let options = CreateImageOptions {
+        from_image: Some(name.to_owned()),
+        tag: Some(tag.to_owned()),
+        ..CreateImageOptions::default()
+    };
     let login = host.login.as_ref().filter(|login| login.server == registry).map(|login| DockerCredentials {
         username: Some(login.username.clone()),
         password: Some(login.password.expose_secret().to_owned()),

@@ -29,7 +29,8 @@ pub(super) fn container(answer: ContainerInspectResponse) -> Result<ObservedCont
         exit_code: state.exit_code.unwrap_or(0),
         error: detail.filter(|text| !text.is_empty()),
         started_at: state.started_at.as_deref().and_then(instant),
-        created_at: answer.created.and_then(|at| instant(&at.to_string())),
+        // The date is text or a date, by the client's features; written as JSON it is the same text.
+        created_at: serde_json::to_value(answer.created).ok().and_then(|at| instant(at.as_str()?)),
     })
 }
 
@@ -42,7 +43,8 @@ fn instant(text: &str) -> Option<Timestamp> {
 
 pub(super) fn stats(answer: &ContainerStatsResponse) -> Option<ContainerStats> {
     let (now, before) = (answer.cpu_stats.as_ref()?, answer.precpu_stats.as_ref()?);
-    let used = |stats: &bollard::models::ContainerCpuStats| stats.cpu_usage.as_ref().and_then(|usage| usage.total_usage);
+    let used =
+        |stats: &bollard::models::ContainerCpuStats| stats.cpu_usage.as_ref().and_then(|usage| usage.total_usage);
     let system = now.system_cpu_usage?.saturating_sub(before.system_cpu_usage.unwrap_or(0));
     let own = used(now)?.saturating_sub(used(before).unwrap_or(0));
     let processors = u128::from(now.online_cpus.unwrap_or(1).max(1));

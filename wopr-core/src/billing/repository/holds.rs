@@ -51,7 +51,7 @@ impl From<&Hold> for HoldRow {
             overrun_nanos: overrun.map(Money::as_nanos),
             opened_at: hold.opened_at.to_diesel(),
             expires_at: hold.expires_at.to_diesel(),
-            ended_at: ended_at.map(|at| at.to_diesel()),
+            ended_at: ended_at.map(jiff_diesel::ToDiesel::to_diesel),
         }
     }
 }
@@ -60,7 +60,7 @@ impl TryFrom<HoldRow> for Hold {
     type Error = DbError;
 
     fn try_from(row: HoldRow) -> Result<Self, DbError> {
-        let ended = row.ended_at.map(|at| at.to_jiff());
+        let ended = row.ended_at.map(jiff_diesel::Timestamp::to_jiff);
         let state = match (row.state.as_str(), row.actual_nanos, row.overrun_nanos, ended) {
             ("open", None, None, None) => HoldState::Open,
             ("settled", Some(actual), Some(overrun), Some(at)) => {

@@ -143,8 +143,8 @@ impl<'c> StatementRepository<'c> {
         )))
         .bind::<diesel::sql_types::Uuid, _>(tenant.as_uuid())
         .bind::<Array<Text>, _>(&kinds)
-        .bind::<Nullable<Timestamptz>, _>(query.from.map(|at| at.to_diesel()))
-        .bind::<Nullable<Timestamptz>, _>(query.to.map(|at| at.to_diesel()))
+        .bind::<Nullable<Timestamptz>, _>(query.from.map(jiff_diesel::ToDiesel::to_diesel))
+        .bind::<Nullable<Timestamptz>, _>(query.to.map(jiff_diesel::ToDiesel::to_diesel))
         .bind::<BigInt, _>(limit)
         .bind::<BigInt, _>(i64::from(query.offset))
         .load(self.conn)
@@ -159,8 +159,8 @@ impl<'c> StatementRepository<'c> {
         ))
         .bind::<diesel::sql_types::Uuid, _>(tenant.as_uuid())
         .bind::<Array<Text>, _>(&kinds)
-        .bind::<Nullable<Timestamptz>, _>(query.from.map(|at| at.to_diesel()))
-        .bind::<Nullable<Timestamptz>, _>(query.to.map(|at| at.to_diesel()))
+        .bind::<Nullable<Timestamptz>, _>(query.from.map(jiff_diesel::ToDiesel::to_diesel))
+        .bind::<Nullable<Timestamptz>, _>(query.to.map(jiff_diesel::ToDiesel::to_diesel))
         .get_result(self.conn)
         .await?;
         let entries = rows.into_iter().map(|row| row.entry(tenant)).collect::<Result<_, _>>()?;

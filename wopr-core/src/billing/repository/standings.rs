@@ -30,7 +30,7 @@ impl TryFrom<StandingRow> for StandingRecord {
     type Error = DbError;
 
     fn try_from(row: StandingRow) -> Result<Self, DbError> {
-        let delete_after = row.delete_after.map(|at| at.to_jiff());
+        let delete_after = row.delete_after.map(jiff_diesel::Timestamp::to_jiff);
         let suspension = row.reason.as_deref().and_then(SuspensionReason::from_word);
         let standing = match (row.state.as_str(), row.grace_until, delete_after, suspension) {
             ("active", None, None, _) => Standing::Active,
@@ -116,8 +116,8 @@ impl<'c> StandingRepository<'c> {
             .set((
                 account_standings::state.eq(to.name()),
                 account_standings::reason.eq(reason),
-                account_standings::grace_until.eq(grace_until.map(|at| at.to_diesel())),
-                account_standings::delete_after.eq(delete_after.map(|at| at.to_diesel())),
+                account_standings::grace_until.eq(grace_until.map(jiff_diesel::ToDiesel::to_diesel)),
+                account_standings::delete_after.eq(delete_after.map(jiff_diesel::ToDiesel::to_diesel)),
                 account_standings::since.eq(at.to_diesel()),
                 account_standings::changed_by.eq(actor.name()),
             ))

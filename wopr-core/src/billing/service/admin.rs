@@ -55,22 +55,23 @@ impl Billing {
                 {
                     return Err(BillingError::InsufficientCredit { available, required });
                 }
-                for posted in self.post_in(conn, at, std::slice::from_ref(&transfer)).await? {
-                    if posted.fresh {
-                        let resource = Resource::new("transfer", posted.id);
-                        let entry = AuditEntry::success(origin, Some(tenant), operation.credit.action(), resource)
-                            .with("amount_nanos", transfer.amount.as_nanos())
-                            .with("kind", transfer.kind.as_str())
-                            .with("operation", id.as_str())
-                            .with("reason", operation.reason.as_str());
-                        audit::record_in(conn, at, &entry).await?;
-                    }
-                    let found = StatementRepository::new(conn).find_entry(tenant, posted.id).await?;
-                    return found.ok_or_else(|| {
-                        DbError::inconsistent("ledger_transfers", format!("{} cannot be read back", posted.id)).into()
-                    });
+                let posted = self.post_in(conn, at, std::slice::from_ref(&transfer)).await?;
+                let posted = posted
+                    .first()
+                    .ok_or_else(|| DbError::inconsistent("ledger_transfers", "a posting had no answer"))?;
+                if posted.fresh {
+                    let resource = Resource::new("transfer", posted.id);
+                    let entry = AuditEntry::success(origin, Some(tenant), operation.credit.action(), resource)
+                        .with("amount_nanos", transfer.amount.as_nanos())
+                        .with("kind", transfer.kind.as_str())
+                        .with("operation", id.as_str())
+                        .with("reason", operation.reason.as_str());
+                    audit::record_in(conn, at, &entry).await?;
                 }
-                Err(DbError::inconsistent("ledger_transfers", "a posting had no answer").into())
+                let found = StatementRepository::new(conn).find_entry(tenant, posted.id).await?;
+                found.ok_or_else(|| {
+                    DbError::inconsistent("ledger_transfers", format!("{} cannot be read back", posted.id)).into()
+                })
             })
             .await
     }
