@@ -249,6 +249,12 @@ impl<'c> BotRepository<'c> {
         rows.into_iter().map(assemble).collect()
     }
 
+    /// Whether this database knows any bot of the tenant, destroyed ones included.
+    pub(super) async fn has_ever_had_bots(&mut self, tenant: TenantId) -> Result<bool, DbError> {
+        let theirs = bots::table.filter(bots::tenant_id.eq(tenant.as_uuid()));
+        Ok(diesel::select(diesel::dsl::exists(theirs)).get_result(self.conn).await?)
+    }
+
     /// Writes what is wanted: everything the owner can change, under the next generation.
     pub(super) async fn save_wanted(&mut self, bot: &Bot) -> Result<(), DbError> {
         diesel::update(bots::table.find(bot.id.as_uuid()))

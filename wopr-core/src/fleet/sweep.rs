@@ -84,7 +84,11 @@ impl Fleet {
         }
         for network in &inventory.networks {
             let Some(tenant) = network.tenant_id else { continue };
-            if self.list(Some(tenant)).await?.is_empty() {
+            // Another installation's network may wait for its first container at this moment.
+            let mut conn = self.db().connection().await?;
+            let ours = BotRepository::new(&mut conn).has_ever_had_bots(tenant).await?;
+            drop(conn);
+            if ours && self.list(Some(tenant)).await?.is_empty() {
                 let call = self.config().deadlines.call;
                 self.bounded(call, self.host().remove_network_if_unused(tenant)).await?;
             }
