@@ -66,6 +66,15 @@ impl Workers {
         self.0.push(Task { name, pace, wake, step });
     }
 
+    /// Caps every pace, for a process whose clock runs ahead of the machine's.
+    #[must_use]
+    pub fn paced(mut self, longest: Duration) -> Self {
+        for task in &mut self.0 {
+            task.pace = task.pace.min(longest);
+        }
+        self
+    }
+
     /// Starts all of them. They end when `stop` is cancelled, each after the step it is in.
     pub fn start(self, state: &AppState, stop: &CancellationToken) -> JoinSet<()> {
         let leases = Arc::new(Leases::new(state.db.clone()));

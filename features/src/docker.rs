@@ -1,0 +1,202 @@
+//! Docker as seen from beside the platform, and a cable to it that can be cut.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListVolumesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder, UploadToContainerOptionsBuilder,
+};
+use futures_util::TryStreamExt as _;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// The machine's engine.
+#[derive(Debug, Clone)]
+pub struct Engine(Docker);
+
+impl Engine {
+    /// The one that `DOCKER_HOST` names, else the machine's own.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn connect() -> Result<Self> {
+        let docker = Docker::connect_with_defaults().context("DOCKER_HOST")?;
+        let docker = docker.negotiate_version().await.context("the journeys need a Docker engine")?;
+        Ok(Self(docker))
+    }
+
+    /// Whether it has an image under this name.
+    pub async fn has_image(&self, name: &str) -> bool {
+        self.0.inspect_image(name).await.is_ok()
+    }
+
+    /// What it says of a container, or nothing.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn find(&self, container: &str) -> Result<Option<ContainerInspectResponse>> {
+        match self.0.inspect_container(container, None).await {
+            Ok(found) => Ok(Some(found)),
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("inspecting {container}")),
+        }
+    }
+
+    /// Writes a small file into a container.
+    ///
+    /// # Errors
+    /// When its directory does not exist.
+    pub async fn write(&self, container: &str, path: &str, text: &str) -> Result<()> {
+        let (directory, name) = split(path)?;
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, text.as_bytes())?;
+        let options = UploadToContainerOptionsBuilder::new().path(directory).build();
+        let body = bollard::body_full(archive.into_inner()?.into());
+        self.0.upload_to_container(container, Some(options), body).await.with_context(|| format!("writing {path}"))
+    }
+
+    /// Reads a small file out of a container, running or not.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn read(&self, container: &str, path: &str) -> Result<String> {
+        let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+        let chunks: Vec<bytes::Bytes> = self
+            .0
+            .download_from_container(container, Some(options))
+            .try_collect()
+            .await
+            .with_context(|| format!("reading {path}"))?;
+        let archive = chunks.concat();
+        let mut archive = tar::Archive::new(archive.as_slice());
+        let mut file = archive.entries()?.next().with_context(|| format!("no {path}"))??;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut file, &mut text)?;
+        Ok(text)
+    }
+
+    /// Removes a container, running or not; its named volumes stay.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn remove(&self, container: &str) -> Result<()> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).build();
+        match self.0.remove_container(container, Some(options)).await {
+            Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("removing {container}")),
+        }
+    }
+
+    /// Removes every container and volume with this label, `key=value`.
+    ///
+    /// # Errors
+    /// When the engine refuses.
+    pub async fn sweep(&self, label: &str) -> Result<()> {
+        let filters = HashMap::from([("label".to_owned(), vec![label.to_owned()])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        for container in self.0.list_containers(Some(options)).await?.into_iter().filter_map(|found| found.id) {
+            self.remove(&container).await?;
+        }
+        let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+        for volume in self.0.list_volumes(Some(options)).await?.volumes.unwrap_or_default() {
+            let options = RemoveVolumeOptionsBuilder::new().force(true).build();
+            self.0.remove_volume(&volume.name, Some(options)).await.with_context(|| volume.name.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of the volume that a container has at `path`.
+///
+/// # Errors
+/// When nothing, or something else than a named volume, is mounted there.
+pub fn volume_at(container: &ContainerInspectResponse, path: &str) -> Result<String> {
+    let mounts = container.mounts.as_deref().unwrap_or_default();
+    let mount = mounts.iter().find(|mount| mount.destination.as_deref() == Some(path));
+    let mount = mount.with_context(|| format!("nothing is mounted at {path}: {mounts:?}"))?;
+    match (mount.typ.as_deref(), &mount.name) {
+        (Some("volume"), Some(name)) if !name.is_empty() => Ok(name.clone()),
+        _ => bail!("no named volume at {path}: {mount:?}"),
+    }
+}
+
+/// Whether the container runs.
+pub fn is_running(container: &ContainerInspectResponse) -> bool {
+    container.state.as_ref().and_then(|state| state.running).unwrap_or(false)
+}
+
+fn split(path: &str) -> Result<(&str, &str)> {
+    path.rsplit_once('/').with_context(|| format!("{path} is not absolute"))
+}
+
+/// A socket of our own in front of Docker's: while it is cut, Docker is away for whoever uses it.
+#[derive(Debug)]
+pub struct Cable {
+    path: PathBuf,
+    engine: PathBuf,
+    carrying: Option<JoinHandle<()>>,
+}
+
+impl Cable {
+    /// Plugs one in at `path`, which must not exist.
+    ///
+    /// # Errors
+    /// When the engine is not at a Unix socket, or the path is taken.
+    pub fn plug_in(path: PathBuf) -> Result<Self> {
+        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+        let engine = host.strip_prefix("unix://").with_context(|| format!("{host} is not a Unix socket"))?;
+        let mut cable = Self { path, engine: engine.into(), carrying: None };
+        cable.restore()?;
+        Ok(cable)
+    }
+
+    /// Where the platform finds Docker.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends what is under way, and refuses what comes.
+    pub fn cut(&mut self) {
+        if let Some(carrying) = self.carrying.take() {
+            carrying.abort();
+        }
+        // Missing is what is wanted.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Carries again.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn restore(&mut self) -> Result<()> {
+        self.cut();
+        let listener = UnixListener::bind(&self.path).with_context(|| self.path.display().to_string())?;
+        let engine = self.engine.clone();
+        self.carrying = Some(tokio::spawn(async move {
+            // Dropped together with this task: whatever is under way ends when the cable is cut.
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let engine = engine.clone();
+                connections.spawn(async move {
+                    let mut far = UnixStream::connect(engine).await?;
+                    tokio::io::copy_bidirectional(&mut near, &mut far).await
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        }));
+        Ok(())
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}

@@ -1,0 +1,155 @@
+//! A platform in this process: the server on a loopback port, with a database, a Stripe stand-in and a mail catcher.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use wopr_api::config::{Config, Sources};
+use wopr_api::{Adapters, AppState, app};
+use wopr_core::adapters::docker::DockerHost;
+use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
+use wopr_core::adapters::stripe::StripeProvider;
+use wopr_core::testing::TestDb;
+use wopr_local::mail::MailCatcher;
+use wopr_local::stripe::{EndpointConfig, StripeStandin};
+
+use super::Stack;
+use crate::clock::TravelClock;
+use crate::docker::{Cable, Engine};
+use crate::http::ORIGIN;
+
+/// How often periodic work is done: its own pace is meant for days that last a day.
+const PACE: Duration = Duration::from_millis(250);
+/// How long a step under way may take to end.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// What this process started.
+pub(super) struct Platform {
+    pub(super) clock: TravelClock,
+    pub(super) cable: Cable,
+    stripe: StripeStandin,
+    mail: MailCatcher,
+    stop: CancellationToken,
+    workers: JoinSet<()>,
+    server: JoinHandle<std::io::Result<()>>,
+    /// Dropped last: everything above uses it.
+    _database: TestDb,
+}
+
+impl std::fmt::Debug for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Platform").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+pub(super) async fn start() -> Result<Stack> {
+    let docker = Engine::connect().await?;
+    let clock = TravelClock::start();
+    let database = TestDb::create().await;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let api = format!("http://{}", listener.local_addr()?);
+    let secret = |prefix: &str| format!("{prefix}{}", uuid::Uuid::new_v4().simple());
+    let (stripe_key, webhook_secret) = (secret("sk_test_"), secret("whsec_"));
+    let admin_token = secret("operator-");
+
+    let mut stripe = wopr_local::stripe::Config::for_tests(stripe_key.as_str());
+    stripe.webhook_endpoints =
+        vec![EndpointConfig::all_events(format!("{api}/api/billing/webhook"), webhook_secret.as_str())];
+    stripe.retry_first = Duration::from_millis(100);
+    stripe.retry_max = Duration::from_secs(1);
+    let stripe = StripeStandin::start(stripe, Arc::new(clock.clone())).await?;
+    let mail = MailCatcher::start(wopr_local::mail::Config::for_tests(), Arc::new(clock.clone())).await?;
+    let socket = std::env::temp_dir().join(format!("wopr-journey-{}.sock", uuid::Uuid::new_v4().simple()));
+    let cable = Cable::plug_in(socket)?;
+
+    let environment = BTreeMap::from(
+        [
+            ("DATABASE_URL", database.url()),
+            ("PLATFORM_SECRET", secret("platform-")),
+            ("BETTER_AUTH_SECRET", secret("sessions-")),
+            ("BETTER_AUTH_URL", api.clone()),
+            ("UI_ORIGIN", ORIGIN.to_owned()),
+            // Each person's requests come through a proxy of their own, so that they are counted apart.
+            ("TRUSTED_PROXY_IPS", "127.0.0.1".to_owned()),
+            ("FLEET_API_TOKEN_ADMIN", admin_token.clone()),
+            ("DOCKER_HOST", format!("unix://{}", cable.path().display())),
+            ("STRIPE_SECRET_KEY", stripe_key.clone()),
+            ("STRIPE_WEBHOOK_SECRET", webhook_secret.clone()),
+            ("STRIPE_API_BASE", stripe.base_url().to_owned()),
+            ("STRIPE_CREDIT_PRICE_5", "price_wopr_credits_5".to_owned()),
+            ("STRIPE_CREDIT_PRICE_10", "price_wopr_credits_10".to_owned()),
+            ("STRIPE_CREDIT_PRICE_25", "price_wopr_credits_25".to_owned()),
+            ("STRIPE_CREDIT_PRICE_50", "price_wopr_credits_50".to_owned()),
+            ("STRIPE_CREDIT_PRICE_100", "price_wopr_credits_100".to_owned()),
+            ("SMTP_URL", format!("smtp://{}", mail.smtp_address())),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    let config = Config::load(&Sources { environment, ..Sources::default() })?;
+    let adapters = adapters(&config)?;
+    let state = AppState::assemble(Arc::new(config), database.db.clone(), Arc::new(clock.clone()), adapters)?;
+
+    let stop = CancellationToken::new();
+    let workers = state.workers().paced(PACE).start(&state, &stop);
+    let service = app(state).into_make_service_with_connect_info::<SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    Ok(Stack {
+        api,
+        stripe: stripe.base_url().to_owned(),
+        stripe_key,
+        stripe_control_key: None,
+        webhook_secret,
+        mail: Some(format!("http://{}", mail.http_address())),
+        database: Some(database.url()),
+        admin_token: Some(admin_token),
+        docker,
+        own: Some(Platform {
+            clock,
+            cable,
+            stripe,
+            mail,
+            stop,
+            workers,
+            server: tokio::spawn(serving.into_future()),
+            _database: database,
+        }),
+    })
+}
+
+/// The real ones: they lead to the stand-ins.
+fn adapters(config: &Config) -> Result<Adapters> {
+    let mail = config.mail.as_ref().context("no mail is configured")?;
+    let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
+    let stripe = config.stripe.as_ref().context("no Stripe is configured")?;
+    Ok(Adapters {
+        payments: Some(Arc::new(StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?)),
+        containers: Arc::new(DockerHost::new(config.docker_host.as_deref(), None)?),
+        mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)),
+    })
+}
+
+impl Platform {
+    /// Stops everything, letting each step that is under way come to its end.
+    pub(super) async fn stop(mut self) -> Result<()> {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(GRACE, async {
+            while self.workers.join_next().await.is_some() {}
+            (&mut self.server).await
+        });
+        ended.await.context("the platform did not stop")???;
+        self.stripe.shutdown().await;
+        self.mail.shutdown().await;
+        Ok(())
+    }
+}
+
+impl wopr_local::clock::Clock for TravelClock {
+    fn now(&self) -> jiff::Timestamp {
+        Self::now(self)
+    }
+}

@@ -1,0 +1,15 @@
+//! Processes are killed at random points, and nothing is lost, doubled or left open.
+//!
+//! | Variable | |
+//! |---|---|
+//! | `WOPR_CRASH_SCHEDULES` | how many schedules each test runs; 24 unless given |
+//! | `WOPR_CRASH_SEED` | runs the one schedule that a failure named |
+//!
+//! A seed decides what is done, in which order messages arrive and when a process is killed. How far the process had
+//! come by then is the machine's to say, so a seed that failed may have to be run more than once.
+
+mod books;
+mod holds;
+mod program;
+mod schedule;
+mod webhooks;
