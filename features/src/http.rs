@@ -145,7 +145,8 @@ impl Request {
 
     /// A tRPC query, its input in the address.
     pub fn query(base: &str, procedure: &str, input: &Value) -> Self {
-        let input = percent_encoding::utf8_percent_encode(&input.to_string(), percent_encoding::NON_ALPHANUMERIC).to_string();
+        let input =
+            percent_encoding::utf8_percent_encode(&input.to_string(), percent_encoding::NON_ALPHANUMERIC).to_string();
         Self::get(format!("{base}/trpc/{procedure}?input={input}"))
     }
 
@@ -199,7 +200,8 @@ impl Request {
     /// Sends a form, as a page does.
     #[must_use]
     pub fn form(self, fields: &[(&str, &str)]) -> Self {
-        let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let encode =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
         let pairs: Vec<String> =
             fields.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
         self.header("content-type", "application/x-www-form-urlencoded").body(pairs.join("&"))

@@ -40,7 +40,13 @@ pub struct CheckoutReport {
 impl CheckoutReport {
     /// A paid checkout that nobody has reported before.
     pub fn new(tenant: Option<&str>, amount_cents: i64) -> Self {
-        Self { session_id: new_id("cs_test"), tenant: tenant.map(str::to_owned), amount_cents, customer: None, paid: true }
+        Self {
+            session_id: new_id("cs_test"),
+            tenant: tenant.map(str::to_owned),
+            amount_cents,
+            customer: None,
+            paid: true,
+        }
     }
 
     /// The event, under a fresh id.

@@ -16,7 +16,13 @@ use futures_util::FutureExt as _;
 const AT_ONCE: usize = 4;
 /// What the standard test harness understands and cucumber does not.
 const LIBTEST_FLAGS: [&str; 8] = [
-    "--test-threads", "--nocapture", "--no-capture", "--show-output", "--include-ignored", "--exact", "--quiet",
+    "--test-threads",
+    "--nocapture",
+    "--no-capture",
+    "--show-output",
+    "--include-ignored",
+    "--exact",
+    "--quiet",
     "--format",
 ];
 

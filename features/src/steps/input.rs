@@ -53,8 +53,8 @@ async fn asks_with_cookie(world: &mut World, name: String, target: String, cooki
         "of quotes" => "\"'<>;--".to_owned(),
         other => bail!("no cookie is called {other}"),
     };
-    let request = Request::get(format!("{}{target}", world.stack.api))
-        .header("cookie", format!("{SESSION_COOKIE}={value}"));
+    let request =
+        Request::get(format!("{}{target}", world.stack.api)).header("cookie", format!("{SESSION_COOKIE}={value}"));
     world.reply = Some(world.client.send(request).await?);
     Ok(())
 }

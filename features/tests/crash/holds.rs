@@ -71,7 +71,13 @@ async fn kill_and_look(seed: u64) -> Result<()> {
         .execute(&format!("INSERT INTO tenants VALUES ('{}', 'personal', 'Ada', '2026-01-01')", tenant.as_uuid()))
         .await?;
     let billing = Billing::new(test.db.clone(), Arc::new(SystemClock), BillingConfig::default());
-    let start = Transfer::to_wallet("start", TransferKind::Purchase, tenant, Money::from_nanos(START_NANOS), Actor::System("crash-test"));
+    let start = Transfer::to_wallet(
+        "start",
+        TransferKind::Purchase,
+        tenant,
+        Money::from_nanos(START_NANOS),
+        Actor::System("crash-test"),
+    );
     billing.post(&[start]).await?;
 
     let mut random = schedule::random(seed);
@@ -89,8 +95,12 @@ async fn kill_and_look(seed: u64) -> Result<()> {
     books.check().await?;
     ensure!(books.number("SELECT count(*) FROM credit_holds WHERE state = 'open'").await? == 0, "holds stayed open");
     ensure!(books.number("SELECT held_nanos FROM wallets").await? == 0, "credit is still held");
-    let spent: i64 = books.number("SELECT coalesce(sum(actual_nanos + overrun_nanos), 0)::bigint FROM credit_holds").await?;
-    ensure!(books.number("SELECT balance_nanos FROM wallets").await? == START_NANOS - spent, "the wallet is off by some");
+    let spent: i64 =
+        books.number("SELECT coalesce(sum(actual_nanos + overrun_nanos), 0)::bigint FROM credit_holds").await?;
+    ensure!(
+        books.number("SELECT balance_nanos FROM wallets").await? == START_NANOS - spent,
+        "the wallet is off by some"
+    );
     ensure!(done.iter().sum::<u64>() > 0, "every worker was killed before it had done anything");
     Ok(())
 }
@@ -127,7 +137,8 @@ async fn live(seed: u64, tenant: TenantId, url: &str, done: &mut [u64; TASKS], r
 /// `done <task> <index>`: whether the line says so.
 fn note(line: &str, done: &mut [u64; TASKS]) -> bool {
     let mut words = line.split(' ').skip_while(|word| *word != "done").skip(1);
-    let (Some(Ok(task)), Some(Ok(index))) = (words.next().map(str::parse::<usize>), words.next().map(str::parse::<u64>))
+    let (Some(Ok(task)), Some(Ok(index))) =
+        (words.next().map(str::parse::<usize>), words.next().map(str::parse::<u64>))
     else {
         return false;
     };
@@ -137,9 +148,8 @@ fn note(line: &str, done: &mut [u64; TASKS]) -> bool {
 
 /// What was answered before the kill has happened, as it was answered, and once.
 async fn answered(books: &Books, seed: u64, done: &[u64; TASKS]) -> Result<()> {
-    let rows = books
-        .rows("SELECT reference_key, held_nanos, state, actual_nanos, overrun_nanos FROM credit_holds")
-        .await?;
+    let rows =
+        books.rows("SELECT reference_key, held_nanos, state, actual_nanos, overrun_nanos FROM credit_holds").await?;
     let mut found = 0;
     for row in &rows {
         let text = |column: usize| row[column].clone().unwrap_or_default();

@@ -26,7 +26,10 @@ impl Program {
         let test = std::env::current_exe()?;
         let directory = test.parent().and_then(|deps| deps.parent()).context("no target directory")?;
         let path = directory.join(name);
-        ensure!(path.is_file(), "{name} is not built: run `cargo build --workspace --bins`, or test the whole workspace");
+        ensure!(
+            path.is_file(),
+            "{name} is not built: run `cargo build --workspace --bins`, or test the whole workspace"
+        );
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         Ok(Self { path, variables, process: None })
     }

@@ -225,7 +225,9 @@ impl Stage {
         })
         .await?;
         wait::until("every report worked through", async || {
-            let open = self.books.rows("SELECT event_id, kind, attempts, last_error FROM webhook_events WHERE state = 'received'");
+            let open = self
+                .books
+                .rows("SELECT event_id, kind, attempts, last_error FROM webhook_events WHERE state = 'received'");
             let open = open.await?;
             ensure!(open.is_empty(), "{open:?}");
             Ok(())
@@ -236,7 +238,8 @@ impl Stage {
     /// The books against what Stripe says.
     async fn compare(&self) -> Result<()> {
         self.books.check().await?;
-        let given_up = self.books.rows("SELECT event_id, kind, last_error FROM webhook_events WHERE state = 'dead'").await?;
+        let given_up =
+            self.books.rows("SELECT event_id, kind, last_error FROM webhook_events WHERE state = 'dead'").await?;
         ensure!(given_up.is_empty(), "given up: {given_up:?}");
         let unmatched = self.books.rows("SELECT reference, reason FROM unmatched_payments").await?;
         ensure!(unmatched.is_empty(), "unmatched: {unmatched:?}");
@@ -268,7 +271,8 @@ impl Stage {
             for session in paid.iter().filter(|session| session["client_reference_id"] == tenant) {
                 let charge = charges.iter().find(|charge| charge["payment_intent"] == session["payment_intent"]);
                 let charge = charge.with_context(|| format!("no charge for {session}"))?;
-                let lost = disputes.iter().any(|dispute| dispute["charge"] == charge["id"] && dispute["status"] != "won");
+                let lost =
+                    disputes.iter().any(|dispute| dispute["charge"] == charge["id"] && dispute["status"] != "won");
                 if charge["refunded"] != true && !lost {
                     let pack = PACKS.iter().find(|(dollars, _)| session["amount_total"] == dollars * 100);
                     expected_cents += pack.with_context(|| format!("no pack for {session}"))?.1;
@@ -277,13 +281,18 @@ impl Stage {
             let tenant = uuid::Uuid::parse_str(tenant)?;
             let query = format!("SELECT balance_nanos FROM wallets WHERE tenant_id = '{tenant}'");
             let nanos = self.books.number(&query).await?;
-            ensure!(nanos == expected_cents * 10_000_000, "{tenant} has {nanos} nano-dollars, not {expected_cents} cents");
+            ensure!(
+                nanos == expected_cents * 10_000_000,
+                "{tenant} has {nanos} nano-dollars, not {expected_cents} cents"
+            );
         }
         Ok(())
     }
 
     async fn ledger_cents(&self, kinds: &str) -> Result<i64> {
-        let query = format!("SELECT coalesce(sum(amount_nanos) / 10000000, 0)::bigint FROM ledger_transfers WHERE kind IN ({kinds})");
+        let query = format!(
+            "SELECT coalesce(sum(amount_nanos) / 10000000, 0)::bigint FROM ledger_transfers WHERE kind IN ({kinds})"
+        );
         self.books.number(&query).await
     }
 }

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Context;
 use bollard::Docker;
-use tokio::process::Command;
 
 use super::{conformance, images::References, up};
 use crate::{
@@ -163,7 +162,7 @@ fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
 
 /// Runs cargo with its output passed through.
 async fn cargo_step(paths: &Paths, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<()> {
-    let status = Command::new(cargo())
+    let status = cargo()
         .args(arguments)
         .envs(env.iter().copied())
         .current_dir(&paths.workspace)
@@ -197,7 +196,7 @@ async fn sweep(ui: &Ui, engine: &Docker) -> anyhow::Result<()> {
 
 /// Compiles every test, and with them every program; answers with the programs by name.
 async fn build_tests(ui: &Ui, paths: &Paths) -> anyhow::Result<HashMap<String, PathBuf>> {
-    let mut command = Command::new(cargo());
+    let mut command = cargo();
     command.current_dir(&paths.workspace).args([
         "test",
         "--workspace",
@@ -244,7 +243,7 @@ async fn deny(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
 }
 
 async fn has_cargo_deny() -> bool {
-    let output = Command::new(cargo()).args(["deny", "--version"]).output().await;
+    let output = cargo().args(["deny", "--version"]).output().await;
     output.is_ok_and(|output| output.status.success())
 }
 

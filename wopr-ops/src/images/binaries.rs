@@ -75,7 +75,7 @@ pub(crate) async fn located(
 }
 
 async fn command(paths: &Paths, programs: &[Program], profile: Profile) -> anyhow::Result<Command> {
-    let mut command = Command::new(cargo());
+    let mut command = cargo();
     command.current_dir(&paths.workspace).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
     let mut packages: Vec<&str> = programs.iter().map(|program| program.package).collect();
     packages.dedup();
@@ -134,9 +134,25 @@ pub(crate) async fn run(mut command: Command, task: &crate::ui::Task) -> anyhow:
         .into())
 }
 
-/// The cargo that runs this program, so that both are of the same toolchain.
-pub(crate) fn cargo() -> PathBuf {
-    std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+/// The cargo that runs this program, so that both are of the same toolchain, in the environment of a shell.
+///
+/// `cargo run` describes the package it runs in variables that build scripts watch: handed on, they make every one of
+/// those scripts, and all that depends on them, look changed each time.
+pub(crate) fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(describes_a_package) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn describes_a_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
 }
 
 async fn host() -> anyhow::Result<String> {
