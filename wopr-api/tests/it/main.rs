@@ -1,5 +1,7 @@
 //! The server at its router, on a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test may panic as the test may")]
+
 mod app;
 mod auth;
 mod billing;

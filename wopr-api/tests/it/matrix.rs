@@ -11,13 +11,15 @@ use wopr_core::auth::Scope;
 use wopr_core::billing::{Transfer, TransferKind};
 use wopr_core::money::Money;
 
-use crate::app::{Answer, As, TestApp, TestUser};
+use crate::app::{Answer, As, ORIGIN, TestApp, TestUser};
+use crate::payments::STRIPE;
 
 /// What belongs to the victim.
 struct Victim {
     user: TestUser,
     bot: String,
     key: String,
+    payment_method: String,
 }
 
 impl Victim {
@@ -31,7 +33,18 @@ impl Victim {
         let origin = Origin::system("test");
         let key =
             app.state.auth.create_api_key(&origin, Some(user.tenant()), Scope::Read, "theirs", None).await.unwrap();
-        Self { user, bot: bot["id"].as_str().unwrap().to_owned(), key: key.key.id.to_string() }
+        app.state.payments.setup_intent(user.tenant(), Some("victim@example.com")).await.unwrap();
+        let payment_method = app.provider.save_method("cus_memory1").id;
+        let victim =
+            Self { user, bot: bot["id"].as_str().unwrap().to_owned(), key: key.key.id.to_string(), payment_method };
+        let saved = app.query(As::User(&victim.user), "billing.billingInfo", &json!({})).await.data();
+        assert_eq!(saved["paymentMethods"][0]["id"], json!(victim.payment_method));
+        victim
+    }
+
+    /// What nobody else may read.
+    fn secrets(&self) -> [&str; 4] {
+        [self.user.signed_in.user.email.as_str(), &self.bot, &self.key, &self.payment_method]
     }
 }
 
@@ -39,9 +52,10 @@ impl Victim {
 enum Expect {
     /// It concerns no tenant, or only the caller's own, and takes no id that could name another's.
     NothingToReach,
-    /// Called with this input, it answers with this status.
+    /// Called with this input, it answers with this status, and in the same words where the id names nothing.
     Refused(Value, StatusCode),
-    /// Called with this input, it may answer what it likes; the victim does not notice.
+    /// Called with this input, it may do as it likes with the caller's own; it says nothing of the victim's, and the
+    /// victim does not notice.
     Unnoticed(Value),
 }
 
@@ -52,21 +66,46 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
     let bot = json!({ "id": victim.bot });
     let name = format!("{} {}", entry.method, entry.path);
     Some(match name.as_str() {
-        "GET /health" | "GET /health/ready" | "GET /openapi.json" | "query settings.health" | "query settings.ping" => {
-            NothingToReach
-        }
+        "GET /health"
+        | "GET /health/ready"
+        | "GET /openapi.json"
+        | "GET /auth/verify"
+        | "GET /api/keys"
+        | "POST /api/keys"
+        | "GET /fleet/bots"
+        | "query settings.health"
+        | "query settings.ping"
+        | "query billing.creditOptions"
+        | "query fleet.listInstances"
+        | "query fleet.listResourceTiers" => NothingToReach,
         "query billing.creditsBalance" | "query billing.creditsHistory" => {
             Refused(json!({ "tenant": tenant }), forbidden)
         }
+        "POST /api/billing/credits/checkout" | "mutation billing.creditsCheckout" => Refused(
+            json!({ "tenant": tenant, "priceId": "price_25", "successUrl": ORIGIN, "cancelUrl": ORIGIN }),
+            forbidden,
+        ),
+        "POST /api/billing/portal" | "mutation billing.portalSession" => {
+            Refused(json!({ "tenant": tenant, "returnUrl": ORIGIN }), forbidden)
+        }
+        "DELETE /api/billing/payment-methods/{id}" | "mutation billing.removePaymentMethod" => {
+            Refused(json!({ "id": victim.payment_method }), forbidden)
+        }
+        "POST /api/billing/setup-intent" | "query billing.billingInfo" => Unnoticed(json!({ "tenant": tenant })),
+        "mutation billing.updateBillingEmail" => {
+            Unnoticed(json!({ "tenant": tenant, "email": "stranger@example.com" }))
+        }
+        // Anybody may call it, but only the provider can sign.
+        "POST /api/billing/webhook" => Refused(
+            json!({ "id": "evt_1", "type": "charge.dispute.created", "data": { "object": { "id": "dp_1" } } }),
+            StatusCode::BAD_REQUEST,
+        ),
         name if name.contains(" admin.") => Refused(json!({ "tenantId": tenant }), forbidden),
         name if name.contains(" /api/admin/") => Refused(json!({ "tenant_id": tenant }), forbidden),
         "DELETE /api/keys/{id}" => Refused(json!({ "id": victim.key }), absent),
-        "GET /api/keys" | "POST /api/keys" => NothingToReach,
         "POST /api/auth/revoke-session" => Unnoticed(json!({ "token": victim.user.signed_in.session.id })),
         // The rest of the auth wire acts on the session that calls, or on a secret that only the owner was sent.
         name if name.contains(" /api/auth/") => NothingToReach,
-        "GET /auth/verify" => NothingToReach,
-        "query fleet.listInstances" | "query fleet.listResourceTiers" | "GET /fleet/bots" => NothingToReach,
         "mutation fleet.createInstance" => Unnoticed(json!({ "name": "mine", "tenantId": tenant })),
         "POST /fleet/bots" => {
             Refused(json!({ "name": "mine", "image": "wopr-network/wopr:latest", "tenantId": tenant }), forbidden)
@@ -77,6 +116,12 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         name if name.contains(" /fleet/bots/{id}") => Refused(bot, absent),
         _ => return None,
     })
+}
+
+/// An id of the same form that names nothing.
+fn naming_nothing(id: &str) -> String {
+    let (head, tail) = id.split_at(id.len() - 2);
+    format!("{head}{}", if tail == "00" { "11" } else { "00" })
 }
 
 /// Calls it; of the input, what stands in the path goes there and the rest is the body.
@@ -102,7 +147,7 @@ async fn call(app: &TestApp, who: As<'_>, entry: &Entry, input: &Value) -> Answe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_reaches_nothing_of_anybody_else() {
-    let app = TestApp::start().await.with_many_clients();
+    let app = TestApp::start_with(&STRIPE).await.with_many_clients();
     let victim = Victim::create(&app).await;
     let stranger = app.user("stranger").await;
     let stranger_key = app.key(Some(stranger.tenant()), Scope::Admin).await;
@@ -110,7 +155,9 @@ async fn a_stranger_reaches_nothing_of_anybody_else() {
         let ping = app.query(As::User(&victim.user), "settings.ping", &json!({})).await.data();
         let balance = app.query(As::User(&victim.user), "billing.creditsBalance", &json!({})).await.data();
         let bots = app.query(As::User(&victim.user), "fleet.listInstances", &json!({})).await.data();
-        (ping, balance, bots)
+        let billing = app.query(As::User(&victim.user), "billing.billingInfo", &json!({})).await.data();
+        let keys = app.call(As::User(&victim.user), Method::GET, "/api/keys", None).await.json();
+        (ping, balance, bots, billing, keys)
     };
     let before = state().await;
     let mut missing = Vec::new();
@@ -126,8 +173,19 @@ async fn a_stranger_reaches_nothing_of_anybody_else() {
         };
         for who in [As::User(&stranger), As::Key(&stranger_key)] {
             let answer = call(&app, who, &entry, &input).await;
-            let text = String::from_utf8_lossy(&answer.body);
-            assert!(wanted.is_none_or(|wanted| wanted == answer.status), "{entry} {who:?} {} {text}", answer.status);
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            let Some(wanted) = wanted else {
+                let told = victim.secrets().into_iter().find(|secret| text.contains(secret));
+                assert_eq!(told, None, "{entry} {who:?} {text}");
+                continue;
+            };
+            assert_eq!(answer.status, wanted, "{entry} {who:?} {text}");
+            let Some(id) = input["id"].as_str() else { continue };
+            let (mut other, nothing) = (input.clone(), naming_nothing(id));
+            other["id"] = json!(nothing);
+            let absent = call(&app, who, &entry, &other).await;
+            let absent = (absent.status, String::from_utf8_lossy(&absent.body).replace(&nothing, id));
+            assert_eq!((wanted, text), absent, "{entry} {who:?} tells what is missing from what is somebody else's");
         }
     }
     assert!(missing.is_empty(), "nobody says what a stranger gets from\n{}", missing.join("\n"));
@@ -139,22 +197,31 @@ async fn a_stranger_reaches_nothing_of_anybody_else() {
 async fn every_route_demands_the_scope_it_declares() {
     let app = TestApp::start().await.with_many_clients();
     let user = app.user("ann").await;
-    let keys = [app.key(Some(user.tenant()), Scope::Read).await, app.key(Some(user.tenant()), Scope::Write).await];
+    let mut keys = Vec::new();
+    for scope in [Scope::Read, Scope::Write, Scope::Admin] {
+        keys.push(app.key(Some(user.tenant()), scope).await);
+    }
     for entry in list() {
         let Some(required) = entry.access.split("bearer:").nth(1).map(|text| text.split(' ').next().unwrap()) else {
             continue;
         };
-        let required: Scope = required.parse().unwrap();
-        for (key, provided) in keys.iter().zip([Scope::Read, Scope::Write]) {
-            let answer = call(&app, As::Key(key), &entry, &json!({"id": "0190c6a7-b5e7-7c0a-9d3c-2b1a00112233"})).await;
+        let operators_only = required == "platform_admin";
+        let required: Scope = if operators_only { Scope::Admin } else { required.parse().unwrap() };
+        let id = "0190c6a7-b5e7-7c0a-9d3c-2b1a00112233";
+        for (key, provided) in keys.iter().zip([Scope::Read, Scope::Write, Scope::Admin]) {
+            let answer = call(&app, As::Key(key), &entry, &json!({ "id": id, "tenant_id": id })).await;
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
             if provided.includes(required) {
                 assert_ne!(answer.status, StatusCode::UNAUTHORIZED, "{entry} {provided}");
+                assert!(!text.contains("Insufficient scope"), "{entry} {provided} {text}");
+                assert_eq!(text.contains("Platform admin role required"), operators_only, "{entry} {provided} {text}");
                 continue;
             }
-            let expected = json!({
-                "error": "Insufficient scope", "required": required.as_str(), "provided": provided.as_str(),
-            });
-            assert_eq!((answer.status, answer.json()), (StatusCode::FORBIDDEN, expected), "{entry}");
+            let body = answer.json();
+            let message = body.get("error").or(body.get("detail"));
+            assert_eq!((answer.status, message), (StatusCode::FORBIDDEN, Some(&json!("Insufficient scope"))), "{entry}");
+            let scopes = (&body["required"], &body["provided"]);
+            assert_eq!(scopes, (&json!(required.as_str()), &json!(provided.as_str())), "{entry}");
         }
     }
 }

@@ -8,7 +8,8 @@ use super::app::{Answer, As, TestApp};
 
 const SECRET: &str = "whsec_router";
 const WEBHOOK: &str = "/api/billing/webhook";
-const STRIPE: [(&str, &str); 3] = [
+/// Sells one pack.
+pub(crate) const STRIPE: [(&str, &str); 3] = [
     ("STRIPE_SECRET_KEY", "sk_test_router"),
     ("STRIPE_WEBHOOK_SECRET", SECRET),
     ("STRIPE_CREDIT_PRICE_25", "price_25"),

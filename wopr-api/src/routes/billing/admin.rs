@@ -224,8 +224,8 @@ async fn ban_tenant(cx: Context, input: BanInput) -> Result<BanOutput, ApiError>
 )]
 async fn rest_grant(
     state: State<AppState>,
-    tenant: Path<TenantId>,
     caller: AdminRequest,
+    tenant: Path<TenantId>,
     change: Json<ChangeInput>,
 ) -> Result<(StatusCode, Json<Transaction>), ApiError> {
     rest_change(state.0, tenant.0, caller, AdminCredit::Grant, change.0).await
@@ -242,8 +242,8 @@ async fn rest_grant(
 )]
 async fn rest_refund(
     state: State<AppState>,
-    tenant: Path<TenantId>,
     caller: AdminRequest,
+    tenant: Path<TenantId>,
     change: Json<ChangeInput>,
 ) -> Result<(StatusCode, Json<Transaction>), ApiError> {
     rest_change(state.0, tenant.0, caller, AdminCredit::Refund, change.0).await
@@ -260,8 +260,8 @@ async fn rest_refund(
 )]
 async fn rest_correction(
     state: State<AppState>,
-    tenant: Path<TenantId>,
     caller: AdminRequest,
+    tenant: Path<TenantId>,
     change: Json<ChangeInput>,
 ) -> Result<(StatusCode, Json<Transaction>), ApiError> {
     rest_change(state.0, tenant.0, caller, AdminCredit::Correction, change.0).await
