@@ -84,7 +84,12 @@ impl Fleet {
         }
         for network in &inventory.networks {
             let Some(tenant) = network.tenant_id else { continue };
-            if self.list(Some(tenant)).await?.is_empty() {
+            // A tenant that never had a bot here is another installation's, whose next container may be on its way.
+            let abandoned = {
+                let mut conn = self.db().connection().await?;
+                BotRepository::new(&mut conn).has_destroyed_bots_only(tenant).await?
+            };
+            if abandoned {
                 let call = self.config().deadlines.call;
                 self.bounded(call, self.host().remove_network_if_unused(tenant)).await?;
             }
