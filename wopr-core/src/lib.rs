@@ -13,6 +13,30 @@
 //!
 //! Shared vocabulary without I/O: [`ids`], [`money`], [`clock`]. Storage: [`db`]. The real outside, one cargo feature
 //! each: [`adapters`].
+//!
+//! # Embedding it
+//!
+//! 1. Make a [`Db`](db::Db) with a PostgreSQL schema of its own ([`DbConfig::schema`](db::DbConfig)); it leaves the
+//!    host's tables alone. Call [`Db::migrate`](db::Db::migrate) before serving: several processes may do so at once.
+//! 2. Make the handles that are wanted. [`Billing`](billing::Billing) needs the database and a clock,
+//!    [`Fleet`](fleet::Fleet) also billing and a container engine, such as `adapters::docker::DockerHost`. All are cheap
+//!    to clone and safe to share, and nothing is connected before its first use.
+//! 3. Give every customer a tenant: [`Auth::sign_up`](auth::Auth::sign_up), or
+//!    [`Billing::open_account`](billing::Billing::open_account) in a host with customers of its own. The handles take
+//!    the tenant they act for; that the caller may act for it is the host's promise.
+//! 4. Run the periodic work: methods without arguments, made to be repeated. Bots need
+//!    [`Fleet::spawn_due`](fleet::Fleet::spawn_due) (woken by [`Fleet::waker`](fleet::Fleet::waker)),
+//!    [`Fleet::reconcile`](fleet::Fleet::reconcile) and [`Fleet::charge_due_days`](fleet::Fleet::charge_due_days);
+//!    credit needs [`Billing::advance_standing`](billing::Billing::advance_standing) and
+//!    [`Billing::expire_holds`](billing::Billing::expire_holds). Of several processes one does each with
+//!    [`Leases`](db::Leases).
+//!
+//! `examples/embed.rs` is such a host in full: another axum service with a balance and bots.
+//!
+//! # Features
+//!
+//! `docker`, `stripe` and `smtp` (all on by default) bring the adapters; `testing` brings fakes of the ports, a clock
+//! that stands still, and a database for each test.
 
 pub mod adapters;
 pub mod audit;

@@ -62,6 +62,16 @@ impl Billing {
         Self { db, clock, config }
     }
 
+    /// Makes a tenant, for a host with customers of its own; one that exists stays as it is. Whoever signs up through
+    /// [`Auth`](crate::auth::Auth) has one already. `name` has 1 to 256 characters.
+    ///
+    /// # Errors
+    /// [`BillingError::Storage`], also for a name that is too short or too long.
+    pub async fn open_account(&self, tenant: TenantId, name: &str) -> Result<(), BillingError> {
+        let mut conn = self.db.connection().await?;
+        Ok(LedgerRepository::new(&mut conn).insert_tenant(self.clock.now(), tenant, name).await?)
+    }
+
     /// What the tenant has. A tenant nothing was ever posted for has nothing.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::image::ImageDigest;
 use super::model::Bot;
-use super::settings::RestartPolicy;
+use super::settings::{Discovery, RestartPolicy};
 use crate::billing::ResourceTier;
 use crate::ids::{BotId, TenantId};
 
@@ -88,7 +88,7 @@ impl ContainerSpec {
                 env.remove("WOPR_DISCOVERY_TOPICS");
             }
             discovery => {
-                let own = discovery.iter().flat_map(|discovery| discovery.topics()).map(String::as_str);
+                let own = discovery.iter().flat_map(Discovery::topics).map(String::as_str);
                 let topics: Vec<&str> = std::iter::once(DEFAULT_TOPIC).chain(own).collect();
                 env.insert("WOPR_DISCOVERY_TOPICS".to_owned(), topics.join(","));
             }

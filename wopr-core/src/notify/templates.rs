@@ -6,7 +6,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Mail;
 use crate::ids::{OneTimeTokenId, UserId};
-use crate::money::Money;
 
 /// What a mail says: paragraphs, and one thing to do.
 struct Content<'a> {
@@ -108,20 +107,6 @@ pub(crate) fn welcome(user: UserId, recipient: &str, ui_url: &str) -> Mail {
     content.mail("welcome", user, recipient)
 }
 
-/// Credit was bought. `cause` names the payment.
-#[cfg_attr(not(test), expect(dead_code, reason = "the payments domain sends it"))]
-pub(crate) fn credit_purchase_receipt(cause: &str, recipient: &str, amount: Money, balance: Money) -> Mail {
-    let content = Content {
-        title: "Your credit purchase",
-        paragraphs: &[
-            &format!("Thank you. {amount} of credit were added to your account."),
-            &format!("Your balance is now {balance}."),
-        ],
-        link: None,
-    };
-    content.mail("credit-purchase-receipt", cause, recipient)
-}
-
 /// A few paragraphs about something that has happened. `cause` names it.
 pub(crate) fn notice(template: &'static str, cause: &str, recipient: &str, title: &str, paragraphs: &[&str]) -> Mail {
     Content { title, paragraphs, link: None }.mail(template, cause, recipient)
@@ -164,7 +149,6 @@ mod tests {
             verify_email(id, "ann@example.com", "https://api.example", &"c0ffee".into()),
             password_reset(id, "ann@example.com", &url),
             welcome(UserId::new(at), "ann@example.com", "https://app.example"),
-            credit_purchase_receipt("pay_1", "ann@example.com", Money::from_cents(3_000), Money::from_cents(3_500)),
         ];
         let text =
             mails.map(|mail| format!("{}: {}\n{}\n{}", mail.template, mail.subject, mail.text_body, mail.html_body));

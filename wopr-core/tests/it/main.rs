@@ -5,6 +5,8 @@
 mod auth;
 mod billing;
 mod db;
+#[cfg(feature = "docker")]
+mod docker;
 mod fleet;
 mod lease;
 mod notify;

@@ -12,6 +12,7 @@ use crate::billing::BillingError;
 use crate::billing::ledger::{Account, Balance, FundingSource, Posted, Transfer, TransferKind};
 use crate::db::DbError;
 use crate::db::schema::billing::{billing_contacts, ledger_transfers, signup_grants, wallets};
+use crate::db::schema::foundation::tenants;
 use crate::ids::{HoldId, TenantId, TransferId, UserId};
 use crate::money::Money;
 
@@ -214,6 +215,26 @@ impl<'c> LedgerRepository<'c> {
             .execute(self.conn)
             .await?;
         Ok(claimed == 1)
+    }
+
+    /// Makes a tenant that is nobody's personal one.
+    pub(in crate::billing) async fn insert_tenant(
+        &mut self,
+        at: Timestamp,
+        tenant: TenantId,
+        name: &str,
+    ) -> Result<(), DbError> {
+        diesel::insert_into(tenants::table)
+            .values((
+                tenants::id.eq(tenant.as_uuid()),
+                tenants::kind.eq("organisation"),
+                tenants::name.eq(name),
+                tenants::created_at.eq(at.to_diesel()),
+            ))
+            .on_conflict_do_nothing()
+            .execute(self.conn)
+            .await?;
+        Ok(())
     }
 
     /// Where mails about the tenant's credit go from now on.

@@ -109,8 +109,8 @@ async fn an_operators_change_is_done_once_and_audited_once() {
     assert_eq!((entry.kind, entry.amount, entry.balance_after), (TransferKind::AdminGrant, cents(50), cents(150)));
     assert_eq!(entry.description.as_deref(), Some("goodwill"));
     assert_eq!(books.billing.administer(&origin, &grant).await.unwrap(), entry);
-    let reused = books.billing.administer(&origin, &operation(Some("op-1"), AdminCredit::Grant(cents(51)))).await;
-    assert!(matches!(reused, Err(BillingError::KeyConflict { .. })), "{reused:?}");
+    let repeated = books.billing.administer(&origin, &operation(Some("op-1"), AdminCredit::Grant(cents(51)))).await;
+    assert!(matches!(repeated, Err(BillingError::KeyConflict { .. })), "{repeated:?}");
     let refund = operation(Some("op-2"), AdminCredit::Refund(cents(150)));
     for _ in 0..2 {
         let entry = books.billing.administer(&origin, &refund).await.unwrap();

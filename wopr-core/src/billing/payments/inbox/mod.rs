@@ -33,7 +33,7 @@ const SOURCE: &str = "stripe";
 /// How long a worker may take for one event before another may try: a few calls of ten seconds and a transaction.
 const LEASE: SignedDuration = SignedDuration::from_secs(120);
 /// After so many attempts, which take about three days, an event is given up until a person looks at it.
-const MAX_ATTEMPTS: i32 = 20;
+const MAX_ATTEMPTS: i32 = 25;
 /// The longest pause between two attempts.
 const MAX_PAUSE: SignedDuration = SignedDuration::from_hours(6);
 /// How long events are kept after they were dealt with: the provider redelivers for three days.
