@@ -88,7 +88,7 @@ impl ContainerSpec {
                 env.remove("WOPR_DISCOVERY_TOPICS");
             }
             discovery => {
-                let own = discovery.iter().flat_map(|discovery| discovery.topics()).map(String::as_str);
+                let own = discovery.iter().flat_map(super::settings::Discovery::topics).map(String::as_str);
                 let topics: Vec<&str> = std::iter::once(DEFAULT_TOPIC).chain(own).collect();
                 env.insert("WOPR_DISCOVERY_TOPICS".to_owned(), topics.join(","));
             }

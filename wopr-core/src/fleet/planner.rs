@@ -148,12 +148,11 @@ fn plan_run(desired: &Desired, observed: &Observed) -> Vec<Step> {
     match container.state {
         ContainerState::Created => steps.push(Step::Start),
         ContainerState::Exited if desired.restart || may_start_again(desired, container) => steps.push(Step::Start),
-        ContainerState::Exited => {}
         ContainerState::Paused => steps.push(Step::Resume),
         ContainerState::Running if desired.restart => steps.push(Step::Restart),
         ContainerState::Running if container.health == Some(ContainerHealth::Starting) => steps.push(Step::Await),
         ContainerState::Restarting => steps.push(Step::Await),
-        ContainerState::Running | ContainerState::Dead | ContainerState::Removing => {}
+        ContainerState::Exited | ContainerState::Running | ContainerState::Dead | ContainerState::Removing => {}
     }
     steps
 }

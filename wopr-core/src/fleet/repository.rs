@@ -189,7 +189,7 @@ impl<'c> BotRepository<'c> {
                 bots::storage_tier.eq(bot.storage_tier.as_str()),
                 bots::desired_state.eq(bot.desired.as_str()),
                 bots::generation.eq(bot.generation),
-                bots::running_since.eq(bot.running_since.map(|at| at.to_diesel())),
+                bots::running_since.eq(bot.running_since.map(jiff_diesel::ToDiesel::to_diesel)),
                 bots::created_at.eq(bot.created_at.to_diesel()),
                 bots::updated_at.eq(bot.updated_at.to_diesel()),
             ))
@@ -199,7 +199,7 @@ impl<'c> BotRepository<'c> {
             .values((
                 bot_progress::bot_id.eq(bot.id.as_uuid()),
                 bot_progress::phase.eq(bot.phase.as_str()),
-                bot_progress::next_attempt_at.eq(bot.next_attempt_at.map(|at| at.to_diesel())),
+                bot_progress::next_attempt_at.eq(bot.next_attempt_at.map(jiff_diesel::ToDiesel::to_diesel)),
             ))
             .execute(self.conn)
             .await?;
@@ -269,7 +269,7 @@ impl<'c> BotRepository<'c> {
                 bots::update_policy.eq(bot.update_policy.as_str()),
                 bots::desired_state.eq(bot.desired.as_str()),
                 bots::generation.eq(bot.generation),
-                bots::running_since.eq(bot.running_since.map(|at| at.to_diesel())),
+                bots::running_since.eq(bot.running_since.map(jiff_diesel::ToDiesel::to_diesel)),
                 bots::updated_at.eq(bot.updated_at.to_diesel()),
             ))
             .execute(self.conn)
@@ -283,17 +283,17 @@ impl<'c> BotRepository<'c> {
             .set((
                 bot_progress::phase.eq(bot.phase.as_str()),
                 bot_progress::restart_wanted.eq(bot.restart_wanted),
-                bot_progress::suspended_at.eq(bot.suspended_at.map(|at| at.to_diesel())),
-                bot_progress::destroy_after.eq(bot.destroy_after.map(|at| at.to_diesel())),
+                bot_progress::suspended_at.eq(bot.suspended_at.map(jiff_diesel::ToDiesel::to_diesel)),
+                bot_progress::destroy_after.eq(bot.destroy_after.map(jiff_diesel::ToDiesel::to_diesel)),
                 bot_progress::container_id.eq(&bot.seen.container_id),
                 bot_progress::container_state.eq(bot.seen.container_state.map(ContainerState::as_str)),
                 bot_progress::container_health.eq(bot.seen.health.map(ContainerHealth::as_str)),
-                bot_progress::container_started_at.eq(bot.seen.started_at.map(|at| at.to_diesel())),
-                bot_progress::container_created_at.eq(bot.seen.created_at.map(|at| at.to_diesel())),
+                bot_progress::container_started_at.eq(bot.seen.started_at.map(jiff_diesel::ToDiesel::to_diesel)),
+                bot_progress::container_created_at.eq(bot.seen.created_at.map(jiff_diesel::ToDiesel::to_diesel)),
                 bot_progress::keyed_container.eq(&bot.keyed_container),
                 bot_progress::last_error.eq(&bot.last_error),
                 bot_progress::attempts.eq(bot.attempts),
-                bot_progress::next_attempt_at.eq(bot.next_attempt_at.map(|at| at.to_diesel())),
+                bot_progress::next_attempt_at.eq(bot.next_attempt_at.map(jiff_diesel::ToDiesel::to_diesel)),
             ))
             .execute(self.conn)
             .await?;

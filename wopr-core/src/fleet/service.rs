@@ -57,7 +57,7 @@ impl Default for FleetConfig {
             deadlines: Deadlines {
                 call: Duration::from_secs(15),
                 stop: Duration::from_secs(40),
-                pull: Duration::from_secs(600),
+                pull: Duration::from_mins(10),
             },
         }
     }

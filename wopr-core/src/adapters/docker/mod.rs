@@ -127,8 +127,8 @@ fn owned(labels: BTreeMap<String, String>) -> HashMap<String, String> {
     labels.into_iter().collect()
 }
 
-fn with_label(label: &str) -> Option<HashMap<String, Vec<String>>> {
-    Some(HashMap::from([("label".to_owned(), vec![format!("{label}=true")])]))
+fn with_label(label: &str) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{label}=true")])])
 }
 
 fn labelled(name: String, labels: &HashMap<String, String>) -> Labelled {
@@ -278,18 +278,18 @@ impl ContainerHost for DockerHost {
 
     async fn inventory(&self) -> Result<Inventory, HostError> {
         let mut inventory = Inventory::default();
-        let filters = with_label(MANAGED_LABEL);
+        let filters = Some(with_label(MANAGED_LABEL));
         let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
         for container in self.docker.list_containers(Some(options)).await.map_err(failed)? {
             let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
             let labels = container.labels.unwrap_or_default();
             inventory.containers.push(labelled(name.trim_start_matches('/').to_owned(), &labels));
         }
-        let options = ListVolumesOptions { filters: with_label(MANAGED_LABEL) };
+        let options = ListVolumesOptions { filters: Some(with_label(MANAGED_LABEL)) };
         let volumes = self.docker.list_volumes(Some(options)).await.map_err(failed)?;
         let volumes = volumes.volumes.unwrap_or_default();
         inventory.volumes = volumes.into_iter().map(|volume| labelled(volume.name, &volume.labels)).collect();
-        let options = ListNetworksOptions { filters: with_label(MANAGED_NETWORK_LABEL) };
+        let options = ListNetworksOptions { filters: Some(with_label(MANAGED_NETWORK_LABEL)) };
         for network in self.docker.list_networks(Some(options)).await.map_err(failed)? {
             let labels = network.labels.unwrap_or_default();
             inventory.networks.push(labelled(network.name.unwrap_or_default(), &labels));

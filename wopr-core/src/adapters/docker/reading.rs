@@ -17,7 +17,7 @@ pub(super) fn container(answer: ContainerInspectResponse) -> Result<ObservedCont
     let word = state.status.map(|status| status.to_string()).unwrap_or_default();
     let health = state.health;
     let last_check = health.as_ref().and_then(|health| health.log.as_ref()?.last()?.output.clone());
-    let health = health.and_then(|health| health.status).and_then(|s| ContainerHealth::from_word(&s.to_string()));
+    let health = health.and_then(|health| health.status).and_then(|s| ContainerHealth::from_word(s.as_ref()));
     let detail = state.error.filter(|error| !error.is_empty());
     let detail = detail.or_else(|| last_check.filter(|_| health == Some(ContainerHealth::Unhealthy)));
     let detail = detail.map(|text| text.trim().chars().take(LONGEST_DETAIL).collect::<String>());

@@ -144,15 +144,12 @@ impl<'c> InboxRepository<'c> {
     ) -> Result<(), DbError> {
         let received = webhook_events::table.find(id.as_uuid()).filter(webhook_events::state.eq("received"));
         let note = webhook_events::last_error.eq(error);
-        match again {
-            Some(again) => {
-                let set = (note, webhook_events::next_attempt_at.eq(again.to_diesel()));
-                diesel::update(received).set(set).execute(self.conn).await?;
-            }
-            None => {
-                let end = (webhook_events::state.eq("dead"), webhook_events::finished_at.eq(at.to_diesel()));
-                diesel::update(received).set((note, end)).execute(self.conn).await?;
-            }
+        if let Some(again) = again {
+            let set = (note, webhook_events::next_attempt_at.eq(again.to_diesel()));
+            diesel::update(received).set(set).execute(self.conn).await?;
+        } else {
+            let end = (webhook_events::state.eq("dead"), webhook_events::finished_at.eq(at.to_diesel()));
+            diesel::update(received).set((note, end)).execute(self.conn).await?;
         }
         Ok(())
     }
