@@ -26,7 +26,10 @@ pub(crate) fn run() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand_name() {
         Some("openapi") => openapi(),
-        Some("routes") => routes(),
+        Some("routes") => {
+            routes();
+            Ok(())
+        }
         name => with_config(&matches, name.unwrap_or("serve")),
     };
     match result {
@@ -67,7 +70,8 @@ fn command() -> Command {
 fn with_config(matches: &ArgMatches, name: &str) -> anyhow::Result<()> {
     let config = Config::load(&sources(matches)?)?;
     if name == "check-config" {
-        return check_config(&config);
+        check_config(&config);
+        return Ok(());
     }
     wopr_api::telemetry::install(&config)?;
     rustls::crypto::ring::default_provider()
@@ -104,11 +108,10 @@ fn sources(matches: &ArgMatches) -> anyhow::Result<Sources> {
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the subcommand is for")]
-fn check_config(config: &Config) -> anyhow::Result<()> {
+fn check_config(config: &Config) {
     for setting in config.settings() {
         println!("{} = {}  # {}", setting.name, setting.shown.as_deref().unwrap_or("-"), setting.layer);
     }
-    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the subcommand is for")]
@@ -118,11 +121,10 @@ fn openapi() -> anyhow::Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the subcommand is for")]
-fn routes() -> anyhow::Result<()> {
+fn routes() {
     for route in wopr_api::routes::list() {
         println!("{route}");
     }
-    Ok(())
 }
 
 fn database(config: &Config) -> anyhow::Result<Db> {
@@ -134,15 +136,12 @@ fn database(config: &Config) -> anyhow::Result<Db> {
 
 /// The real outside, as far as it is configured.
 fn adapters(config: &Config) -> anyhow::Result<Adapters> {
-    let mailer = match &config.mail {
-        Some(mail) => {
-            let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
-            Some(Arc::new(SmtpMailer::new(&smtp)?) as Arc<dyn Mailer>)
-        }
-        None => {
-            tracing::warn!("SMTP_URL is not set: mails stay queued");
-            None
-        }
+    let mailer = if let Some(mail) = &config.mail {
+        let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
+        Some(Arc::new(SmtpMailer::new(&smtp)?) as Arc<dyn Mailer>)
+    } else {
+        tracing::warn!("SMTP_URL is not set: mails stay queued");
+        None
     };
     let login = config.registry.as_ref().map(|registry| RegistryLogin {
         server: registry.server.clone(),
@@ -150,15 +149,12 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
         password: registry.password.clone(),
     });
     let containers = Arc::new(DockerHost::new(config.docker_host.as_deref(), login)?);
-    let payments = match &config.stripe {
-        Some(stripe) => {
-            let provider = StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?;
-            Some(Arc::new(provider) as Arc<dyn PaymentProvider>)
-        }
-        None => {
-            tracing::warn!("STRIPE_SECRET_KEY is not set: nothing can be bought");
-            None
-        }
+    let payments = if let Some(stripe) = &config.stripe {
+        let provider = StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?;
+        Some(Arc::new(provider) as Arc<dyn PaymentProvider>)
+    } else {
+        tracing::warn!("STRIPE_SECRET_KEY is not set: nothing can be bought");
+        None
     };
     Ok(Adapters { containers, mailer, payments })
 }
@@ -193,16 +189,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     stop.cancel();
     let grace = Duration::from_secs(config.shutdown_grace_seconds.into());
     let ended = tokio::time::timeout(grace, async {
-        let served = (&mut server).await;
+        let outcome = (&mut server).await;
         while workers.join_next().await.is_some() {}
-        served
+        outcome
     });
-    match ended.await {
-        Ok(served) => served.context("the server ended")?.context("the server ended")?,
-        Err(_) => {
-            tracing::warn!("work was still going on after {} s and is cut off", grace.as_secs());
-            server.abort();
-        }
+    if let Ok(outcome) = ended.await {
+        outcome.context("the server ended")?.context("the server ended")?;
+    } else {
+        tracing::warn!("work was still going on after {} s and is cut off", grace.as_secs());
+        server.abort();
     }
     Ok(())
 }

@@ -111,7 +111,7 @@ impl AppState {
     /// Everything that is done again and again.
     pub fn workers(&self) -> Workers {
         const SECOND: Duration = Duration::from_secs(1);
-        const MINUTE: Duration = Duration::from_secs(60);
+        const MINUTE: Duration = Duration::from_mins(1);
         let mut workers = Workers::default();
         let (auth, throttle) = (self.auth.clone(), self.throttle.clone());
         workers.add("auth.purge", 10 * MINUTE, None, move || {

@@ -16,7 +16,7 @@ use crate::error::chain;
 use crate::state::AppState;
 
 /// After a failure the pace doubles, up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 type StepError = Box<dyn std::error::Error + Send + Sync>;
 type Step = dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StepError>> + Send>> + Send + Sync;

@@ -29,8 +29,9 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: Cow<'static, str>,
-    details: Map<String, Value>,
-    contract_body: Option<Value>,
+    // Boxed: every handler returns a `Result` with this type, and most errors have neither.
+    details: Option<Box<Map<String, Value>>>,
+    contract_body: Option<Box<Value>>,
     retry_after_seconds: Option<u64>,
     cause: Option<Arc<dyn Error + Send + Sync>>,
 }
@@ -42,7 +43,7 @@ impl ApiError {
             status,
             code,
             message: message.into(),
-            details: Map::new(),
+            details: None,
             contract_body: None,
             retry_after_seconds: None,
             cause: None,
@@ -111,14 +112,14 @@ impl ApiError {
     /// Adds a machine-readable detail.
     #[must_use]
     pub fn detail(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.details.insert(key.to_owned(), value.into());
+        self.details.get_or_insert_default().insert(key.to_owned(), value.into());
         self
     }
 
     /// The exact body for REST surfaces whose contract fixes it; elsewhere the surface's own shape is used.
     #[must_use]
     pub fn contract_body(mut self, body: Value) -> Self {
-        self.contract_body = Some(body);
+        self.contract_body = Some(Box::new(body));
         self
     }
 

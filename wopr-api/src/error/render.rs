@@ -77,7 +77,7 @@ pub(crate) fn problem(error: &ApiError, request_id: Option<&str>) -> Response {
         "code": error.code,
     });
     if let Value::Object(body) = &mut body {
-        for (key, value) in &error.details {
+        for (key, value) in error.details.iter().flat_map(|details| details.iter()) {
             body.entry(key).or_insert_with(|| value.clone());
         }
     }
@@ -109,10 +109,10 @@ fn contract(error: &ApiError, request_id: Option<&str>) -> Value {
         return body;
     }
     if let Some(body) = &error.contract_body {
-        return body.clone();
+        return Value::clone(body);
     }
     let mut body = Map::from_iter([("error".to_owned(), Value::from(error.message.as_ref()))]);
-    for (key, value) in &error.details {
+    for (key, value) in error.details.iter().flat_map(|details| details.iter()) {
         body.entry(key).or_insert_with(|| value.clone());
     }
     Value::Object(body)
@@ -145,11 +145,8 @@ pub(crate) fn trpc_envelope(error: &ApiError, path: Option<&str>, request_id: Op
     if let Some(path) = path {
         data.insert("path".to_owned(), path.into());
     }
-    let issues = error.details.get("issues");
-    let mut details = error.details.clone();
-    if issues.is_some() {
-        details.remove("issues");
-    }
+    let mut details = error.details.as_deref().cloned().unwrap_or_default();
+    let issues = details.remove("issues");
     if error.code != name && issues.is_none() {
         details.insert("code".to_owned(), error.code.into());
     }
@@ -160,7 +157,7 @@ pub(crate) fn trpc_envelope(error: &ApiError, path: Option<&str>, request_id: Op
         data.insert("details".to_owned(), Value::Object(details));
     }
     // Clients parse the message of a validation error: it is the array of issues as text.
-    let message = issues.map_or_else(|| error.message.to_string(), ToString::to_string);
+    let message = issues.map_or_else(|| error.message.to_string(), |issues| issues.to_string());
     json!({ "error": { "message": message, "code": number, "data": data } })
 }
 

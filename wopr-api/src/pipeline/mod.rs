@@ -49,13 +49,10 @@ pub(crate) struct BodyTimeout(pub(crate) Duration);
 async fn time_out(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let allowed = Duration::from_secs(state.config.request_timeout_seconds.into());
     request.extensions_mut().insert(BodyTimeout(allowed / 3));
-    match tokio::time::timeout(allowed, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let message = "The request took too long and was given up";
-            ApiError::new(StatusCode::GATEWAY_TIMEOUT, "TIMEOUT", message).into_response()
-        }
-    }
+    tokio::time::timeout(allowed, next.run(request)).await.unwrap_or_else(|_| {
+        let message = "The request took too long and was given up";
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "TIMEOUT", message).into_response()
+    })
 }
 
 /// Keeps traffic away from a database that this build does not fit. Health checks say why.

@@ -185,8 +185,8 @@ const DONE: Done = Done { ok: true };
 async fn statuses(state: &AppState, bots: Vec<Bot>) -> BotList {
     let fleet = &state.fleet;
     let views = futures_util::stream::iter(bots).map(|bot| async move {
-        let stats = fleet.stats_of(&bot).await;
-        BotStatus::new(&bot, stats)
+        let usage = fleet.stats_of(&bot).await;
+        BotStatus::new(&bot, usage)
     });
     BotList { bots: views.buffered(PARALLEL_STATS).collect().await }
 }

@@ -112,8 +112,8 @@ async fn operators_change_credit_once_for_each_operation_id() {
     let too_much = app.mutate(As::Key(&operator), "admin.creditsRefund", &input(301, "op-3")).await;
     assert_eq!(too_much.status, StatusCode::BAD_REQUEST);
     for (name, cents) in [("admin.creditsGrant", 0), ("admin.creditsGrant", -5), ("admin.creditsCorrection", 0)] {
-        let refused = app.mutate(As::Key(&operator), name, &input(cents, "op-4")).await;
-        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{name} {cents}");
+        let answer = app.mutate(As::Key(&operator), name, &input(cents, "op-4")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{name} {cents}");
     }
     let corrected = app.mutate(As::Key(&operator), "admin.creditsCorrection", &input(-300, "op-5")).await.data();
     assert_eq!((corrected["type"].clone(), corrected["balanceAfter"].clone()), (json!("admin_adjust"), json!(0)));

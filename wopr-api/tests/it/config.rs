@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use wopr_api::config::{Config, Environment, Layer, Sources};
 use wopr_core::auth::Scope;
 
@@ -144,7 +144,7 @@ fn secrets_are_long_real_and_never_shown() {
     }
     let (new, old) = ("fedcba9876543210fedcba9876543210-new", "0123456789abcdef0123456789abcdef-old");
     let config = Config::load(&with(&[("BETTER_AUTH_SECRET", &format!("{new}, {old}"))])).unwrap();
-    let ring: Vec<&str> = config.auth_secrets.iter().map(|secret| secret.expose_secret()).collect();
+    let ring: Vec<&str> = config.auth_secrets.iter().map(ExposeSecret::expose_secret).collect();
     assert_eq!(ring, [new, old], "newest first");
     assert!(error(&with(&[("BETTER_AUTH_SECRET", &format!("{new},short"))])).contains("at least 32"));
 

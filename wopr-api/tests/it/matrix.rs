@@ -219,7 +219,11 @@ async fn every_route_demands_the_scope_it_declares() {
             }
             let body = answer.json();
             let message = body.get("error").or(body.get("detail"));
-            assert_eq!((answer.status, message), (StatusCode::FORBIDDEN, Some(&json!("Insufficient scope"))), "{entry}");
+            assert_eq!(
+                (answer.status, message),
+                (StatusCode::FORBIDDEN, Some(&json!("Insufficient scope"))),
+                "{entry}"
+            );
             let scopes = (&body["required"], &body["provided"]);
             assert_eq!(scopes, (&json!(required.as_str()), &json!(provided.as_str())), "{entry}");
         }

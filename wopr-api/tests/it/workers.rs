@@ -8,7 +8,7 @@ use wopr_api::workers::Workers;
 
 use crate::app::TestApp;
 
-const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR: Duration = Duration::from_hours(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
