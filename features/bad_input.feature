@@ -39,6 +39,8 @@ Feature: Input that no client of ours sends
 
     Examples:
       | method | target                                                       |
+      | GET    | /trpc/billing.creditsBalance                                 |
+      | GET    | /trpc/billing.creditsHistory                                 |
       | GET    | /trpc/billing.creditsBalance?input=%7B                       |
       | GET    | /trpc/billing.creditsBalance?input=%FF%FE                    |
       | GET    | /trpc/billing.creditsBalance?input=7                         |

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListVolumesOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder, UploadToContainerOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
+    ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use futures_util::TryStreamExt as _;
 use tokio::net::{UnixListener, UnixStream};
@@ -94,7 +94,7 @@ impl Engine {
         }
     }
 
-    /// Removes every container and volume with this label, `key=value`.
+    /// Removes every container, volume and network with this label, `key=value`.
     ///
     /// # Errors
     /// When the engine refuses.
@@ -108,6 +108,10 @@ impl Engine {
         for volume in self.0.list_volumes(Some(options)).await?.volumes.unwrap_or_default() {
             let options = RemoveVolumeOptionsBuilder::new().force(true).build();
             self.0.remove_volume(&volume.name, Some(options)).await.with_context(|| volume.name.clone())?;
+        }
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        for network in self.0.list_networks(Some(options)).await?.into_iter().filter_map(|found| found.id) {
+            self.0.remove_network(&network).await.with_context(|| network.clone())?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use features::world::World;
 use futures_util::FutureExt as _;
 
 /// Each scenario has a platform of its own; more at once only make each other wait.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 3;
 /// What the standard test harness understands and cucumber does not.
 const LIBTEST_FLAGS: [&str; 8] = [
     "--test-threads",

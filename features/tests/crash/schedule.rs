@@ -8,8 +8,9 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 const SCHEDULES: usize = 24;
-/// How many run at once: a kill between two schedules that share a processor comes at points that an idle one hides.
-const AT_ONCE: usize = 3;
+/// How many run at once: most of their time they wait, and a kill among schedules that share a processor comes at points
+/// that an idle one hides.
+const AT_ONCE: usize = 12;
 /// Beyond this a schedule hangs.
 const LONGEST: Duration = Duration::from_secs(180);
 

@@ -22,7 +22,7 @@ pub(crate) fn procedures(p: &mut Procedures) {
     admin::procedures(p);
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct BalanceInput {
     tenant: Option<TenantId>,
 }
@@ -37,8 +37,8 @@ struct BalanceOutput {
 }
 
 /// `billing.creditsBalance`
-async fn credits_balance(cx: Context, input: Option<BalanceInput>) -> Result<BalanceOutput, ApiError> {
-    let tenant = cx.tenant(input.unwrap_or_default().tenant)?;
+async fn credits_balance(cx: Context, input: BalanceInput) -> Result<BalanceOutput, ApiError> {
+    let tenant = cx.tenant(input.tenant)?;
     let outlook = cx.state.billing.outlook(tenant).await?;
     Ok(BalanceOutput {
         tenant,
@@ -48,7 +48,7 @@ async fn credits_balance(cx: Context, input: Option<BalanceInput>) -> Result<Bal
     })
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct HistoryInput {
     tenant: Option<TenantId>,
     #[serde(flatten)]
@@ -56,8 +56,7 @@ struct HistoryInput {
 }
 
 /// `billing.creditsHistory`
-async fn credits_history(cx: Context, input: Option<HistoryInput>) -> Result<Transactions, ApiError> {
-    let input = input.unwrap_or_default();
+async fn credits_history(cx: Context, input: HistoryInput) -> Result<Transactions, ApiError> {
     let tenant = cx.tenant(input.tenant)?;
     history(&cx.state, tenant, &input.page).await
 }

@@ -20,7 +20,7 @@ use super::Payments;
 use super::checkout::repository::CheckoutRepository;
 use super::customers::repository::CustomerRepository;
 use super::error::PaymentsError;
-use super::ports::{Dispute, DisputeState, Refund};
+use super::ports::{Dispute, DisputeState, PROVIDER_TIMEOUT, Refund};
 use super::purchases::{Applied, DisputeFact, DisputeOutcome, RefundFact};
 use crate::audit::{self, Actor, AuditEntry, Origin, Resource};
 use crate::db::DbError;
@@ -30,8 +30,10 @@ use crate::notify::{self, Mail};
 
 /// Where the events come from.
 const SOURCE: &str = "stripe";
-/// How long a worker may take for one event before another may try: a few calls of ten seconds and a transaction.
-const LEASE: SignedDuration = SignedDuration::from_secs(120);
+/// How long a worker may take for one event before another may try: 30 seconds. An event asks the provider twice at
+/// most as a rule, which ends within two [`PROVIDER_TIMEOUT`]s; the third is for the transaction. Who takes longer does
+/// no harm, as whoever finishes second posts nothing; and after a crash a customer waits no longer than this.
+const LEASE: SignedDuration = SignedDuration::from_secs(3 * PROVIDER_TIMEOUT.as_secs().cast_signed());
 /// After so many attempts, which take about three days, an event is given up until a person looks at it.
 const MAX_ATTEMPTS: i32 = 25;
 /// The longest pause between two attempts.
