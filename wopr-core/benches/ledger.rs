@@ -115,7 +115,7 @@ impl Bench {
     async fn prepare(url: String, round: Duration) -> Self {
         let mut config = DbConfig::new(url.clone());
         config.max_connections = u32::try_from(CLIENTS).unwrap();
-        config.acquire_timeout = Duration::from_secs(60);
+        config.acquire_timeout = Duration::from_mins(1);
         let db = Db::new(config).unwrap();
         db.migrate().await.unwrap();
         let clock = SystemClock;
