@@ -26,8 +26,6 @@ type Step = dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StepError>> + Sen
 pub struct Wakers {
     /// A mail was queued.
     pub mail: Arc<Notify>,
-    /// A payment was received.
-    pub payments: Arc<Notify>,
 }
 
 struct Task {

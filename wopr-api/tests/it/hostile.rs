@@ -7,6 +7,7 @@ use wopr_api::routes::list;
 use wopr_core::auth::Scope;
 
 use crate::app::{As, TestApp};
+use crate::payments::STRIPE;
 
 /// Keys that inputs have, whatever the procedure.
 const KEYS: [&str; 28] = [
@@ -77,7 +78,7 @@ fn wholes() -> Vec<Value> {
 fn singles() -> Vec<Value> {
     let plausible = json!({
         "id": "0190c6a7-b5e7-7c0a-9d3c-2b1a00112233", "name": "bot", "image": "wopr-network/wopr:latest",
-        "description": "", "priceId": "price_1", "successUrl": "http://localhost:3000/", "limit": 1,
+        "description": "", "priceId": "price_25", "successUrl": "http://localhost:3000/", "limit": 1,
         "cancelUrl": "http://localhost:3000/", "returnUrl": "http://localhost:3000/", "action": "start",
         "label": "x", "scope": "read", "email": "ann@example.com", "password": "Testpass1",
     });
@@ -92,7 +93,7 @@ fn singles() -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_input_of_a_procedure_is_answered_with_500() {
-    let app = TestApp::start().await.with_many_clients();
+    let app = TestApp::start_with(&STRIPE).await.with_many_clients();
     let (user, operator) = (app.user("ann").await, app.key(None, Scope::Admin).await);
     let (wholes, singles) = (wholes(), singles());
     for entry in list().iter().filter(|entry| matches!(entry.method.as_str(), "query" | "mutation")) {
@@ -112,7 +113,7 @@ async fn no_input_of_a_procedure_is_answered_with_500() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_body_or_path_of_a_route_is_answered_with_500() {
-    let app = TestApp::start().await.with_many_clients();
+    let app = TestApp::start_with(&STRIPE).await.with_many_clients();
     let user = app.user("ann").await;
     let segments = ["0190c6a7-b5e7-7c0a-9d3c-2b1a00112233", "x", "%00", "%FF", "..%2F..", "%F0%9F%92%A5"];
     let queries = ["", "?tail=-1&limit=99999999999999999999&removeVolumes=maybe", "?%00=%FF&tenant=%00&token=%00"];
