@@ -169,9 +169,10 @@ mod tests {
 
     #[test]
     fn each_state_takes_what_it_may_and_refuses_the_rest() {
+        type Event = fn(Hold) -> Result<Hold, BillingError>;
+
         let (voided, expired) = (HoldState::Voided { at: AT }, HoldState::Expired { at: AT });
         let fifteen = Money::from_cents(15);
-        type Event = fn(Hold) -> Result<Hold, BillingError>;
         let settle: Event = |hold| hold.settle(Money::from_cents(15), LATER);
         let void: Event = |hold| hold.void(LATER);
         let extend: Event = |hold| hold.extend(Timestamp::constant(1_800_000_120, 0));

@@ -113,7 +113,7 @@ fn apply(step: Step, seen: &mut Observed, desired: &mut Desired) {
         Step::EnsureNetwork => seen.has_network = true,
         Step::EnsureVolumes => (seen.has_volumes, seen.has_any_volume) = (true, true),
         Step::CreateContainer => {
-            seen.container = Some(ObservedContainer { id: "c2".to_owned(), ..container(ContainerState::Created) })
+            seen.container = Some(ObservedContainer { id: "c2".to_owned(), ..container(ContainerState::Created) });
         }
         Step::InstallKey => desired.keyed_container = seen.container.as_ref().map(|container| container.id.clone()),
         Step::Start | Step::Restart => {
