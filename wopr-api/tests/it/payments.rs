@@ -91,6 +91,15 @@ async fn what_is_not_signed_now_by_the_provider_credits_nothing() {
     assert_eq!(balance["balance_cents"], json!(0));
     let genuine = deliver(&app, &sign(&app, 300, &body), &body).await;
     assert_eq!((genuine.status, &genuine.json()["credited"]), (StatusCode::OK, &json!(3_000)));
+
+    let app = app.with_many_clients();
+    let another = completed("cs_2", &user.tenant().to_string(), 100);
+    for age_seconds in [301, -301] {
+        let stale = deliver(&app, &sign(&app, age_seconds, &another), &another).await;
+        assert_eq!(stale.status, StatusCode::BAD_REQUEST, "from a sender that did nothing else wrong");
+    }
+    let balance = app.query(As::User(&user), "billing.creditsBalance", &json!({})).await.data();
+    assert_eq!(balance["balance_cents"], json!(3_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
