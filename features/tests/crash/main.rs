@@ -2,7 +2,7 @@
 //!
 //! | Variable | |
 //! |---|---|
-//! | `WOPR_CRASH_SCHEDULES` | how many schedules each test runs; 24 unless given |
+//! | `WOPR_CRASH_SCHEDULES` | how many schedules each test runs; 8 unless given |
 //! | `WOPR_CRASH_SEED` | runs the one schedule that a failure named |
 //!
 //! A seed decides what is done, in which order messages arrive and when a process is killed. How far the process had
