@@ -75,7 +75,6 @@ pub trait ContainerHost: Send + Sync + 'static {
 /// What there is of a bot on an engine.
 #[expect(clippy::struct_excessive_bools, reason = "each says of one thing whether it is there, in any combination")]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each says of one thing whether it is there; all combinations occur")]
 pub struct Observed {
     /// Its container.
     pub container: Option<ObservedContainer>,
