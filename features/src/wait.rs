@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// How long something that happens by itself may take: a container to start on a loaded machine, a worker to come by.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a state is watched before it counts as staying: several rounds of every worker.
 pub const WATCH: Duration = Duration::from_secs(2);
 const PACE: Duration = Duration::from_millis(100);

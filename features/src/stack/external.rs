@@ -20,7 +20,7 @@ pub(super) fn unavailable_tags() -> Vec<(&'static str, &'static str)> {
         ("database", "WOPR_TARGET_DATABASE_URL"),
         ("operator", "WOPR_TARGET_ADMIN_TOKEN"),
     ];
-    tags.extend(optional.into_iter().filter(|(_, name)| variable(name).is_none()).map(|(tag, name)| (tag, name)));
+    tags.extend(optional.into_iter().filter(|(_, name)| variable(name).is_none()));
     tags
 }
 

@@ -71,8 +71,8 @@ async fn stays_put(world: &mut World, name: String) -> Result<()> {
         tokio::time::sleep(wait::WATCH).await;
     }
     let person = world.person(&name)?;
-    let (after, charges) = (person.balance_cents().await?, charges(person).await?);
-    ensure!(after == before && charges.len() == charged, "{before} became {after} cents: {charges:?}");
+    let (after, entries) = (person.balance_cents().await?, charges(person).await?);
+    ensure!(after == before && entries.len() == charged, "{before} became {after} cents: {entries:?}");
     Ok(())
 }
 

@@ -8,6 +8,8 @@
 //! A seed decides what is done, in which order messages arrive and when a process is killed. How far the process had
 //! come by then is the machine's to say, so a seed that failed may have to be run more than once.
 
+#![expect(clippy::similar_names, reason = "seed and seen, held and hold are what they are called")]
+
 mod books;
 mod holds;
 mod program;

@@ -1,4 +1,4 @@
-//! One error for every surface; each surface has its own shape, and all of them are written in [`render`].
+//! One error for every surface; each surface has its own shape, and all of them are written in `render`.
 //!
 //! A domain's error becomes an [`ApiError`] in `error/<domain>.rs`, by one `match` without a wildcard: a new variant
 //! has to choose its status and its stable code.

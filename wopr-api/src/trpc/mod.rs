@@ -1,6 +1,6 @@
 //! tRPC v11 on the wire, without a transformer: single and batched calls, queries over GET, mutations over POST.
 //!
-//! [`Procedures`] is the list of what exists; each entry says who may call it. [`serve`] speaks the protocol.
+//! [`Procedures`] is the list of what exists; each entry says who may call it. `serve` speaks the protocol.
 
 mod input;
 mod procedures;
