@@ -96,6 +96,25 @@ async fn it_finishes_what_it_was_sent_and_then_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_too_much_still_gets_its_answer() {
+    let db = TestDb::create().await;
+    let process = Process::start(&db).await;
+    for _ in 0..10 {
+        let mut client = process.connect().await;
+        let length = 3 * 1024 * 1024;
+        let head = format!(
+            "POST /trpc/no.such HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b' '; length]).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_and_a_schema_that_is_behind_are_said() {
     let db = TestDb::create().await;
     db.db.revert_all().await.unwrap();
