@@ -62,8 +62,8 @@ impl Billing {
         Self { db, clock, config }
     }
 
-    /// Makes a tenant, for a host with customers of its own; one that exists stays as it is. Whoever signs up through
-    /// [`Auth`](crate::auth::Auth) has one already. `name` has 1 to 256 characters.
+    /// Makes a tenant, for a host with customers of its own; one that exists stays as it is. A user who signed up
+    /// has one already. `name` has 1 to 256 characters.
     ///
     /// # Errors
     /// [`BillingError::Storage`], also for a name that is too short or too long.

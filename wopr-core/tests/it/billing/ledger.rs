@@ -200,14 +200,17 @@ async fn a_caller_that_goes_away_or_loses_its_connection_leaves_no_half() {
     let killer = {
         let db = books.test.db.clone();
         tokio::spawn(async move {
+            let mut strikes = 0;
             for _ in 0..20 {
                 let mut conn = db.connection().await.unwrap();
                 let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                             WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
-                conn.batch_execute(kill).await.unwrap();
+                // The connection it was given may be one that it killed before.
+                strikes += u32::from(conn.batch_execute(kill).await.is_ok());
                 drop(conn);
                 tokio::task::yield_now().await;
             }
+            strikes
         })
     };
     let callers: Vec<_> = (0..200)
@@ -228,7 +231,7 @@ async fn a_caller_that_goes_away_or_loses_its_connection_leaves_no_half() {
     for caller in callers {
         posted += i64::from(caller.await.unwrap_or(false));
     }
-    killer.await.unwrap();
+    assert!(killer.await.unwrap() > 0, "no connection was killed");
     let halves =
         "SELECT count(*) AS value FROM ledger_transfers t WHERE reference_key ~ '^[ab][0-9]+$' AND NOT EXISTS (
         SELECT FROM ledger_transfers o WHERE o.reference_key = translate(left(t.reference_key, 1), 'ab', 'ba')
