@@ -218,9 +218,20 @@ async fn get_instance(cx: Context, input: One) -> Result<BotStatus, ApiError> {
     Ok(status(&cx.state, &bot).await)
 }
 
+/// `REQUIRE_VERIFIED_EMAIL`: a person proves an address before a bot is made; keys were given by somebody who may.
+fn require_verified_email(state: &AppState, caller: &Caller) -> Result<(), ApiError> {
+    match &caller.principal {
+        Principal::User(person) if state.config.require_verified_email && person.user.email_verified_at.is_none() => {
+            Err(ApiError::forbidden("Email verification required").code("EMAIL_NOT_VERIFIED"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `fleet.createInstance`
 async fn create_instance(cx: Context, input: BotInput) -> Result<BotProfile, ApiError> {
     let tenant = cx.tenant(None)?;
+    require_verified_email(&cx.state, cx.caller()?)?;
     let bot = cx.state.fleet.create(&cx.origin, tenant, input.read(cx.caller()?)?).await?;
     Ok(BotProfile::from(&bot))
 }
@@ -356,6 +367,7 @@ async fn create(
     let asked = input.tenant_id.as_ref().map(|text| text.0.parse());
     let asked = asked.transpose().map_err(|_| ApiError::forbidden("Access denied"))?;
     let tenant = caller.tenant_or_asked(asked)?;
+    require_verified_email(&state, &caller)?;
     let bot = state.fleet.create(&origin, tenant, input.read(&caller)?).await?;
     Ok((StatusCode::CREATED, Json(BotProfile::from(&bot))))
 }

@@ -134,3 +134,20 @@ async fn the_rest_wire_has_its_exact_bodies() {
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
     assert_eq!(app.get("/fleet/bots").await.status, StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_has_to_be_proved_first_where_that_is_configured() {
+    let app = TestApp::start_with(&[("REQUIRE_VERIFIED_EMAIL", "true")]).await;
+    let ann = app.user("ann").await;
+    pay(&app, ann.signed_in.tenant_id, 3000).await;
+    let refused = app.mutate(As::User(&ann), "fleet.createInstance", &test_bot()).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["message"]),
+        (StatusCode::FORBIDDEN, &json!("Email verification required"))
+    );
+    let refused = app.call(As::User(&ann), Method::POST, "/fleet/bots", Some(&test_bot())).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    app.db.execute("UPDATE users SET email_verified_at = created_at").await;
+    let made = app.mutate(As::User(&ann), "fleet.createInstance", &test_bot()).await;
+    assert_eq!(made.status, StatusCode::OK);
+}
