@@ -11,27 +11,39 @@ use crate::{
     engine::find_program,
     failure::{Exit, Failure},
     images::{
-        CA_BUNDLE, Image,
+        Base, CA_BUNDLE, Image, assembled, base,
         binaries::{self, Profile},
         postgres, program, prune,
-        recipes::{API, BOT, MAIL, Program, STRIPE},
+        recipes::{API, ASSEMBLIES, Assembly, BOT, Binary, MAIL, MODELS, Program, STRIPE, UI},
     },
     paths::Paths,
     ui::Ui,
 };
 
-/// What images there are, by the name given to `--only`.
+/// The images of the flat stack, by the name given to `--only`.
 pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"];
+/// The images that the two-machine topology runs beside them.
+pub(crate) const TOPOLOGY_NAMES: [&str; 5] = ["machine", "llama", "speech", "caddy", "ui"];
+/// What is a program alone in its image, by name.
+const PROGRAMS: [(&str, Program); 5] = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("ui", UI)];
+
+/// Whether there is an image of that name.
+fn exists(name: &str) -> bool {
+    NAMES.contains(&name) || TOPOLOGY_NAMES.contains(&name)
+}
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Result<()> {
-    if let Some(unknown) = args.only.iter().find(|name| !NAMES.contains(&name.as_str())) {
+    if let Some(unknown) = args.only.iter().find(|name| !exists(name)) {
         return Err(Failure::new(Exit::Failed, format!("there is no image {unknown}"))
-            .fix(format!("the images are {}", NAMES.join(", ")))
+            .fix(format!("the images are {}, {}", NAMES.join(", "), TOPOLOGY_NAMES.join(", ")))
             .into());
     }
     let _lock = super::lock(paths)?;
     let engine = engine::ensure(ui, paths).await?;
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let wanted = |name: &str| match args.only.is_empty() {
+        true => NAMES.contains(&name),
+        false => args.only.iter().any(|only| only == name),
+    };
     ensure(ui, paths, &engine, args.profile, wanted).await?;
     Ok(())
 }
@@ -39,7 +51,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Re
 /// References of the images that were asked for, by name.
 pub(crate) type References = std::collections::BTreeMap<&'static str, Image>;
 
-/// Builds what is wanted and has changed: the database's image while the programs compile.
+/// Builds what is wanted and has changed: packages are taken while the programs compile.
 pub(crate) async fn ensure(
     ui: &Ui,
     paths: &Paths,
@@ -48,34 +60,50 @@ pub(crate) async fn ensure(
     wanted: impl Fn(&str) -> bool,
 ) -> anyhow::Result<References> {
     prerequisites(ui).await?;
-    let programs: Vec<(&'static str, Program)> = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT)]
-        .into_iter()
-        .filter(|(name, _)| wanted(name))
-        .collect();
+    let programs: Vec<(&'static str, Program)> = PROGRAMS.into_iter().filter(|(name, _)| wanted(name)).collect();
+    let assemblies: Vec<&'static Assembly> = ASSEMBLIES.into_iter().filter(|recipe| wanted(recipe.name)).collect();
     let database = async {
         if wanted("postgres") { Ok(Some(("postgres", postgres(ui, engine, paths).await?))) } else { anyhow::Ok(None) }
     };
+    let bases = try_join_all(assemblies.iter().map(|recipe| base(ui, engine, paths, recipe)));
     let compiled = async {
-        let list: Vec<Program> = programs.iter().map(|(_, program)| *program).collect();
+        let list = sources(&programs, &assemblies);
         if list.is_empty() {
             Ok(std::collections::HashMap::new())
         } else {
             binaries::compile(ui, paths, &list, profile).await
         }
     };
-    let (database, compiled) = tokio::try_join!(database, compiled)?;
-    finish(ui, engine, database, &programs, &compiled).await
+    let (database, bases, compiled) = tokio::try_join!(database, bases, compiled)?;
+    let assemble = assemblies.into_iter().zip(bases).map(async |(recipe, base): (_, Option<Base>)| {
+        anyhow::Ok((recipe.name, assembled(ui, engine, paths, recipe, base, &compiled).await?))
+    });
+    let assembled = try_join_all(assemble).await?;
+    finish(ui, engine, database.into_iter().chain(assembled), &programs, &compiled).await
+}
+
+/// What has to be compiled.
+fn sources(programs: &[(&'static str, Program)], assemblies: &[&Assembly]) -> Vec<Binary> {
+    let of_assemblies = assemblies.iter().flat_map(|recipe| recipe.programs).copied();
+    let models = assemblies.iter().any(|recipe| !recipe.models.is_empty()).then_some(MODELS);
+    let mut all: Vec<Binary> = programs.iter().map(|(_, program)| program.source()).collect();
+    for binary in of_assemblies.chain(models) {
+        if !all.contains(&binary) {
+            all.push(binary);
+        }
+    }
+    all
 }
 
 /// Puts programs that were compiled into their images.
 pub(crate) async fn finish(
     ui: &Ui,
     engine: &Docker,
-    database: Option<(&'static str, Image)>,
+    ready: impl IntoIterator<Item = (&'static str, Image)>,
     programs: &[(&'static str, Program)],
     compiled: &std::collections::HashMap<&'static str, binaries::Built>,
 ) -> anyhow::Result<References> {
-    let mut images: References = database.into_iter().collect();
+    let mut images: References = ready.into_iter().collect();
     let build = programs.iter().map(async |(name, recipe)| {
         let built = compiled.get(recipe.binary).with_context(|| format!("{} was not compiled", recipe.binary))?;
         anyhow::Ok((*name, program(ui, engine, recipe, built).await?))

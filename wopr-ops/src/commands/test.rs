@@ -19,7 +19,7 @@ use crate::{
     images::{
         binaries::{self, Profile, cargo},
         postgres,
-        recipes::{API, BOT, MAIL, Program, STRIPE},
+        recipes::{API, BOT, Binary, MAIL, Program, STRIPE},
     },
     paths::Paths,
     plan::{flat, removal::Scope},
@@ -208,8 +208,11 @@ async fn build_tests(ui: &Ui, paths: &Paths) -> anyhow::Result<HashMap<String, P
     let built = binaries::run(command, &task).await;
     let mut programs = task.ends(built, |programs| format!("{} programs", programs.len()))?;
     // Only packages with integration tests have their programs built along.
-    let left: Vec<Program> =
-        [API, STRIPE, MAIL, BOT].into_iter().filter(|program| !programs.contains_key(program.binary)).collect();
+    let left: Vec<Binary> = [API, STRIPE, MAIL, BOT]
+        .map(|program| program.source())
+        .into_iter()
+        .filter(|program| !programs.contains_key(program.name))
+        .collect();
     if !left.is_empty() {
         let built = binaries::compile(ui, paths, &left, Profile::Dev).await?;
         programs.extend(built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)));
@@ -225,10 +228,10 @@ async fn images(
 ) -> anyhow::Result<References> {
     super::images::prerequisites(ui).await?;
     let programs: [(&'static str, Program); 4] = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT)];
-    let recipes: Vec<Program> = programs.iter().map(|(_, program)| *program).collect();
+    let recipes: Vec<Binary> = programs.iter().map(|(_, program)| program.source()).collect();
     let located = binaries::located(&recipes, artifacts).await?;
     let database = postgres(ui, engine, paths).await?;
-    super::images::finish(ui, engine, Some(("postgres", database)), &programs, &located).await
+    super::images::finish(ui, engine, [("postgres", database)], &programs, &located).await
 }
 
 async fn deny(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {

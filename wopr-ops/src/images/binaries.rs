@@ -1,7 +1,7 @@
 //! Compiling the programs that go into images.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -13,7 +13,7 @@ use tokio::{
     process::Command,
 };
 
-use super::recipes::Program;
+use super::recipes::Binary;
 use crate::{
     failure::{Exit, Failure},
     paths::Paths,
@@ -42,7 +42,7 @@ pub(crate) enum Profile {
 pub(crate) async fn compile(
     ui: &Ui,
     paths: &Paths,
-    programs: &[Program],
+    programs: &[Binary],
     profile: Profile,
 ) -> anyhow::Result<HashMap<&'static str, Built>> {
     let task = ui.start(match profile {
@@ -59,31 +59,30 @@ pub(crate) async fn compile(
 
 /// Finds the programs among what cargo reported.
 pub(crate) async fn located(
-    programs: &[Program],
+    programs: &[Binary],
     artifacts: &HashMap<String, PathBuf>,
 ) -> anyhow::Result<HashMap<&'static str, Built>> {
     let mut all = HashMap::new();
     for program in programs {
-        let executable = artifacts.get(program.binary).cloned().ok_or_else(|| {
-            Failure::new(Exit::Image, format!("there is no program {}", program.binary))
+        let executable = artifacts.get(program.name).cloned().ok_or_else(|| {
+            Failure::new(Exit::Image, format!("there is no program {}", program.name))
                 .why(format!("package {} built without a binary of that name", program.package))
         })?;
         let libraries = libraries(&executable).await?;
-        all.insert(program.binary, Built { executable, libraries });
+        all.insert(program.name, Built { executable, libraries });
     }
     Ok(all)
 }
 
-async fn command(paths: &Paths, programs: &[Program], profile: Profile) -> anyhow::Result<Command> {
+async fn command(paths: &Paths, programs: &[Binary], profile: Profile) -> anyhow::Result<Command> {
     let mut command = cargo();
     command.current_dir(&paths.workspace).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
-    let mut packages: Vec<&str> = programs.iter().map(|program| program.package).collect();
-    packages.dedup();
+    let packages: BTreeSet<&str> = programs.iter().map(|program| program.package).collect();
     for package in packages {
         command.args(["--package", package]);
     }
     for program in programs {
-        command.args(["--bin", program.binary]);
+        command.args(["--bin", program.name]);
     }
     if profile == Profile::Ship {
         // An explicit target keeps the flag away from build scripts and procedural macros, which cannot be static.

@@ -1,19 +1,24 @@
 //! A root file system from Debian packages: downloaded by apt, unpacked without running any package script.
 //!
 //! Needs neither root nor a chroot: what packages contain is rewritten straight into a layer. apt verifies what it
-//! downloads against the archive's signatures, with the sources this machine is configured with.
+//! downloads against the archive's signatures, with the sources this machine is configured with or those of a release
+//! that an image names.
 
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::Context;
 
-use super::layer::{Layer, ROOT};
+use super::{
+    layer::{Layer, ROOT},
+    recipes::Suite,
+};
 use crate::failure::{Exit, Failure};
 
 /// Paths of packages that no server reads.
@@ -33,26 +38,47 @@ const LEFT_OUT: [&str; 10] = [
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// Package lists younger than this are used as they are.
 const LISTS_FRESH: Duration = Duration::from_hours(12);
+/// Where the packages of a named release come from; a proxy that apt is configured with is used.
+const ARCHIVE: &str = "http://deb.debian.org/debian";
+/// What that archive's signatures are checked against; package `debian-archive-keyring`.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Line of a package list: dependencies are not added, the list names all there is.
+const NO_DEPENDENCIES: &str = "--no-dependencies";
 
-/// What goes into a root file system: packages by name, and dependencies that are left out.
-#[derive(Debug, PartialEq, Eq)]
+/// What goes into a root file system: packages by name, and what of them is left out.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct PackageSet {
     wanted: Vec<String>,
+    alone: bool,
     left_out: BTreeSet<String>,
+    left_out_paths: Vec<String>,
 }
 
 impl PackageSet {
-    /// One package a line; `-` before one leaves it out; `#` starts a comment.
+    /// One package a line; `-` before one leaves it out, `-/` a path and what is below it; `#` starts a comment;
+    /// `--no-dependencies` takes the listed packages alone.
     pub(crate) fn parse(text: &str) -> Self {
-        let mut set = Self { wanted: Vec::new(), left_out: BTreeSet::new() };
+        let mut set = Self::default();
         for line in text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
-            match line.strip_prefix('-') {
-                Some(name) => _ = set.left_out.insert(name.to_owned()),
-                None if line.is_empty() => {}
-                None => set.wanted.push(line.to_owned()),
+            if line == NO_DEPENDENCIES {
+                set.alone = true;
+            } else if let Some(path) = line.strip_prefix("-/") {
+                set.left_out_paths.push(path.to_owned());
+            } else if let Some(name) = line.strip_prefix('-') {
+                set.left_out.insert(name.to_owned());
+            } else if !line.is_empty() {
+                set.wanted.push(line.to_owned());
             }
         }
         set
+    }
+
+    fn takes(&self, package: &str) -> bool {
+        !self.left_out.contains(package) && (!self.alone || self.wanted.iter().any(|name| name == package))
+    }
+
+    fn leaves_out(&self, path: &str) -> bool {
+        self.left_out_paths.iter().any(|left_out| within(left_out, path))
     }
 }
 
@@ -67,27 +93,47 @@ struct Package {
 ///
 /// Blocks; `cache` keeps package lists and downloads between calls.
 pub(crate) fn unpack(
+    suite: Suite,
     set: &PackageSet,
     cache: &Path,
     layer: &mut Layer,
     progress: &dyn Fn(String),
 ) -> anyhow::Result<Vec<String>> {
-    let apt = Apt::new(cache)?;
     progress("reading package lists".to_owned());
-    apt.update()?;
-    let packages: Vec<Package> =
-        apt.resolve(&set.wanted)?.into_iter().filter(|package| !set.left_out.contains(&package.name)).collect();
-    progress(format!("downloading {} packages", packages.len()));
-    let files = apt.download(&packages)?;
+    let (packages, files) = fetch(suite, set, cache, progress)?;
     for directory in MERGED {
         layer.directory(&format!("usr/{directory}"), 0o755, ROOT)?;
         layer.symlink(directory, Path::new(&format!("usr/{directory}")))?;
     }
     for file in &files {
         progress(format!("unpacking {}", file.file_name().unwrap_or_default().display()));
-        unpack_one(file, layer).with_context(|| format!("{} could not be unpacked", file.display()))?;
+        unpack_one(file, set, layer).with_context(|| format!("{} could not be unpacked", file.display()))?;
     }
     Ok(packages.into_iter().map(|package| format!("{}={}", package.name, package.version)).collect())
+}
+
+/// Downloads what the set takes, unless it is there; answers in one order.
+fn fetch(
+    suite: Suite,
+    set: &PackageSet,
+    cache: &Path,
+    progress: &dyn Fn(String),
+) -> anyhow::Result<(Vec<Package>, Vec<PathBuf>)> {
+    /// Images of one release share lists and downloads, which one apt at a time may write.
+    static ONE_AT_A_TIME: [Mutex<()>; 3] = [const { Mutex::new(()) }; 3];
+    let lock = match suite {
+        Suite::Host => &ONE_AT_A_TIME[0],
+        Suite::Trixie => &ONE_AT_A_TIME[1],
+        Suite::Forky => &ONE_AT_A_TIME[2],
+    };
+    let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+    let apt = Apt::new(suite, cache)?;
+    apt.update()?;
+    let packages: Vec<Package> =
+        apt.resolve(&set.wanted)?.into_iter().filter(|package| set.takes(&package.name)).collect();
+    progress(format!("downloading {} packages", packages.len()));
+    let files = apt.download(&packages)?;
+    Ok((packages, files))
 }
 
 struct Apt {
@@ -97,23 +143,34 @@ struct Apt {
 
 impl Apt {
     /// An apt with its own state, which believes that nothing is installed.
-    fn new(cache: &Path) -> anyhow::Result<Self> {
-        let root = cache.join("apt");
+    fn new(suite: Suite, cache: &Path) -> anyhow::Result<Self> {
+        let root = cache.join(suite.name().map_or_else(|| "apt".to_owned(), |name| format!("apt-{name}")));
         for directory in ["state/lists/partial", "cache/archives/partial", "debs"] {
             fs::create_dir_all(root.join(directory))?;
         }
         fs::write(root.join("status"), "")?;
         let shown = root.display();
-        let options = [
+        let mut options = vec![
             format!("Dir::State={shown}/state"),
             format!("Dir::State::status={shown}/status"),
             format!("Dir::Cache={shown}/cache"),
             "APT::Install-Recommends=false".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Languages=none".to_owned(),
+            // Descriptions for software centres, half as large as the package lists.
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "Acquire::Retries=3".to_owned(),
             "Debug::NoLocking=true".to_owned(),
         ];
+        if let Some(name) = suite.name() {
+            fs::write(root.join("sources.list"), format!("deb [signed-by={KEYRING}] {ARCHIVE} {name} main\n"))?;
+            options.extend([
+                format!("Dir::Etc::sourcelist={shown}/sources.list"),
+                "Dir::Etc::sourceparts=-".to_owned(),
+                // Mirrors that lag and frozen copies of a release still under way are older than its lists allow.
+                "Acquire::Check-Valid-Until=false".to_owned(),
+            ]);
+        }
         Ok(Self { root, options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() })
     }
 
@@ -171,7 +228,10 @@ impl Apt {
         }
         Err(Failure::new(Exit::Image, format!("apt-get {} failed", arguments.first().unwrap_or(&"")))
             .why(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-            .fix("the base image is made from Debian 12 packages: check /etc/apt/sources.list* and the network")
+            .fix(
+                "the images are made from packages of Debian 12 to 14: check /etc/apt/sources.list*, the network, and that \
+                 debian-archive-keyring is of this year",
+            )
             .into())
     }
 }
@@ -186,20 +246,24 @@ fn simulated(output: &str) -> Vec<Package> {
     output.lines().filter_map(of_line).collect()
 }
 
-fn unpack_one(deb: &Path, layer: &mut Layer) -> anyhow::Result<()> {
+fn unpack_one(deb: &Path, set: &PackageSet, layer: &mut Layer) -> anyhow::Result<()> {
     let mut child = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn()?;
     let output = child.stdout.take().context("dpkg-deb has no output")?;
-    let result = copy_entries(tar::Archive::new(output), layer);
+    let result = copy_entries(tar::Archive::new(output), set, layer);
     let status = child.wait()?;
     result?;
     anyhow::ensure!(status.success(), "dpkg-deb ended with {status}");
     Ok(())
 }
 
-fn copy_entries(mut archive: tar::Archive<impl std::io::Read>, layer: &mut Layer) -> anyhow::Result<()> {
+fn copy_entries(
+    mut archive: tar::Archive<impl std::io::Read>,
+    set: &PackageSet,
+    layer: &mut Layer,
+) -> anyhow::Result<()> {
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let Some(path) = placed(&entry.path()?) else {
+        let Some(path) = placed(&entry.path()?).filter(|path| !set.leaves_out(path)) else {
             continue;
         };
         let header = entry.header().clone();
@@ -227,35 +291,52 @@ fn copy_entries(mut archive: tar::Archive<impl std::io::Read>, layer: &mut Layer
     Ok(())
 }
 
-/// Where a package's path goes: relative, with the old top directories merged into `/usr`; `None` if it is left out.
-fn placed(path: &Path) -> Option<String> {
+/// A path relative to the root, with the old top directories merged into `/usr`; `None` if it is no text.
+pub(crate) fn merged(path: &Path) -> Option<String> {
     let text = path.to_str()?.trim_start_matches("./").trim_matches('/');
     let top = text.split('/').next()?;
-    let text = if MERGED.contains(&top) { format!("usr/{text}") } else { text.to_owned() };
-    let within = |prefix: &str| text.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let left_out = LEFT_OUT.iter().any(|prefix| within(prefix))
+    Some(if MERGED.contains(&top) { format!("usr/{text}") } else { text.to_owned() })
+}
+
+/// Where a package's path goes; `None` if it is left out.
+fn placed(path: &Path) -> Option<String> {
+    let text = merged(path)?;
+    let left_out = LEFT_OUT.iter().any(|prefix| within(prefix, &text))
         || text.contains("/bitcode/")
         || text.ends_with("/bitcode")
         || text.contains("/llvmjit");
     (!text.is_empty() && text != "." && !left_out).then_some(text)
 }
 
+/// Whether the path is the other one or lies below it.
+fn within(directory: &str, path: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::recipes::{ASSEMBLIES, POSTGRES_PACKAGES},
+        *,
+    };
 
     #[test]
     fn a_package_list_has_comments_and_exceptions() {
-        let set = PackageSet::parse("# base\ndash\nlibc-bin # names\n\n-perl\n");
+        let set = PackageSet::parse("# base\ndash\nlibc-bin # names\n\n-perl\n-/usr/share/i18n\n");
         assert_eq!(set.wanted, ["dash", "libc-bin"]);
         assert_eq!(set.left_out, BTreeSet::from(["perl".to_owned()]));
+        assert!(set.takes("dash") && set.takes("libc6") && !set.takes("perl"));
+        assert!(set.leaves_out("usr/share/i18n/charmaps") && !set.leaves_out("usr/share/i18n.txt"));
+        let alone = PackageSet::parse("--no-dependencies\ndash\n");
+        assert!(alone.takes("dash") && !alone.takes("libc6") && !alone.leaves_out("usr"));
     }
 
     #[test]
-    fn the_recipe_of_postgres_never_leaves_out_what_it_wants() {
-        let set = PackageSet::parse(super::super::recipes::POSTGRES_PACKAGES);
-        assert!(set.wanted.contains(&"postgresql-15".to_owned()));
-        assert!(set.wanted.iter().all(|name| !set.left_out.contains(name)));
+    fn no_recipe_leaves_out_what_it_wants() {
+        let lists = ASSEMBLIES.iter().map(|assembly| assembly.packages).chain([POSTGRES_PACKAGES]);
+        for set in lists.map(PackageSet::parse) {
+            assert!(!set.wanted.is_empty() && set.wanted.iter().all(|name| set.takes(name)), "{set:?}");
+        }
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Layer {
         Ok(self.archive.append_data(&mut header, path, content)?)
     }
 
+    /// Its size so far, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.archive.get_ref().len()
+    }
+
     /// The finished archive.
     pub(crate) fn finish(self) -> anyhow::Result<Vec<u8>> {
         self.archive.into_inner().context("the layer could not be finished")

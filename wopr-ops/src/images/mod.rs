@@ -24,8 +24,8 @@ use self::{
     binaries::Built,
     layer::{Layer, Owner, ROOT, context, fingerprint},
     recipes::{
-        POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY, POSTGRES_TAG, POSTGRES_UID,
-        Program,
+        Assembly, MODELS, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY,
+        POSTGRES_TAG, POSTGRES_UID, Program, Suite,
     },
 };
 use crate::{
@@ -109,7 +109,7 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
 
 /// The image of a program that was built, built if there is none of it.
 pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: &Built) -> anyhow::Result<Image> {
-    let bundle = fs::read(CA_BUNDLE).with_context(|| format!("{CA_BUNDLE} cannot be read"))?;
+    let bundle = bundle()?;
     let inputs = Inputs {
         repository: program.repository,
         tag: program.tag,
@@ -128,6 +128,126 @@ pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: 
     Ok(Image { reference: inputs.reference() })
 }
 
+/// What an [`Assembly`] needs beside its packages; made when the programs are compiled.
+#[derive(Debug, Default)]
+struct Parts {
+    /// Programs, in the order of the recipe.
+    programs: Vec<Built>,
+    /// Models, in the order of the recipe.
+    models: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// The root file system of an assembly as far as packages make it.
+pub(crate) struct Base {
+    layer: Layer,
+    packages: Vec<String>,
+}
+
+/// Downloads and unpacks the packages of an image, if there is no image of its recipe yet.
+///
+/// Packages alone need no compiler, so this runs while the programs compile; [`assembled`] finishes the image.
+pub(crate) async fn base(
+    ui: &Ui,
+    engine: &Docker,
+    paths: &Paths,
+    recipe: &'static Assembly,
+) -> anyhow::Result<Option<Base>> {
+    if same_recipe(engine, recipe).await? {
+        return Ok(None);
+    }
+    unpacked(ui, paths, recipe).await.map(Some)
+}
+
+async fn unpacked(ui: &Ui, paths: &Paths, recipe: &'static Assembly) -> anyhow::Result<Base> {
+    let task = ui.start(format!("taking {} from Debian packages", recipe.repository));
+    let cache = paths.data.join("cache");
+    let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
+    let work = tokio::task::spawn_blocking(move || {
+        let mut layer = Layer::new();
+        let set = debian::PackageSet::parse(recipe.packages);
+        let packages = debian::unpack(recipe.suite, &set, &cache, &mut layer, &|stage| _ = told.send(stage))?;
+        anyhow::Ok(Base { layer, packages })
+    });
+    while let Some(stage) = news.recv().await {
+        task.update(stage);
+    }
+    task.ends(work.await?, |base| format!("{} packages, {}", base.packages.len(), megabytes(base.layer.len())))
+}
+
+/// The image of an assembly, built if there is none of it. `base` is what [`base`] answered.
+pub(crate) async fn assembled(
+    ui: &Ui,
+    engine: &Docker,
+    paths: &Paths,
+    recipe: &'static Assembly,
+    base: Option<Base>,
+    compiled: &HashMap<&'static str, Built>,
+) -> anyhow::Result<Image> {
+    let parts = parts(paths, recipe, compiled).await?;
+    let mut programs = Vec::new();
+    for built in &parts.programs {
+        programs.push(digest(built).await?);
+    }
+    programs.extend(parts.models.iter().map(|(_, model)| fingerprint([model.as_slice()])));
+    let inputs = Inputs {
+        repository: recipe.repository,
+        tag: recipe.tag,
+        recipe: recipe_of(recipe)?,
+        program: Some(fingerprint(programs.iter().map(String::as_bytes))),
+    };
+    let Some(why) = reason_to_build(engine, &inputs).await? else {
+        return unchanged(ui, engine, &inputs).await;
+    };
+    let base = match base {
+        Some(base) => base,
+        None => unpacked(ui, paths, recipe).await?,
+    };
+    let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
+    let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), base.packages.join(" "))]);
+    let result = match assembly_rootfs(recipe, base.layer, &parts) {
+        Ok(rootfs) => build(engine, &inputs, recipe.dockerfile, &rootfs, labels).await.map(|()| rootfs.len()),
+        Err(error) => Err(error),
+    };
+    task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
+    Ok(Image { reference: inputs.reference() })
+}
+
+/// Whether the image that carries the recipe's tag was made from this recipe, whatever its programs.
+async fn same_recipe(engine: &Docker, recipe: &Assembly) -> anyhow::Result<bool> {
+    let labels = labels_of(engine, &format!("{}:{}", recipe.repository, recipe.tag)).await?;
+    let wanted = recipe_of(recipe)?;
+    Ok(labels.is_some_and(|labels| labels.get(RECIPE_LABEL) == Some(&wanted)))
+}
+
+fn recipe_of(recipe: &Assembly) -> anyhow::Result<String> {
+    let bundle = bundle()?;
+    let layout = format!("{:?} {:?} {:?} {:?}", recipe.directories, recipe.links, recipe.files, recipe.models);
+    let suite = recipe.suite.name().unwrap_or_default();
+    let uid = recipe.uid.to_string();
+    let texts = [LAYOUT, recipe.dockerfile, recipe.packages, suite, &uid, &layout];
+    Ok(fingerprint(texts.map(str::as_bytes).into_iter().chain([bundle.as_slice()])))
+}
+
+/// Finds the programs of an assembly and has its models written.
+async fn parts(paths: &Paths, recipe: &Assembly, compiled: &HashMap<&'static str, Built>) -> anyhow::Result<Parts> {
+    let program = |name: &str| compiled.get(name).with_context(|| format!("{name} was not compiled"));
+    let mut parts = Parts::default();
+    for binary in recipe.programs {
+        parts.programs.push(program(binary.name)?.clone());
+    }
+    for (path, kind) in recipe.models {
+        let file = paths.data.join("cache").join(format!("model-{kind}"));
+        let output =
+            tokio::process::Command::new(&program(MODELS.name)?.executable).arg(kind).arg(&file).output().await;
+        let output = output.with_context(|| format!("{} could not be run", MODELS.name))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{} {kind}: {}", MODELS.name, said.trim());
+        let model = fs::read(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+        parts.models.push((path, model));
+    }
+    Ok(parts)
+}
+
 /// Fingerprint of a program and its libraries.
 ///
 /// `sha256sum` reads 100 MB in a moment, where this program, which is never compiled for speed, takes ten seconds.
@@ -142,6 +262,10 @@ async fn digest(built: &Built) -> anyhow::Result<String> {
 
 /// Certificate authorities of this machine; package `ca-certificates`.
 pub(crate) const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+fn bundle() -> anyhow::Result<Vec<u8>> {
+    fs::read(CA_BUNDLE).with_context(|| format!("{CA_BUNDLE} cannot be read"))
+}
 
 async fn unchanged(ui: &Ui, engine: &Docker, inputs: &Inputs) -> anyhow::Result<Image> {
     ui.note(format!("{}:{} is unchanged", inputs.repository, inputs.tag));
@@ -282,13 +406,8 @@ fn names(summary: &bollard::models::ImageSummary) -> Vec<String> {
 fn program_rootfs(program: &Program, built: &Built, bundle: &[u8]) -> anyhow::Result<Vec<u8>> {
     let owner = Owner { uid: u64::from(program.uid), gid: u64::from(program.uid) };
     let mut layer = Layer::new();
-    layer.directory("tmp", 0o1777, ROOT)?;
     layer.directory("data", 0o700, owner)?;
-    let passwd = format!("root:x:0:0:root:/:/\nwopr:x:{0}:{0}:wopr:/data:/\n", program.uid);
-    layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
-    layer.file("etc/group", 0o644, ROOT, format!("root:x:0:\nwopr:x:{}:\n", program.uid).as_bytes())?;
-    layer.file(CA_BUNDLE.trim_start_matches('/'), 0o644, ROOT, bundle)?;
-    let read = |file: &Path| fs::read(file).with_context(|| format!("{} cannot be read", file.display()));
+    accounts(&mut layer, program.uid, bundle)?;
     for library in &built.libraries {
         let path = library.to_str().context("a library's path is not text")?;
         layer.file(path.trim_start_matches('/'), 0o755, ROOT, &read(library)?)?;
@@ -297,10 +416,56 @@ fn program_rootfs(program: &Program, built: &Built, bundle: &[u8]) -> anyhow::Re
     layer.finish()
 }
 
+/// Adds what the packages of an assembly do not bring.
+fn assembly_rootfs(recipe: &Assembly, mut layer: Layer, parts: &Parts) -> anyhow::Result<Vec<u8>> {
+    let owner = Owner { uid: u64::from(recipe.uid), gid: u64::from(recipe.uid) };
+    accounts(&mut layer, recipe.uid, &bundle()?)?;
+    layer.directory("run", 0o755, ROOT)?;
+    for directory in recipe.directories {
+        layer.directory(directory, 0o700, owner)?;
+    }
+    for (path, target) in recipe.links {
+        layer.symlink(path, Path::new(target))?;
+    }
+    for (path, content) in recipe.files {
+        layer.file(path, 0o644, ROOT, content.as_bytes())?;
+    }
+    for (path, model) in &parts.models {
+        layer.file(path, 0o644, ROOT, model)?;
+    }
+    for (binary, built) in recipe.programs.iter().zip(&parts.programs) {
+        for library in &built.libraries {
+            let path = debian::merged(library).context("a library's path is not text")?;
+            // The packages' own C library is at least as new as the one of Debian 12, which programs are linked against.
+            if !layer.contains(&path) {
+                layer.file(&path, 0o755, ROOT, &read(library)?)?;
+            }
+        }
+        layer.file(binary.name, 0o755, ROOT, &read(&built.executable)?)?;
+    }
+    layer.finish()
+}
+
+/// What every image has: a place for temporary files, names for its users, certificate authorities.
+fn accounts(layer: &mut Layer, uid: u32, bundle: &[u8]) -> anyhow::Result<()> {
+    layer.directory("tmp", 0o1777, ROOT)?;
+    let of_ours = |line: String| if uid == 0 { String::new() } else { line };
+    let passwd = format!("root:x:0:0:root:/:/\n{}", of_ours(format!("wopr:x:{uid}:{uid}:wopr:/data:/\n")));
+    let group = format!("root:x:0:\n{}", of_ours(format!("wopr:x:{uid}:\n")));
+    layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
+    layer.file("etc/group", 0o644, ROOT, group.as_bytes())?;
+    layer.file(CA_BUNDLE.trim_start_matches('/'), 0o644, ROOT, bundle)
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
+}
+
 fn postgres_rootfs(cache: &Path, progress: &dyn Fn(String)) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
     let postgres = Owner { uid: POSTGRES_UID.into(), gid: POSTGRES_UID.into() };
     let mut layer = Layer::new();
-    let packages = debian::unpack(&debian::PackageSet::parse(POSTGRES_PACKAGES), cache, &mut layer, progress)?;
+    let set = debian::PackageSet::parse(POSTGRES_PACKAGES);
+    let packages = debian::unpack(Suite::Host, &set, cache, &mut layer, progress)?;
     layer.directory("tmp", 0o1777, ROOT)?;
     layer.directory("run", 0o755, ROOT)?;
     layer.directory("run/postgresql", 0o2775, postgres)?;

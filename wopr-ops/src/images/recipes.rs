@@ -14,6 +14,69 @@ pub(crate) const SERVICE_UID: u32 = 65532;
 /// The user that bots run as.
 pub(crate) const BOT_UID: u32 = 1000;
 
+/// The user that the proxy runs as.
+pub(crate) const CADDY_UID: u32 = 1000;
+
+/// A release of Debian that packages come from. Each image is of one release: libraries are not mixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// What this machine's own package sources offer.
+    Host,
+    /// Debian 13.
+    Trixie,
+    /// The release after it, which has llama.cpp and whisper.cpp.
+    Forky,
+}
+
+impl Suite {
+    /// The name in package sources; `None` where this machine's own sources are used.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Host => None,
+            Self::Trixie => Some("trixie"),
+            Self::Forky => Some("forky"),
+        }
+    }
+}
+
+/// An image made of Debian packages and of programs and files of ours.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Assembly {
+    /// The name given to `--only`.
+    pub(crate) name: &'static str,
+    /// The image's repository, without a tag.
+    pub(crate) repository: &'static str,
+    /// The tag a person would use.
+    pub(crate) tag: &'static str,
+    /// Where the packages come from.
+    pub(crate) suite: Suite,
+    /// The packages: text of a `packages.txt`.
+    pub(crate) packages: &'static str,
+    /// The recipe.
+    pub(crate) dockerfile: &'static str,
+    /// The user it runs as.
+    pub(crate) uid: u32,
+    /// Programs of ours that lie below `/` in it.
+    pub(crate) programs: &'static [Binary],
+    /// Directories that its user owns.
+    pub(crate) directories: &'static [&'static str],
+    /// Symbolic links: path and target. Package scripts, which make some, never run.
+    pub(crate) links: &'static [(&'static str, &'static str)],
+    /// Files: path and content.
+    pub(crate) files: &'static [(&'static str, &'static str)],
+    /// Files that [`MODELS`] writes: path, and the kind it is asked for.
+    pub(crate) models: &'static [(&'static str, &'static str)],
+}
+
+/// A program of this workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Binary {
+    /// The workspace member that builds it.
+    pub(crate) package: &'static str,
+    /// Its name.
+    pub(crate) name: &'static str,
+}
+
 /// A program of this workspace that runs in an image of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -29,6 +92,13 @@ pub(crate) struct Program {
     pub(crate) uid: u32,
     /// The recipe.
     pub(crate) dockerfile: &'static str,
+}
+
+impl Program {
+    /// What has to be compiled for it.
+    pub(crate) fn source(&self) -> Binary {
+        Binary { package: self.package, name: self.binary }
+    }
 }
 
 /// The API server.
@@ -71,3 +141,166 @@ pub(crate) const BOT: Program = Program {
 pub(crate) const POSTGRES_REPOSITORY: &str = "wopr-postgres";
 /// The tag a person would use for it.
 pub(crate) const POSTGRES_TAG: &str = "15";
+
+/// Asks a server on the same machine for its health; for images without a program that could.
+pub(crate) const PROBE: Binary = Binary { package: "wopr-local", name: "wopr-probe" };
+/// Writes the small models.
+pub(crate) const MODELS: Binary = Binary { package: "wopr-local", name: "wopr-models" };
+
+/// A machine of the local topology: a Docker engine of its own.
+///
+/// Runs as root with an explicit list of capabilities; [`MACHINE_DATA`] is a volume, [`MACHINE_RUN`] a tmpfs.
+pub(crate) const MACHINE: Assembly = Assembly {
+    name: "machine",
+    repository: "wopr-machine",
+    tag: "26.1",
+    suite: Suite::Trixie,
+    packages: include_str!("../../../local/images/wopr-machine/packages.txt"),
+    dockerfile: include_str!("../../../local/images/wopr-machine/Dockerfile"),
+    uid: 0,
+    programs: &[Binary { package: "wopr-local", name: "wopr-machine" }],
+    directories: &["root", "sys/fs/cgroup", "var/lib/docker"],
+    links: &[("var/run", "/run")],
+    files: &[("etc/nsswitch.conf", "hosts: files dns\n")],
+    models: &[],
+};
+/// Where a machine's engine keeps everything: a volume.
+pub(crate) const MACHINE_DATA: &str = "/var/lib/docker";
+/// A tmpfs: process numbers kept over a kill would name other processes.
+pub(crate) const MACHINE_RUN: &str = "/run";
+/// The engine's socket inside the machine.
+pub(crate) const MACHINE_SOCKET: &str = "/var/run/docker.sock";
+/// Variable: the directory, usually mounted from outside, that the engine's second socket is made in as
+/// [`MACHINE_SOCKET_FILE`]. Without it there is no second socket.
+pub(crate) const MACHINE_SOCKET_DIRECTORY_VARIABLE: &str = "WOPR_MACHINE_SOCKET_DIR";
+/// The name of the second socket.
+pub(crate) const MACHINE_SOCKET_FILE: &str = "docker.sock";
+/// Variable: the control group of the engine's containers. Without it, `inner` below the machine's own group, which a
+/// machine finds where it is started with the host's control group namespace.
+pub(crate) const MACHINE_CGROUP_VARIABLE: &str = "WOPR_MACHINE_CGROUP_PARENT";
+/// The program that exits 0 while the engine answers; the image's health check. Further arguments to the image's entry
+/// point are handed to the daemon.
+pub(crate) const MACHINE_HEALTH: [&str; 2] = ["/wopr-machine", "health"];
+
+/// llama.cpp's server with a tiny model, for chat and for embeddings.
+pub(crate) const LLAMA: Assembly = Assembly {
+    name: "llama",
+    repository: "wopr-llama",
+    tag: "0.7",
+    suite: Suite::Forky,
+    packages: include_str!("../../../local/images/wopr-llama/packages.txt"),
+    dockerfile: include_str!("../../../local/images/wopr-llama/Dockerfile"),
+    uid: SERVICE_UID,
+    programs: &[PROBE],
+    directories: &["data"],
+    links: &[],
+    files: &[],
+    models: &[("models/llama.gguf", "llama")],
+};
+/// The port that the server listens on.
+pub(crate) const LLAMA_PORT: u16 = 8080;
+/// The model in the image.
+pub(crate) const LLAMA_MODEL: &str = "/models/llama.gguf";
+/// Arguments for chat; answers `/health` and `/v1/chat/completions`.
+pub(crate) const LLAMA_CHAT: [&str; 15] = [
+    "--host",
+    "0.0.0.0",
+    "--port",
+    "8080",
+    "--model",
+    LLAMA_MODEL,
+    "--ctx-size",
+    "4096",
+    "--n-gpu-layers",
+    "0",
+    "--parallel",
+    "2",
+    "--cont-batching",
+    "--flash-attn",
+    "off",
+];
+/// Arguments for embeddings; answers `/health` and `/v1/embeddings`.
+pub(crate) const LLAMA_EMBEDDINGS: [&str; 13] = [
+    "--host",
+    "0.0.0.0",
+    "--port",
+    "8080",
+    "--model",
+    LLAMA_MODEL,
+    "--ctx-size",
+    "8192",
+    "--n-gpu-layers",
+    "0",
+    "--embedding",
+    "--pooling",
+    "mean",
+];
+/// The program that exits 0 while llama or whisper answers its health check: container port and path follow.
+pub(crate) const PROBE_PROGRAM: &str = "/wopr-probe";
+
+/// The speech server: the wire of the real one, the voice of espeak-ng. Needs a tmpfs at `/tmp`.
+pub(crate) const SPEECH: Assembly = Assembly {
+    name: "speech",
+    repository: "wopr-speech",
+    tag: "local",
+    suite: Suite::Trixie,
+    packages: include_str!("../../../local/images/wopr-speech/packages.txt"),
+    dockerfile: include_str!("../../../local/images/wopr-speech/Dockerfile"),
+    uid: SERVICE_UID,
+    programs: &[Binary { package: "wopr-local", name: "wopr-speech" }],
+    directories: &["data"],
+    links: &[],
+    files: &[],
+    models: &[],
+};
+/// The port that it listens on; variable `PORT` changes it.
+pub(crate) const SPEECH_PORT: u16 = 5123;
+/// The program that exits 0 while it answers; the image's health check.
+pub(crate) const SPEECH_HEALTH: [&str; 2] = ["/wopr-speech", "health"];
+
+/// The reverse proxy. Needs tmpfs at `/tmp` and `/run/caddy` (or a directory mounted there), owned by [`CADDY_UID`].
+pub(crate) const CADDY: Assembly = Assembly {
+    name: "caddy",
+    repository: "wopr-caddy",
+    tag: "2.6",
+    suite: Suite::Trixie,
+    packages: include_str!("../../../local/images/wopr-caddy/packages.txt"),
+    dockerfile: include_str!("../../../local/images/wopr-caddy/Dockerfile"),
+    uid: CADDY_UID,
+    programs: &[PROBE],
+    directories: &["data", "run/caddy"],
+    links: &[],
+    files: &[("etc/caddy/config.json", "{}\n")],
+    models: &[],
+};
+/// Arguments of the proxy: it starts with the configuration at [`CADDY_CONFIG`].
+pub(crate) const CADDY_COMMAND: [&str; 3] = ["run", "--config", CADDY_CONFIG];
+/// The configuration, JSON; empty in the image, so that the admin API alone listens. Mount another over it.
+pub(crate) const CADDY_CONFIG: &str = "/etc/caddy/config.json";
+/// Variable: where the admin API listens, unless the configuration says it; `0.0.0.0:2019` for instance.
+pub(crate) const CADDY_ADMIN_VARIABLE: &str = "CADDY_ADMIN";
+/// The admin API's socket unless that variable is set.
+pub(crate) const CADDY_ADMIN_SOCKET: &str = "/run/caddy/admin.sock";
+
+/// The page that stands where the dashboard will be.
+pub(crate) const UI: Program = Program {
+    repository: "wopr-ui",
+    tag: "local",
+    package: "wopr-local",
+    binary: "wopr-ui",
+    uid: SERVICE_UID,
+    dockerfile: include_str!("../../../local/images/wopr-ui/Dockerfile"),
+};
+/// The port that it listens on.
+pub(crate) const UI_PORT: u16 = 3000;
+/// Variable: where a browser reaches the API.
+pub(crate) const UI_API_VARIABLE: &str = "WOPR_UI_API_URL";
+/// Variable: where a browser reaches the mails.
+pub(crate) const UI_MAIL_VARIABLE: &str = "WOPR_UI_MAIL_URL";
+/// Variable: where a browser reaches the Stripe stand-in.
+pub(crate) const UI_STRIPE_VARIABLE: &str = "WOPR_UI_STRIPE_URL";
+/// The program that exits 0 while it answers; the image's health check.
+pub(crate) const UI_HEALTH: [&str; 2] = ["/wopr-ui", "health"];
+
+/// Every image that the two-machine topology runs and the flat stack does not, made from packages.
+pub(crate) const ASSEMBLIES: [&Assembly; 4] = [&MACHINE, &LLAMA, &SPEECH, &CADDY];
