@@ -1,6 +1,7 @@
 //! What every program here does around its work.
 
 use std::io::Write as _;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +27,17 @@ pub fn announce(what: &str, url: &str) -> std::io::Result<()> {
     out.flush()
 }
 
+/// What a program's health check ends with; says why when it is unwell.
+pub fn health(asked: std::io::Result<()>) -> ExitCode {
+    match asked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("unhealthy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// The signals that end a program. Made before the program says that it listens, so that none is missed.
 #[derive(Debug)]
 pub struct StopSignals {
@@ -44,6 +56,11 @@ impl StopSignals {
 
     /// Waits for the first of them.
     pub async fn wait(mut self) {
+        self.next().await;
+    }
+
+    /// Waits for the next of them; may be given up and called again without missing one.
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -33,7 +33,7 @@ use crate::{
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ConformanceArgs) -> anyhow::Result<()> {
     let _lock = super::lock(paths)?;
-    let built = binaries::compile(ui, paths, &[STRIPE], Profile::Dev).await?;
+    let built = binaries::compile(ui, paths, &[STRIPE.source()], Profile::Dev).await?;
     let programs = built.into_iter().map(|(name, built)| (name.to_owned(), built.executable));
     suites(ui, paths, args, &programs.collect()).await
 }

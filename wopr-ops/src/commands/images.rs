@@ -23,7 +23,7 @@ use crate::{
 /// The images of the flat stack, by the name given to `--only`.
 pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"];
 /// The images that the two-machine topology runs beside them.
-pub(crate) const TOPOLOGY_NAMES: [&str; 5] = ["machine", "llama", "speech", "caddy", "ui"];
+pub(crate) const TOPOLOGY_NAMES: [&str; 6] = ["machine", "llama", "whisper", "speech", "caddy", "ui"];
 /// What is a program alone in its image, by name.
 const PROGRAMS: [(&str, Program); 5] = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("ui", UI)];
 

@@ -161,7 +161,10 @@ pub(crate) const MACHINE: Assembly = Assembly {
     programs: &[Binary { package: "wopr-local", name: "wopr-machine" }],
     directories: &["root", "sys/fs/cgroup", "var/lib/docker"],
     links: &[("var/run", "/run")],
-    files: &[("etc/nsswitch.conf", "hosts: files dns\n")],
+    files: &[
+        ("etc/nsswitch.conf", "hosts: files dns\n"),
+        ("etc/os-release", "ID=debian\nVERSION_ID=13\nPRETTY_NAME=\"Debian 13, engine only\"\n"),
+    ],
     models: &[],
 };
 /// Where a machine's engine keeps everything: a volume.
@@ -178,6 +181,8 @@ pub(crate) const MACHINE_SOCKET_FILE: &str = "docker.sock";
 /// Variable: the control group of the engine's containers. Without it, `inner` below the machine's own group, which a
 /// machine finds where it is started with the host's control group namespace.
 pub(crate) const MACHINE_CGROUP_VARIABLE: &str = "WOPR_MACHINE_CGROUP_PARENT";
+/// How long a machine may take to stop its containers in order, in seconds: its own stop timeout.
+pub(crate) const MACHINE_STOP_SECONDS: u32 = 30;
 /// The program that exits 0 while the engine answers; the image's health check. Further arguments to the image's entry
 /// point are handed to the daemon.
 pub(crate) const MACHINE_HEALTH: [&str; 2] = ["/wopr-machine", "health"];
@@ -235,6 +240,38 @@ pub(crate) const LLAMA_EMBEDDINGS: [&str; 13] = [
     "--pooling",
     "mean",
 ];
+/// whisper.cpp's server with a small random model. Needs a tmpfs at `/tmp`.
+pub(crate) const WHISPER: Assembly = Assembly {
+    name: "whisper",
+    repository: "wopr-whisper",
+    tag: "1.9",
+    suite: Suite::Forky,
+    packages: include_str!("../../../local/images/wopr-whisper/packages.txt"),
+    dockerfile: include_str!("../../../local/images/wopr-whisper/Dockerfile"),
+    uid: SERVICE_UID,
+    programs: &[PROBE],
+    directories: &["data"],
+    links: &[],
+    files: &[],
+    models: &[("models/whisper.bin", "whisper")],
+};
+/// The port that the server listens on.
+pub(crate) const WHISPER_PORT: u16 = 8000;
+/// Its arguments; answers `/health` and `/v1/audio/transcriptions`. More threads than one spin while they wait for each
+/// other, which takes the processor from everybody else on a small machine.
+pub(crate) const WHISPER_COMMAND: [&str; 11] = [
+    "--host",
+    "0.0.0.0",
+    "--port",
+    "8000",
+    "--model",
+    "/models/whisper.bin",
+    "--threads",
+    "1",
+    "--no-fallback",
+    "--inference-path",
+    "/v1/audio/transcriptions",
+];
 /// The program that exits 0 while llama or whisper answers its health check: container port and path follow.
 pub(crate) const PROBE_PROGRAM: &str = "/wopr-probe";
 
@@ -270,16 +307,15 @@ pub(crate) const CADDY: Assembly = Assembly {
     programs: &[PROBE],
     directories: &["data", "run/caddy"],
     links: &[],
-    files: &[("etc/caddy/config.json", "{}\n")],
+    files: &[("etc/caddy/config.json", include_str!("../../../local/images/wopr-caddy/config.json"))],
     models: &[],
 };
 /// Arguments of the proxy: it starts with the configuration at [`CADDY_CONFIG`].
 pub(crate) const CADDY_COMMAND: [&str; 3] = ["run", "--config", CADDY_CONFIG];
-/// The configuration, JSON; empty in the image, so that the admin API alone listens. Mount another over it.
+/// The configuration, JSON. That of the image has the admin API listen at [`CADDY_ADMIN_SOCKET`] and nothing else; mount
+/// another over it, which has to name the admin API's address again. Caddy 2.6 takes it from nowhere else.
 pub(crate) const CADDY_CONFIG: &str = "/etc/caddy/config.json";
-/// Variable: where the admin API listens, unless the configuration says it; `0.0.0.0:2019` for instance.
-pub(crate) const CADDY_ADMIN_VARIABLE: &str = "CADDY_ADMIN";
-/// The admin API's socket unless that variable is set.
+/// The admin API's socket.
 pub(crate) const CADDY_ADMIN_SOCKET: &str = "/run/caddy/admin.sock";
 
 /// The page that stands where the dashboard will be.
@@ -303,4 +339,4 @@ pub(crate) const UI_STRIPE_VARIABLE: &str = "WOPR_UI_STRIPE_URL";
 pub(crate) const UI_HEALTH: [&str; 2] = ["/wopr-ui", "health"];
 
 /// Every image that the two-machine topology runs and the flat stack does not, made from packages.
-pub(crate) const ASSEMBLIES: [&Assembly; 4] = [&MACHINE, &LLAMA, &SPEECH, &CADDY];
+pub(crate) const ASSEMBLIES: [&Assembly; 5] = [&MACHINE, &LLAMA, &WHISPER, &SPEECH, &CADDY];

@@ -1,0 +1,52 @@
+//! The first program of a machine inside a container; `wopr-machine health` asks its engine.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use wopr_local::machine::{self, Config, SOCKET};
+use wopr_local::{probe, process};
+
+/// Runs a Docker engine and keeps it running.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Directory in which a second socket, `docker.sock`, is made.
+    #[arg(long, env = "WOPR_MACHINE_SOCKET_DIR")]
+    socket_dir: Option<PathBuf>,
+    /// Control group of the engine's containers; by default `inner` below the machine's own.
+    #[arg(long, env = "WOPR_MACHINE_CGROUP_PARENT")]
+    cgroup_parent: Option<String>,
+    /// Handed to the daemon as they are.
+    #[arg(last = true)]
+    daemon_arguments: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Exits 0 when the engine answers, else 1.
+    Health,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    process::start_logging();
+    let Args { command, socket_dir, cgroup_parent, daemon_arguments } = Args::parse();
+    if let Some(Command::Health) = command {
+        return process::health(probe::unix(Path::new(SOCKET), "/_ping"));
+    }
+    let ended = async {
+        let signals = process::StopSignals::install()?;
+        machine::run(Config { socket_directory: socket_dir, cgroup_parent, daemon_arguments }, signals).await?;
+        anyhow::Ok(())
+    };
+    match ended.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
