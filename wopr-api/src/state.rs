@@ -168,6 +168,11 @@ impl AppState {
             async move { payments.process_webhooks().await }
         });
         let payments = self.payments.clone();
+        workers.add("payments.finish_checkouts", 15 * SECOND, None, move || {
+            let payments = payments.clone();
+            async move { payments.finish_checkouts().await }
+        });
+        let payments = self.payments.clone();
         workers.add("payments.purge_webhooks", 60 * MINUTE, None, move || {
             let payments = payments.clone();
             async move { payments.purge_webhooks().await }

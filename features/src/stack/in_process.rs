@@ -37,8 +37,8 @@ pub(super) struct Platform {
     stop: CancellationToken,
     workers: JoinSet<()>,
     server: JoinHandle<std::io::Result<()>>,
-    /// Dropped last: everything above uses it.
-    _database: TestDb,
+    /// Ends last: everything above uses it.
+    database: TestDb,
 }
 
 impl std::fmt::Debug for Platform {
@@ -116,7 +116,7 @@ pub(super) async fn start() -> Result<Stack> {
             stop,
             workers,
             server: tokio::spawn(serving.into_future()),
-            _database: database,
+            database,
         }),
     })
 }
@@ -144,6 +144,8 @@ impl Platform {
         ended.await.context("the platform did not stop")???;
         self.stripe.shutdown().await;
         self.mail.shutdown().await;
+        // Other scenarios share this task.
+        self.database.close().await;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What must be true of the books at the end, asked of the database.
 
 use anyhow::{Context as _, Result, ensure};
+use features::wait::PATIENCE;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// What no order of events and no kill may break: each query answers the rows that are wrong.
@@ -58,7 +59,9 @@ impl Books {
 
     /// Every row, every column as text.
     pub(crate) async fn rows(&self, query: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let messages = self.0.simple_query(query).await.with_context(|| query.to_owned())?;
+        let answer = tokio::time::timeout(PATIENCE, self.0.simple_query(query)).await;
+        let messages = answer.context("the database did not answer").and_then(|answer| Ok(answer?));
+        let messages = messages.with_context(|| query.to_owned())?;
         let rows = messages.into_iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())

@@ -23,7 +23,7 @@ use wopr_core::money::Money;
 use wopr_core::testing::{FixedClock, TestDb};
 
 use super::books::Books;
-use super::schedule;
+use super::schedule::{self, Course};
 
 /// Tells the worker what to do: `<seed> <tenant> <piece to begin with, for each task>`, and where.
 const WORK: &str = "WOPR_CRASH_WORK";
@@ -60,10 +60,11 @@ fn key(task: usize, index: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn holds_survive_kills() {
-    schedule::run("holds", kill_and_look).await;
+    schedule::run("holds", async |seed, course| course.watched(kill_and_look(seed, &course)).await).await;
 }
 
-async fn kill_and_look(seed: u64) -> Result<()> {
+async fn kill_and_look(seed: u64, course: &Course) -> Result<()> {
+    course.enter("a database");
     let test = TestDb::create().await;
     let books = Books::open(&test.url()).await?;
     let tenant = TenantId::new(SystemClock.now());
@@ -83,12 +84,16 @@ async fn kill_and_look(seed: u64) -> Result<()> {
     let mut random = schedule::random(seed);
     let mut done = [0_u64; TASKS];
     for _ in 0..KILLS {
+        course.enter("a life");
         live(seed, tenant, &test.url(), &mut done, &mut random).await?;
+        course.enter("quiet in the database");
         books.settle_down().await?;
+        course.enter("the books");
         books.check().await?;
         answered(&books, seed, &done).await?;
     }
 
+    course.enter("expiry");
     // Whatever nobody ended ends by itself.
     let later = FixedClock::at(SystemClock.now() + SignedDuration::from_mins(11));
     Billing::new(test.db.clone(), Arc::new(later), BillingConfig::default()).expire_holds().await?;

@@ -1,6 +1,8 @@
 //! Programs of ours, started and killed.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,38 +12,45 @@ use rand::Rng as _;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
+/// How much of a log is told.
+const LAST_LINES: usize = 20;
+
 /// A program, its surroundings, and the process that runs it now.
 pub(crate) struct Program {
     path: PathBuf,
     variables: Vec<(String, String)>,
+    /// What it writes, all of its processes one after the other.
+    log: PathBuf,
     process: Option<Child>,
 }
 
 impl Program {
-    /// One that was built together with this test.
+    /// One that was built together with this test; it writes its log into `directory`.
     ///
     /// # Errors
     /// When it was not.
-    pub(crate) fn built(name: &str, variables: &[(&str, String)]) -> Result<Self> {
+    pub(crate) fn built(name: &str, directory: &Path, variables: &[(&str, String)]) -> Result<Self> {
         let test = std::env::current_exe()?;
-        let directory = test.parent().and_then(|deps| deps.parent()).context("no target directory")?;
-        let path = directory.join(name);
+        let built = test.parent().and_then(|deps| deps.parent()).context("no target directory")?;
+        let path = built.join(name);
         ensure!(
             path.is_file(),
             "{name} is not built: run `cargo build --workspace --bins`, or test the whole workspace"
         );
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        Ok(Self { path, variables, process: None })
+        Ok(Self { path, variables, log: directory.join(format!("{name}.log")), process: None })
     }
 
     /// Starts it; it need not have come to serving yet.
     pub(crate) fn start(&mut self) -> Result<()> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.with_context(|| self.log.display().to_string())?;
         let process = Command::new(&self.path)
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| self.path.display().to_string())?;
@@ -56,17 +65,43 @@ impl Program {
         process.kill().await?;
         Ok(())
     }
+
+    /// Whether it runs, and what it wrote last.
+    pub(crate) fn describe(&mut self) -> String {
+        let state = match self.process.as_mut().map(Child::try_wait) {
+            None => "is not started".to_owned(),
+            Some(Ok(None)) => "runs".to_owned(),
+            Some(Ok(Some(status))) => format!("ended: {status}"),
+            Some(Err(error)) => format!("cannot be asked: {error}"),
+        };
+        let log = std::fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string());
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
+        format!("{} {state}; its last lines:\n  {last}", self.path.display())
+    }
 }
 
-/// A loopback port that nobody has, outside the range that outgoing connections take theirs from.
-pub(crate) async fn free_port() -> Result<u16> {
-    for _ in 0..100 {
-        let port = rand::rng().random_range(20_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
-            return Ok(port);
+/// A loopback port of its own for a program. It stays so while nobody listens on it: a schedule that is given the port of
+/// another one's killed server would keep that server from starting again, and get its messages.
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    /// Of the same number. Programs under test do not use datagrams, so that nobody but another claim is in the way.
+    _claim: UdpSocket,
+}
+
+impl Port {
+    /// One that nobody has, outside the range that outgoing connections take theirs from.
+    pub(crate) async fn claim() -> Result<Self> {
+        for _ in 0..100 {
+            let number = rand::rng().random_range(20_000..32_000);
+            if let Ok(claim) = UdpSocket::bind(("127.0.0.1", number))
+                && TcpListener::bind(("127.0.0.1", number)).await.is_ok()
+            {
+                return Ok(Self { number, _claim: claim });
+            }
         }
+        anyhow::bail!("no port is free")
     }
-    anyhow::bail!("no port is free")
 }
 
 /// Waits until it answers there.

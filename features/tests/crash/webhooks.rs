@@ -3,12 +3,12 @@
 //! Afterwards the books say of every payment what Stripe says of it, to the cent.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use features::http::{Client, Request};
 use features::person::Person;
-use features::wait;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use wopr_core::testing::TestDb;
 
 use super::books::Books;
-use super::program::{Program, free_port, serves};
-use super::schedule;
+use super::program::{Port, Program, serves};
+use super::schedule::{self, Course};
 
 const CUSTOMERS: usize = 2;
 const KILLS: usize = 3;
@@ -29,10 +29,19 @@ const PACKS: [(i64, i64); 5] = [(5, 500), (10, 1000), (25, 2550), (50, 5250), (1
 
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_survive_kills() {
-    schedule::run("payments", |seed| async move { Stage::set(seed).await?.play().await }).await;
+    schedule::run("payments", async |seed, course| {
+        let mut stage = course.watched(Stage::set(seed, course.clone())).await?;
+        let outcome = course.watched(stage.play()).await;
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => bail!("{error:#}\n{}", stage.describe().await),
+        }
+    })
+    .await;
 }
 
 struct Stage {
+    course: Course,
     random: StdRng,
     client: Client,
     api: Program,
@@ -41,37 +50,63 @@ struct Stage {
     stripe_url: String,
     customers: Vec<Person>,
     books: Books,
+    _ports: [Port; 2],
+    /// Where the programs write; removed with this.
+    _files: Directory,
     /// Dropped last.
     _database: TestDb,
 }
 
+/// A directory of one schedule.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn create() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("wopr-crash-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
 impl Stage {
-    async fn set(seed: u64) -> Result<Self> {
+    async fn set(seed: u64, course: Course) -> Result<Self> {
+        course.enter("a database");
         let database = TestDb::create().await;
+        let books = Books::open(&database.url()).await?;
         let client = Client::new()?;
-        let (api_port, stripe_port) = (free_port().await?, free_port().await?);
+        let (files, ports) = (Directory::create()?, [Port::claim().await?, Port::claim().await?]);
+        let [api_port, stripe_port] = ports.each_ref().map(|port| port.number);
         let (api_url, stripe_url) = (format!("http://127.0.0.1:{api_port}"), format!("http://127.0.0.1:{stripe_port}"));
-        let journal = std::env::temp_dir().join(format!("wopr-crash-{}", uuid::Uuid::new_v4().simple()));
-        let mut stripe = Program::built(
+        let stripe = Program::built(
             "wopr-stripe-standin",
+            &files.0,
             &[
                 ("STRIPE_STANDIN_LISTEN", format!("127.0.0.1:{stripe_port}")),
-                ("STRIPE_STANDIN_DATA_DIR", journal.display().to_string()),
+                ("STRIPE_STANDIN_DATA_DIR", files.0.join("journal").display().to_string()),
                 ("STRIPE_STANDIN_WEBHOOK_URL", format!("{api_url}/api/billing/webhook")),
                 ("STRIPE_STANDIN_RETRY_FIRST_MS", "50".to_owned()),
                 ("STRIPE_STANDIN_RETRY_MAX_MS", "400".to_owned()),
                 ("STRIPE_SECRET_KEY", STRIPE_KEY.to_owned()),
                 ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
-                ("RUST_LOG", "off".to_owned()),
+                ("RUST_LOG", "warn".to_owned()),
             ],
         )?;
         let secret = |name: &str| format!("{name}-{}", uuid::Uuid::new_v4().simple());
         let price = |dollars: i64| format!("price_wopr_credits_{dollars}");
-        let mut api = Program::built(
+        let api = Program::built(
             "wopr-api",
+            &files.0,
             &[
                 ("PORT", api_port.to_string()),
-                ("LOG_LEVEL", "off".to_owned()),
+                ("LOG_LEVEL", "info".to_owned()),
                 ("DATABASE_URL", database.url()),
                 ("PLATFORM_SECRET", secret("platform")),
                 ("BETTER_AUTH_SECRET", secret("sessions")),
@@ -87,23 +122,37 @@ impl Stage {
                 ("STRIPE_CREDIT_PRICE_100", price(100)),
             ],
         )?;
-        stripe.start()?;
-        api.start()?;
-        serves(&client, &format!("{stripe_url}/health")).await?;
-        serves(&client, &format!("{api_url}/health/ready")).await?;
-        let mut customers = Vec::new();
-        for number in 0..CUSTOMERS {
-            let email = format!("customer{number}@example.com");
-            let mut person = Person::new(client.clone(), &api_url, &format!("Customer {number}"), email);
-            person.sign_up().await?.expect_status(200)?;
-            customers.push(person);
-        }
-        let books = Books::open(&database.url()).await?;
         let random = schedule::random(seed);
-        Ok(Self { random, client, api, api_url, stripe, stripe_url, customers, books, _database: database })
+        Ok(Self {
+            course,
+            random,
+            client,
+            api,
+            api_url,
+            stripe,
+            stripe_url,
+            customers: Vec::new(),
+            books,
+            _ports: ports,
+            _files: files,
+            _database: database,
+        })
     }
 
-    async fn play(mut self) -> Result<()> {
+    async fn play(&mut self) -> Result<()> {
+        self.course.enter("start");
+        self.stripe.start()?;
+        self.api.start()?;
+        serves(&self.client, &format!("{}/health", self.stripe_url)).await?;
+        serves(&self.client, &format!("{}/health/ready", self.api_url)).await?;
+        self.course.enter("sign-up");
+        for number in 0..CUSTOMERS {
+            let email = format!("customer{number}@example.com");
+            let mut person = Person::new(self.client.clone(), &self.api_url, &format!("Customer {number}"), email);
+            person.sign_up().await?.expect_status(200)?;
+            self.customers.push(person);
+        }
+        self.course.enter("purchases");
         self.control("/deliveries/hold", &json!({})).await?;
         for _ in 0..self.random.random_range(3..7) {
             let session = self.open_checkout().await?.context("nothing was killed yet, and no checkout opened")?;
@@ -114,6 +163,7 @@ impl Stage {
         let seed: u64 = self.random.random();
         self.control("/deliveries/release", &json!({ "order": { "shuffled": { "seed": seed } } })).await?;
         for _ in 0..KILLS {
+            self.course.enter("a kill");
             self.pause(400).await;
             // A customer in the middle of it gets no answer, and tries again later.
             if let Ok(Some(session)) = self.open_checkout().await {
@@ -122,6 +172,7 @@ impl Stage {
             self.pause(50).await;
             self.api.kill().await?;
             if self.random.random_bool(0.25) {
+                self.course.enter("a kill of Stripe too");
                 self.stripe.kill().await?;
                 self.stripe.start()?;
                 serves(&self.client, &format!("{}/health", self.stripe_url)).await?;
@@ -129,12 +180,64 @@ impl Stage {
             self.pause(100).await;
             self.api.start()?;
         }
+        self.course.enter("the last start");
         serves(&self.client, &format!("{}/health/ready", self.api_url)).await?;
         // What a killed server was working on becomes another's when its time for it is over, which is waited for here.
+        self.course.enter("all delivered");
         self.all_delivered().await?;
+        self.course.enter("all worked through");
+        self.all_worked_through().await?;
+        self.course.enter("repetitions");
         self.repeat_reports().await?;
+        self.course.enter("all delivered again");
         self.all_delivered().await?;
-        self.compare().await
+        self.course.enter("all worked through again");
+        self.all_worked_through().await?;
+        self.course.enter("checkouts known");
+        self.all_checkouts_known().await?;
+        self.course.enter("the books");
+        self.compare().await?;
+        self.course.enter("tidying up");
+        Ok(())
+    }
+
+    /// What there is to know about a schedule that failed.
+    async fn describe(&mut self) -> String {
+        let found = async {
+            let url = format!("{}/_control/deliveries", self.stripe_url);
+            let found = self.client.send(Request::get(url)).await?.expect_status(200)?.json()?;
+            let open = found["deliveries"].as_array().into_iter().flatten();
+            let open: Vec<String> =
+                open.filter(|row| row["state"] == "pending" || row["state"] == "held").map(Value::to_string).collect();
+            anyhow::Ok(open.join("\n  "))
+        };
+        let deliveries = found.await.unwrap_or_else(|error| format!("not to be had: {error:#}"));
+        let mut text = format!("Deliveries still to be made:\n  {deliveries}\n");
+        for (what, query) in [
+            (
+                "Events still to be worked through",
+                "SELECT event_id, kind, object_id, attempts, next_attempt_at - clock_timestamp(), last_error
+                 FROM webhook_events WHERE state = 'received' ORDER BY next_attempt_at",
+            ),
+            (
+                "In the database",
+                "SELECT pid, state, wait_event_type, wait_event, clock_timestamp() - state_change, left(query, 100)
+                 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            ),
+            (
+                "Advisory locks",
+                "SELECT pid, granted, classid, objid FROM pg_locks JOIN pg_database d ON d.oid = database
+                 WHERE locktype = 'advisory' AND datname = current_database()",
+            ),
+            ("Connections to the server", "SELECT state, count(*) FROM pg_stat_activity GROUP BY state"),
+        ] {
+            let rows = match self.books.rows(query).await {
+                Ok(rows) => rows.iter().map(|row| format!("\n  {row:?}")).collect(),
+                Err(error) => format!(" {error:#}"),
+            };
+            text += &format!("{what}:{rows}\n");
+        }
+        text + &self.stripe.describe() + "\n" + &self.api.describe()
     }
 
     /// Somewhere within the next milliseconds: this is where the kill's point in time comes from.
@@ -211,26 +314,40 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until Stripe has got rid of every report, and the server has worked through them.
+    /// Waits until Stripe has got rid of every report.
     async fn all_delivered(&self) -> Result<()> {
-        wait::until("every report delivered", async || {
+        let delivered = async || {
             let url = format!("{}/_control/deliveries", self.stripe_url);
             let found = self.client.send(Request::get(url)).await?.expect_status(200)?.json()?;
             let rows = found["deliveries"].as_array().context("no deliveries")?;
             let open = rows.iter().filter(|row| row["state"] == "pending" || row["state"] == "held").count();
             ensure!(open == 0, "{open} of {} are still to be delivered", rows.len());
             Ok(())
-        })
-        .await?;
-        wait::until("every report worked through", async || {
-            let open = self
-                .books
-                .rows("SELECT event_id, kind, attempts, last_error FROM webhook_events WHERE state = 'received'");
-            let open = open.await?;
+        };
+        self.course.until("every report delivered", delivered).await
+    }
+
+    /// Waits until the server has worked through every report.
+    async fn all_worked_through(&self) -> Result<()> {
+        let worked_through = async || {
+            let query = "SELECT event_id, kind, attempts, last_error FROM webhook_events WHERE state = 'received'";
+            let open = self.books.rows(query).await?;
             ensure!(open.is_empty(), "{open:?}");
             Ok(())
-        })
-        .await
+        };
+        self.course.until("every report worked through", worked_through).await
+    }
+
+    /// Waits until the server knows of every checkout what became of it, also of those that it was making when it was
+    /// killed.
+    async fn all_checkouts_known(&self) -> Result<()> {
+        let known = async || {
+            let unknown =
+                self.books.rows("SELECT id, created_at FROM checkout_sessions WHERE state = 'creating'").await?;
+            ensure!(unknown.is_empty(), "{unknown:?}");
+            Ok(())
+        };
+        self.course.until("every checkout known", known).await
     }
 
     /// The books against what Stripe says.

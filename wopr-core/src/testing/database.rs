@@ -24,6 +24,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 static SERVER: OnceCell<String> = OnceCell::const_new();
 
 /// A migrated database of its own, dropped with this value.
+///
+/// Dropping it waits for the server, and the server for every connection that is half made. So where several share a task,
+/// and one of the others may be connecting, [`TestDb::close`] it instead: otherwise the two wait for each other until the
+/// server gives the connection up, a minute later.
 pub struct TestDb {
     /// The handle.
     pub db: Db,
@@ -67,6 +71,28 @@ impl TestDb {
     pub async fn execute(&self, statements: &str) {
         let mut conn = self.db.connection().await.unwrap_or_else(|error| panic!("no connection: {error}"));
         run(&mut conn, statements).await;
+    }
+
+    /// Ends every connection and refuses new ones, or accepts them again.
+    ///
+    /// # Panics
+    /// When the server does not do it.
+    pub async fn set_away(&self, away: bool) {
+        let mut admin = connect(&self.server).await;
+        run(&mut admin, &format!("ALTER DATABASE {} ALLOW_CONNECTIONS {}", self.name, !away)).await;
+        if away {
+            let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname =";
+            run(&mut admin, &format!("{end} '{}'", self.name)).await;
+        }
+    }
+
+    /// Drops the database without keeping what else is on this task from going on.
+    ///
+    /// # Panics
+    /// When the runtime is shutting down.
+    pub async fn close(self) {
+        let dropped = tokio::task::spawn_blocking(move || drop(self)).await;
+        dropped.unwrap_or_else(|error| panic!("the test database was not dropped: {error}"));
     }
 
     /// The connection URL, for programs under test.

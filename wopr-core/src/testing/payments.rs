@@ -1,5 +1,5 @@
 //! A payment provider in memory: it keeps what it was told, carries out each idempotency key once, and can be told to
-//! be away.
+//! be away or to fall silent.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,10 @@ const PAGE: usize = 3;
 #[derive(Default)]
 struct State {
     away: bool,
+    silent: bool,
     next: u64,
-    done: BTreeMap<String, String>,
+    /// By idempotency key: what was asked for, and the id of what was made.
+    done: BTreeMap<String, (String, String)>,
     customers: BTreeMap<String, Customer>,
     defaults: BTreeMap<String, String>,
     sessions: BTreeMap<String, CheckoutSession>,
@@ -38,6 +40,22 @@ impl State {
     fn id(&mut self, prefix: &str) -> String {
         self.next += 1;
         format!("{prefix}_memory{}", self.next)
+    }
+
+    /// What was made under this key, if anything was.
+    fn made(&self, key: &IdempotencyKey, request: &impl std::fmt::Debug) -> Result<Option<String>, ProviderError> {
+        match self.done.get(key.as_str()) {
+            Some((asked, _)) if *asked != format!("{request:?}") => Err(ProviderError::Refused {
+                code: None,
+                message: "this idempotency key was used for another request".to_owned(),
+            }),
+            Some((_, id)) => Ok(Some(id.clone())),
+            None => Ok(None),
+        }
+    }
+
+    fn note_made(&mut self, key: &IdempotencyKey, request: &impl std::fmt::Debug, id: &str) {
+        self.done.insert(key.to_string(), (format!("{request:?}"), id.to_owned()));
     }
 
     fn moved(&mut self, at: Timestamp, kind: BalanceKind, amount: i64, fee: i64, source: &str) {
@@ -72,6 +90,23 @@ impl MemoryPayments {
     /// Fails every call from now on, or no longer.
     pub fn set_away(&self, away: bool) {
         self.lock().away = away;
+    }
+
+    /// From now on carries out what it is asked for and never answers, or answers again. Whoever waits then is cut off as
+    /// by a crash.
+    pub fn set_silent(&self, silent: bool) {
+        self.lock().silent = silent;
+    }
+
+    /// How many checkout sessions there are.
+    pub fn session_count(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
+    /// The checkout session made last.
+    pub fn newest_session(&self) -> Option<String> {
+        let state = self.lock();
+        state.sessions.values().max_by_key(|session| session.created_at).map(|session| session.id.clone())
     }
 
     /// The payer pays the page of a session; its session as it then is, or `None` if there is no such session.
@@ -160,51 +195,12 @@ impl MemoryPayments {
         let state = self.lock();
         if state.away { Err(ProviderError::Unavailable("on purpose".to_owned())) } else { Ok(state) }
     }
-}
 
-fn charge_of(state: &State, payment: &str) -> Option<String> {
-    let of_payment = |charge: &&Charge| charge.payment_intent_id.as_deref() == Some(payment);
-    state.charges.values().find(of_payment).map(|charge| charge.id.clone())
-}
-
-fn get<T: Clone>(map: &BTreeMap<String, T>, id: &str) -> Result<T, ProviderError> {
-    map.get(id).cloned().ok_or(ProviderError::NotFound)
-}
-
-#[async_trait]
-impl PaymentProvider for MemoryPayments {
-    async fn create_customer(&self, key: &IdempotencyKey, new: &NewCustomer) -> Result<Customer, ProviderError> {
-        let mut state = self.open()?;
-        if let Some(id) = state.done.get(key.as_str()) {
-            return get(&state.customers, id);
-        }
-        let customer = Customer { id: state.id("cus"), email: new.email.clone() };
-        state.done.insert(key.to_string(), customer.id.clone());
-        state.customers.insert(customer.id.clone(), customer.clone());
-        Ok(customer)
-    }
-
-    async fn find_customer(&self, id: &str) -> Result<Option<Customer>, ProviderError> {
-        Ok(self.open()?.customers.get(id).cloned())
-    }
-
-    async fn update_customer_email(&self, id: &str, email: &str) -> Result<Customer, ProviderError> {
-        let mut state = self.open()?;
-        let customer = state.customers.get_mut(id).ok_or(ProviderError::NotFound)?;
-        customer.email = Some(email.to_owned());
-        Ok(customer.clone())
-    }
-
-    async fn default_payment_method(&self, customer_id: &str) -> Result<Option<String>, ProviderError> {
-        Ok(self.open()?.defaults.get(customer_id).cloned())
-    }
-
-    async fn create_checkout(&self, key: &IdempotencyKey, new: &NewCheckout) -> Result<CheckoutPage, ProviderError> {
+    fn make_checkout(&self, key: &IdempotencyKey, new: &NewCheckout) -> Result<String, ProviderError> {
         let now = self.clock.now();
         let mut state = self.open()?;
-        let page = |id: &str| CheckoutPage { session_id: id.to_owned(), url: format!("https://checkout.example/{id}") };
-        if let Some(id) = state.done.get(key.as_str()) {
-            return Ok(page(id));
+        if let Some(id) = state.made(key, new)? {
+            return Ok(id);
         }
         let Some(&amount_total) = self.prices.get(&new.price_id) else {
             return Err(ProviderError::Refused { code: None, message: "no such price".to_owned() });
@@ -226,9 +222,63 @@ impl PaymentProvider for MemoryPayments {
             checkout: Some(new.checkout_id.to_string()),
             created_at: now,
         };
-        state.done.insert(key.to_string(), id.clone());
+        state.note_made(key, new, &id);
         state.sessions.insert(id.clone(), session);
-        Ok(page(&id))
+        Ok(id)
+    }
+
+    async fn answer<T>(&self, answer: T) -> Result<T, ProviderError> {
+        let silent = self.lock().silent;
+        if silent { std::future::pending().await } else { Ok(answer) }
+    }
+}
+
+fn charge_of(state: &State, payment: &str) -> Option<String> {
+    let of_payment = |charge: &&Charge| charge.payment_intent_id.as_deref() == Some(payment);
+    state.charges.values().find(of_payment).map(|charge| charge.id.clone())
+}
+
+fn get<T: Clone>(map: &BTreeMap<String, T>, id: &str) -> Result<T, ProviderError> {
+    map.get(id).cloned().ok_or(ProviderError::NotFound)
+}
+
+#[async_trait]
+impl PaymentProvider for MemoryPayments {
+    async fn create_customer(&self, key: &IdempotencyKey, new: &NewCustomer) -> Result<Customer, ProviderError> {
+        let customer = {
+            let mut state = self.open()?;
+            match state.made(key, new)? {
+                Some(id) => get(&state.customers, &id)?,
+                None => {
+                    let customer = Customer { id: state.id("cus"), email: new.email.clone() };
+                    state.note_made(key, new, &customer.id);
+                    state.customers.insert(customer.id.clone(), customer.clone());
+                    customer
+                }
+            }
+        };
+        self.answer(customer).await
+    }
+
+    async fn find_customer(&self, id: &str) -> Result<Option<Customer>, ProviderError> {
+        Ok(self.open()?.customers.get(id).cloned())
+    }
+
+    async fn update_customer_email(&self, id: &str, email: &str) -> Result<Customer, ProviderError> {
+        let mut state = self.open()?;
+        let customer = state.customers.get_mut(id).ok_or(ProviderError::NotFound)?;
+        customer.email = Some(email.to_owned());
+        Ok(customer.clone())
+    }
+
+    async fn default_payment_method(&self, customer_id: &str) -> Result<Option<String>, ProviderError> {
+        Ok(self.open()?.defaults.get(customer_id).cloned())
+    }
+
+    async fn create_checkout(&self, key: &IdempotencyKey, new: &NewCheckout) -> Result<CheckoutPage, ProviderError> {
+        let session_id = self.make_checkout(key, new)?;
+        let url = format!("https://checkout.example/{session_id}");
+        self.answer(CheckoutPage { session_id, url }).await
     }
 
     async fn get_checkout(&self, id: &str) -> Result<CheckoutSession, ProviderError> {
@@ -266,12 +316,13 @@ impl PaymentProvider for MemoryPayments {
     async fn refund(&self, key: &IdempotencyKey, payment: &str, amount: Option<i64>) -> Result<Refund, ProviderError> {
         let now = self.clock.now();
         let mut state = self.open()?;
-        if let Some(id) = state.done.get(key.as_str()) {
-            return get(&state.refunds, id);
+        if let Some(id) = state.made(key, &(payment, amount))? {
+            return get(&state.refunds, &id);
         }
         let paid = get(&state.payments, payment)?.amount_received;
         let of_payment = |refund: &&Refund| refund.payment_intent_id.as_deref() == Some(payment);
         let back: i64 = state.refunds.values().filter(of_payment).map(|refund| refund.amount).sum();
+        let request = (payment, amount);
         let amount = amount.unwrap_or(paid - back);
         if amount <= 0 || amount > paid - back {
             return Err(ProviderError::Refused { code: None, message: "more than is left".to_owned() });
@@ -285,7 +336,7 @@ impl PaymentProvider for MemoryPayments {
             failed: false,
             created_at: now,
         };
-        state.done.insert(key.to_string(), refund.id.clone());
+        state.note_made(key, &request, &refund.id);
         state.refunds.insert(refund.id.clone(), refund.clone());
         state.moved(now, BalanceKind::Refund, -amount, 0, &refund.id);
         Ok(refund)

@@ -1,5 +1,6 @@
 use diesel::sql_types::Text;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wopr_core::db::DbError;
 use wopr_core::testing::TestDb;
 
@@ -118,4 +119,24 @@ async fn a_connection_that_the_server_closed_is_not_handed_out() {
         }
         assert!(std::time::Instant::now() < deadline, "dead connections stay in the pool");
     }
+}
+
+/// The server drops no database while a connection is half made: whoever is to complete it must get round to that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_closes_leaves_its_task_to_others() {
+    let test = TestDb::create().await;
+    let url = test.url();
+    let (_, address) = url.split_once('@').unwrap();
+    let mut connection = tokio::net::TcpStream::connect(address.split_once('/').unwrap().0).await.unwrap();
+    let parameters = b"user\0postgres\0database\0postgres\0\0";
+    let mut greeting = u32::try_from(parameters.len() + 8).unwrap().to_be_bytes().to_vec();
+    greeting.extend(196_608_u32.to_be_bytes());
+    greeting.extend(parameters);
+    connection.write_all(&greeting).await.unwrap();
+    // It asks for the password now.
+    assert_eq!(connection.read_u8().await.unwrap(), b'R');
+    let started = std::time::Instant::now();
+    tokio::join!(test.close(), async move { drop(connection) });
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "both waited for each other for {took:?}");
 }

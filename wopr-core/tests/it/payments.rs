@@ -371,6 +371,84 @@ async fn what_fails_is_tried_again_and_what_keeps_failing_stays_visible() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_that_a_crash_cut_off_is_found_out_about_once() {
+    let shop = Shop::open().await;
+    let tenant = shop.tenant().await;
+    // So that the customer is there already: what is cut off is the checkout.
+    shop.pay(tenant, 5).await;
+    let in_state = async |state: &str| {
+        shop.count(&format!("SELECT count(*) AS value FROM checkout_sessions WHERE state = '{state}'")).await
+    };
+    let cut_off = async |pages: usize| {
+        let (payments, origin) = (shop.payments.clone(), Origin::system("test"));
+        let request = CheckoutRequest {
+            price_id: "price_10".to_owned(),
+            success_url: PAGE.to_owned(),
+            cancel_url: format!("{PAGE}?cancelled"),
+        };
+        let checkout = tokio::spawn(async move { payments.checkout(&origin, tenant, None, &request).await });
+        while shop.provider.session_count() < pages {
+            tokio::task::yield_now().await;
+        }
+        checkout.abort();
+        assert!(checkout.await.unwrap_err().is_cancelled());
+    };
+    shop.provider.set_silent(true);
+    cut_off(2).await;
+    shop.provider.set_silent(false);
+    assert_eq!(in_state("creating").await, 1);
+    assert_eq!(shop.payments.finish_checkouts().await.unwrap(), 0, "whoever makes it may still be at it");
+    shop.clock.advance(SignedDuration::from_secs(31));
+
+    shop.provider.set_away(true);
+    let away = shop.payments.finish_checkouts().await;
+    assert!(matches!(away, Err(PaymentsError::Provider(_))), "{away:?}");
+    assert_eq!(in_state("creating").await, 1);
+    shop.provider.set_away(false);
+    assert_eq!(shop.payments.finish_checkouts().await.unwrap(), 1);
+    assert_eq!(shop.payments.finish_checkouts().await.unwrap(), 0);
+    assert_eq!((shop.provider.session_count(), in_state("open").await), (2, 2), "the page that was made, not another");
+    let told = "SELECT count(*) AS value FROM audit_log WHERE action = 'billing.checkout'";
+    assert_eq!(shop.count(told).await, 2);
+
+    // It ends as any other that nobody pays.
+    let page = shop.provider.newest_session().unwrap();
+    let expired = json!({ "id": page, "mode": "payment", "status": "expired" });
+    shop.deliver(&event("evt_9", "checkout.session.expired", &expired)).await.unwrap();
+    assert_eq!((in_state("open").await, in_state("expired").await), (1, 1));
+
+    // Once the provider has forgotten the key, asking would make another page.
+    shop.provider.set_silent(true);
+    cut_off(3).await;
+    shop.provider.set_silent(false);
+    shop.clock.advance(SignedDuration::from_hours(23));
+    assert_eq!(shop.payments.finish_checkouts().await.unwrap(), 1);
+    assert_eq!((shop.provider.session_count(), in_state("failed").await), (3, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_whose_making_was_cut_off_can_still_buy_with_an_address() {
+    let shop = Shop::open().await;
+    let tenant = shop.tenant().await;
+    shop.provider.set_silent(true);
+    let payments = shop.payments.clone();
+    let intent = tokio::spawn(async move { payments.setup_intent(tenant, None).await });
+    while shop.provider.customer_count() < 1 {
+        tokio::task::yield_now().await;
+    }
+    intent.abort();
+    assert!(intent.await.unwrap_err().is_cancelled());
+    shop.provider.set_silent(false);
+    // Asks for a customer with an address, which is not what was asked for before.
+    shop.pay(tenant, 5).await;
+    let info = shop.payments.billing_info(tenant).await.unwrap();
+    assert_eq!(info.email.as_deref(), Some("buyer@example.com"));
+    // And without one: what is asked for is the same again.
+    shop.payments.setup_intent(tenant, None).await.unwrap();
+    assert_eq!(shop.provider.customer_count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checkout_is_refused_for_foreign_addresses_unknown_prices_and_without_a_provider() {
     let shop = Shop::open().await;
     let tenant = shop.tenant().await;

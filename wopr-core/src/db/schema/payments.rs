@@ -20,6 +20,9 @@ diesel::table! {
         provider_session_id -> Nullable<Text>,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        provider_customer_id -> Nullable<Text>,
+        success_url -> Nullable<Text>,
+        cancel_url -> Nullable<Text>,
     }
 }
 

@@ -37,7 +37,9 @@ impl<'c> CustomerRepository<'c> {
         Ok(row.map(|(customer_id, generation, email)| StoredCustomer { customer_id, generation, email }))
     }
 
-    /// Stores that the tenant is to have a customer; `email` is kept only if none is known.
+    /// Stores that the tenant is to have a customer; `email` is kept only if none is known. As long as there is no customer
+    /// that changes what the provider is asked for, which takes another key: under the one that was used, perhaps by a
+    /// call that was cut off, it would refuse.
     pub(in crate::billing::payments) async fn ensure(
         &mut self,
         at: Timestamp,
@@ -56,10 +58,14 @@ impl<'c> CustomerRepository<'c> {
             .execute(self.conn)
             .await?;
         if email.is_some() {
-            diesel::update(table::table.find(tenant.as_uuid()).filter(table::email.is_null()))
-                .set((table::email.eq(email), table::updated_at.eq(at.to_diesel())))
+            let without = table::table.find(tenant.as_uuid()).filter(table::email.is_null());
+            let asked_for = without.filter(table::provider_customer_id.is_null());
+            let saved = (table::email.eq(email), table::updated_at.eq(at.to_diesel()));
+            diesel::update(asked_for)
+                .set((saved, table::generation.eq(table::generation + 1)))
                 .execute(self.conn)
                 .await?;
+            diesel::update(without).set(saved).execute(self.conn).await?;
         }
         Ok(())
     }
