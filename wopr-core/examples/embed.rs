@@ -31,15 +31,16 @@ async fn create_bot(State((_, fleet)): Shop, Path(tenant): Path<TenantId>, name:
     Ok(fleet.create(&Origin::system("shop"), tenant, new).await.map_err(refused)?.id.to_string())
 }
 /// What goes on by itself. Every step may be repeated, and done by several processes at once.
-async fn work(billing: Billing, fleet: Fleet) -> Result<(), Box<dyn Error>> {
+async fn work(billing: Billing, fleet: Fleet) {
     loop {
-        fleet.reconcile().await?; // what crashed or vanished, and what may run again
-        fleet.charge_due_days().await?;
-        billing.advance_standing().await?;
-        for _ in 0..15 {
-            fleet.spawn_due().await?; // at once when something was asked for, otherwise every second
-            tokio::time::timeout(Duration::from_secs(1), fleet.waker().notified()).await.ok();
-        }
+        let round = async {
+            fleet.reconcile().await?; // what crashed or vanished, and what may run again
+            fleet.charge_due_days().await?;
+            billing.advance_standing().await?;
+            Ok::<_, Box<dyn Error>>(fleet.spawn_due().await?)
+        };
+        round.await.map_or_else(|error| eprintln!("{error}; the next round tries again"), drop);
+        tokio::time::timeout(Duration::from_secs(1), fleet.waker().notified()).await.ok();
     }
 }
 #[tokio::main]
@@ -54,6 +55,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let routes = Router::new().route("/customers", post(welcome)).route("/customers/{tenant}/balance", credit);
     let routes = routes.route("/customers/{tenant}/bots", bots).with_state((billing.clone(), fleet.clone()));
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 8080)).await?;
-    tokio::spawn(async move { axum::serve(listener, routes).await });
-    work(billing, fleet).await
+    tokio::select! { () = work(billing, fleet) => Ok(()), served = axum::serve(listener, routes).into_future() => Ok(served?) }
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{images::binaries::Profile, plan::flat::Ports};
+use crate::{images::binaries::Profile, plan::platform::Ports};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 this machine or account cannot do it · 4 no Docker engine ·
@@ -31,10 +31,22 @@ pub(crate) enum Command {
     Stop,
     /// Removes everything of ours from the engine
     Down(DownArgs),
+    /// Starts what was stopped or killed, with its data; builds nothing
+    Start(StartArgs),
+    /// Stops everything, or one service, and starts it anew
+    Restart(RestartArgs),
     /// Shows what runs
     Status(StatusArgs),
     /// Shows what a service or a bot writes
     Logs(LogsArgs),
+    /// Runs a program inside a container of ours
+    Exec(ExecArgs),
+    /// Enrols the local inference machine, if it is not, and waits until it is active
+    Seed(SeedArgs),
+    /// Breaks a machine on purpose, or mends it
+    Fault(FaultArgs),
+    /// Writes completions for a shell
+    Completions(CompletionsArgs),
     /// Plays Stripe
     #[command(subcommand)]
     Stripe(StripeCommand),
@@ -56,7 +68,7 @@ pub(crate) struct ImagesArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// All parts as containers of one engine (the only topology so far, and the default)
+    /// All parts as containers of this machine's engine, without the inference machine
     #[arg(long)]
     pub(crate) flat: bool,
     /// Prints what would be done and does nothing
@@ -73,6 +85,73 @@ pub(crate) struct UpArgs {
     pub(crate) only: Vec<String>,
     #[command(flatten)]
     pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// All parts as containers of this machine's engine
+    #[arg(long)]
+    pub(crate) flat: bool,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArgs {
+    /// A service, by the end of its name; everything if there is none
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SeedArgs {
+    /// Port of the API on this machine
+    #[arg(long, default_value_t = 3100, value_name = "PORT")]
+    pub(crate) api_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// A container, by the end of its name
+    pub(crate) service: String,
+    /// Hands on what is written to this command
+    #[arg(long, short = 'i')]
+    pub(crate) stdin: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FaultKind {
+    /// Takes it off the network between the machines
+    Cut,
+    /// Ends everything on it at once, as a power cut does
+    Kill,
+    /// Stops every process where it stands
+    Freeze,
+    /// Leaves it 5 % of one processor
+    Slow,
+    /// Undoes all of these
+    Mend,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FaultArgs {
+    /// What to do to it
+    #[arg(value_enum)]
+    pub(crate) kind: FaultKind,
+    /// The machine
+    #[arg(value_parser = ["vps", "gpu"])]
+    pub(crate) machine: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]

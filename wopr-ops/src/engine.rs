@@ -64,6 +64,17 @@ pub(crate) async fn connect() -> anyhow::Result<Docker> {
     Ok(engine.with_timeout(Duration::from_mins(10)))
 }
 
+/// Connects to the engine behind a socket.
+pub(crate) async fn at(socket: &Path) -> anyhow::Result<Docker> {
+    let path = socket.to_str().context("the socket's path is not text")?;
+    let engine = Docker::connect_with_unix(path, 600, bollard::API_DEFAULT_VERSION)
+        .with_context(|| format!("{path} is no socket"))?;
+    tokio::time::timeout(Duration::from_secs(10), engine.negotiate_version())
+        .await
+        .with_context(|| format!("the engine at {path} does not answer within 10 s"))?
+        .with_context(|| format!("no engine answers at {path}"))
+}
+
 /// Like [`connect`], with an explanation for commands that never start an engine.
 pub(crate) async fn require() -> anyhow::Result<Docker> {
     connect().await.map_err(|error| {

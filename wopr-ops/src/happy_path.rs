@@ -33,6 +33,7 @@ pub(crate) async fn walk(
     http: &reqwest::Client,
     api_port: u16,
     webhook_secret: &str,
+    database: &str,
 ) -> anyhow::Result<()> {
     let mut customer = Customer {
         http,
@@ -51,7 +52,7 @@ pub(crate) async fn walk(
     ui.step("4 checkout", customer.checkout()).await?;
     ui.step("5 signed webhooks, with and without a customer, each twice", customer.payments()).await?;
     ui.step("6 balance after payment", customer.balance_reaches(2 * PAID_CENTS)).await?;
-    ui.step("7 credit_transactions in the database", customer.rows(engine)).await?;
+    ui.step("7 credit_transactions in the database", customer.rows(engine, database)).await?;
     ui.step("8 create a bot", customer.create_bot()).await?;
     ui.step("9 the bot runs", customer.bot_runs()).await?;
     ui.step("  its container runs with a volume on /data", customer.container_runs(engine)).await
@@ -191,11 +192,11 @@ impl Customer<'_> {
         Ok(format!("{cents} cents"))
     }
 
-    async fn rows(&self, engine: &Docker) -> anyhow::Result<String> {
+    async fn rows(&self, engine: &Docker, database: &str) -> anyhow::Result<String> {
         let query =
             "SELECT count(*) FROM (SELECT * FROM credit_transactions ORDER BY created_at DESC LIMIT 5) AS latest;";
-        let command = ["psql", "-h", "/run/postgresql", "-U", crate::plan::flat::DATABASE, "-Atc", query];
-        let output = crate::exec::ready::output_of(engine, crate::plan::flat::POSTGRES, &command).await?;
+        let command = ["psql", "-h", "/run/postgresql", "-U", crate::plan::platform::DATABASE, "-Atc", query];
+        let output = crate::exec::ready::output_of(engine, database, &command).await?;
         let count: i64 = output.trim().parse().with_context(|| format!("psql said {output}"))?;
         anyhow::ensure!(count >= 2, "{count} rows");
         Ok(format!("{count} rows"))

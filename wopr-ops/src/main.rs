@@ -18,12 +18,13 @@ mod paths;
 mod plan;
 mod ports;
 mod secrets;
+mod seed;
 mod stripe;
 mod ui;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::{
     cli::{Cli, Command, StripeCommand},
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     // Threads that read packages or wait for programs do not hold the end up.
     runtime.shutdown_background();
     match outcome {
-        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Ok(code)) => code,
         Some(Err(error)) => {
             ui.error(&error);
             exit_of(&error).into()
@@ -63,19 +64,29 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(ui: &Ui, command: Command) -> anyhow::Result<()> {
+async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
     let paths = Paths::find()?;
-    match command {
+    let done = match command {
+        Command::Exec(args) => return commands::exec::run(&paths, &args).await,
+        Command::Completions(args) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "wopr-ops", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Start(args) => commands::start::run(ui, &paths, &args).await,
+        Command::Restart(args) => commands::start::restart(ui, &paths, &args).await,
+        Command::Seed(args) => commands::start::seed(ui, &paths, &args).await,
+        Command::Fault(args) => commands::fault::run(ui, &paths, &args).await,
         Command::Engine => engine::ensure(ui, &paths).await.map(drop),
         Command::Images(args) => commands::images::run(ui, &paths, &args).await,
         Command::Up(args) => commands::up::run(ui, &paths, &args).await,
-        Command::Stop => commands::stop::run(ui).await,
+        Command::Stop => commands::stop::run(ui, &paths).await,
         Command::Down(args) => commands::down::run(ui, &paths, &args).await,
-        Command::Status(args) => commands::status::run(ui, &args).await,
-        Command::Logs(args) => commands::logs::run(ui, &args).await,
+        Command::Status(args) => commands::status::run(ui, &paths, &args).await,
+        Command::Logs(args) => commands::logs::run(ui, &paths, &args).await,
         Command::Stripe(StripeCommand::Trigger(args)) => commands::stripe::trigger(ui, &paths, &args).await,
         Command::Stripe(StripeCommand::SecretPath) => commands::stripe::secret_path(ui, &paths),
         Command::Test(args) => commands::test::run(ui, &paths, &args).await,
         Command::Conformance(args) => commands::conformance::run(ui, &paths, &args).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -27,6 +27,16 @@ impl Paths {
         Ok(Self { workspace: workspace()?, data })
     }
 
+    /// One directory per machine, shared with it.
+    pub(crate) fn machines(&self) -> PathBuf {
+        self.data.join("machines")
+    }
+
+    /// Images as files.
+    pub(crate) fn archives(&self) -> PathBuf {
+        self.data.join("cache/images")
+    }
+
     /// Where cargo writes what it builds.
     pub(crate) fn target(&self) -> PathBuf {
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.workspace.join("target"), PathBuf::from)

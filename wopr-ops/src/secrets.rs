@@ -51,11 +51,14 @@ impl Shape {
 const HEX32: Shape = Shape { prefix: "", bytes: 32 };
 
 /// Every secret that is made, by the name the programs know it under.
-const INVENTORY: [(&str, Shape); 7] = [
+const INVENTORY: [(&str, Shape); 10] = [
     ("BETTER_AUTH_SECRET", HEX32),
     ("FLEET_API_TOKEN_ADMIN", HEX32),
+    ("GPU_NODE_SECRET", Shape { prefix: "", bytes: 24 }),
     ("PLATFORM_SECRET", HEX32),
     ("POSTGRES_PASSWORD", HEX32),
+    ("S3_ACCESS_KEY", Shape { prefix: "", bytes: 10 }),
+    ("S3_SECRET_KEY", HEX32),
     ("STRIPE_STANDIN_CONTROL_KEY", HEX32),
     ("STRIPE_SECRET_KEY", Shape { prefix: "sk_test_", bytes: 24 }),
     ("STRIPE_WEBHOOK_SECRET", Shape { prefix: "whsec_", bytes: 32 }),
@@ -110,6 +113,17 @@ impl Secrets {
             values.insert(name, value);
         }
         Ok((Self { values, directory: directory.to_owned() }, created))
+    }
+
+    /// The secrets of a stack that was brought up before.
+    pub(crate) fn existing(directory: &Path) -> anyhow::Result<Self> {
+        if Self::are_missing(directory) {
+            return Err(Failure::new(Exit::Environment, "there are no secrets of a stack")
+                .why(format!("{} holds none", directory.display()))
+                .fix("`cargo wopr up` makes them")
+                .into());
+        }
+        Self::load_or_create(directory).map(|(secrets, _)| secrets)
     }
 
     /// The value of a secret of the inventory.

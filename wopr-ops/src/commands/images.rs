@@ -14,7 +14,7 @@ use crate::{
         Base, CA_BUNDLE, Image, assembled, base,
         binaries::{self, Profile},
         postgres, program, prune,
-        recipes::{API, ASSEMBLIES, Assembly, BOT, Binary, MAIL, MODELS, Program, STRIPE, UI},
+        recipes::{ASSEMBLIES, Assembly, Binary, MODELS, PROGRAMS, Program},
     },
     paths::Paths,
     ui::Ui,
@@ -24,8 +24,6 @@ use crate::{
 pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"];
 /// The images that the two-machine topology runs beside them.
 pub(crate) const TOPOLOGY_NAMES: [&str; 6] = ["machine", "llama", "whisper", "speech", "caddy", "ui"];
-/// What is a program alone in its image, by name.
-const PROGRAMS: [(&str, Program); 5] = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("ui", UI)];
 
 /// Whether there is an image of that name.
 fn exists(name: &str) -> bool {

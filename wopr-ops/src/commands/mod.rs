@@ -2,8 +2,11 @@
 
 pub(crate) mod conformance;
 pub(crate) mod down;
+pub(crate) mod exec;
+pub(crate) mod fault;
 pub(crate) mod images;
 pub(crate) mod logs;
+pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod stripe;
@@ -46,4 +49,19 @@ pub(crate) fn http_client() -> anyhow::Result<reqwest::Client> {
         .no_proxy()
         .build()
         .context("no HTTP client could be made")
+}
+
+/// Asks until there is an answer or the time is over.
+pub(crate) async fn wait_until<T, F: Future<Output = anyhow::Result<Option<T>>>>(
+    limit: Duration,
+    mut ask: impl FnMut() -> F,
+) -> anyhow::Result<Option<T>> {
+    let since = std::time::Instant::now();
+    loop {
+        let answer = ask().await?;
+        if answer.is_some() || since.elapsed() > limit {
+            return Ok(answer);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -6,37 +6,49 @@ use serde::Serialize;
 use crate::{
     cli::StatusArgs,
     engine,
-    exec::observe::{all_of_ours, is_service, name_of},
+    exec::{
+        observe::{all_of_ours, is_service, name_of},
+        sites::sites,
+    },
     failure::{Exit, Failure},
-    plan::flat,
+    paths::Paths,
+    plan::{
+        inference,
+        machines::{GPU, MACHINES, VPS},
+        platform,
+    },
     ui::Ui,
 };
 
 /// One container, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct Row {
+    /// The machine it runs on; `null` for this one.
+    machine: Option<&'static str>,
     name: String,
-    /// `service` or `bot`.
+    /// `machine`, `service` or `bot`.
     kind: &'static str,
     /// `running`, `exited`, …, or `missing`.
     state: String,
     /// The engine's sentence: since when, how healthy.
     status: String,
     image: String,
-    /// Ports on this machine.
+    /// Ports on its engine's machine.
     ports: Vec<u16>,
 }
 
-pub(crate) async fn run(ui: &Ui, args: &StatusArgs) -> anyhow::Result<()> {
-    let engine = engine::require().await?;
-    let ours = all_of_ours(&engine).await?;
-    let mut rows: Vec<Row> = ours.iter().map(row).collect();
-    for name in flat::SERVICES {
-        if !rows.iter().any(|row| row.name == name) {
-            rows.push(missing(name));
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StatusArgs) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for site in sites(paths, engine::require().await?).await? {
+        rows.extend(all_of_ours(&site.engine).await?.iter().map(|summary| row(site.machine, summary)));
+    }
+    let expected = expected(&rows);
+    for (machine, name) in &expected {
+        if !rows.iter().any(|row| row.name == *name) {
+            rows.push(missing(*machine, name));
         }
     }
-    let place = |row: &Row| flat::SERVICES.iter().position(|name| *name == row.name).unwrap_or(usize::MAX);
+    let place = |row: &Row| expected.iter().position(|(_, name)| *name == row.name).unwrap_or(usize::MAX);
     rows.sort_by(|a, b| (place(a), &a.name).cmp(&(place(b), &b.name)));
     if args.json {
         ui.line(serde_json::to_string_pretty(&rows)?);
@@ -45,6 +57,7 @@ pub(crate) async fn run(ui: &Ui, args: &StatusArgs) -> anyhow::Result<()> {
             let ports: Vec<String> = row.ports.iter().map(u16::to_string).collect();
             vec![
                 row.name.clone(),
+                row.machine.unwrap_or("-").to_owned(),
                 row.kind.to_owned(),
                 row.state.clone(),
                 row.status.clone(),
@@ -52,10 +65,11 @@ pub(crate) async fn run(ui: &Ui, args: &StatusArgs) -> anyhow::Result<()> {
                 row.image.clone(),
             ]
         });
-        ui.table(&["NAME", "KIND", "STATE", "STATUS", "PORTS", "IMAGE"], &cells.collect::<Vec<_>>());
+        let header = ["NAME", "MACHINE", "KIND", "STATE", "STATUS", "PORTS", "IMAGE"];
+        ui.table(&header, &cells.collect::<Vec<_>>());
     }
     let down: Vec<&str> =
-        rows.iter().filter(|row| row.kind == "service" && !is_well(row)).map(|row| row.name.as_str()).collect();
+        rows.iter().filter(|row| row.kind != "bot" && !is_well(row)).map(|row| row.name.as_str()).collect();
     if down.is_empty() {
         return Ok(());
     }
@@ -64,22 +78,43 @@ pub(crate) async fn run(ui: &Ui, args: &StatusArgs) -> anyhow::Result<()> {
         .into())
 }
 
+/// What should be there, in the order it is shown in: the topology that something is there of, else the two machines.
+fn expected(rows: &[Row]) -> Vec<(Option<&'static str>, &'static str)> {
+    let names = |names: &platform::Names| [names.postgres, names.stripe, names.mail, names.migrate, names.api];
+    let flat = names(&platform::FLAT);
+    if rows.iter().any(|row| row.machine.is_none() && flat.contains(&row.name.as_str())) {
+        return flat.map(|name| (None, name)).to_vec();
+    }
+    let of_vps =
+        names(&platform::VPS).into_iter().chain([platform::VPS.ui, platform::VPS.objects, platform::VPS.caddy]);
+    let of_gpu = [inference::LLAMA, inference::CHATTERBOX, inference::WHISPER, inference::EMBEDDINGS, inference::NODE];
+    let machines = MACHINES.into_iter().map(|name| (None, name));
+    machines.chain(of_vps.map(|name| (Some(VPS), name))).chain(of_gpu.map(|name| (Some(GPU), name))).collect()
+}
+
 /// A server runs; the migration has ended with 0.
 fn is_well(row: &Row) -> bool {
-    if row.name == flat::MIGRATE {
+    if [platform::FLAT.migrate, platform::VPS.migrate].contains(&row.name.as_str()) {
         return row.status.starts_with("Exited (0)");
     }
     row.state == "running"
 }
 
-fn row(summary: &ContainerSummary) -> Row {
+fn row(machine: Option<&'static str>, summary: &ContainerSummary) -> Row {
     let state = summary.state.unwrap_or(ContainerSummaryStateEnum::EMPTY);
     let mut ports: Vec<u16> = summary.ports.iter().flatten().filter_map(|port| port.public_port).collect();
     ports.sort_unstable();
     ports.dedup();
+    let name = name_of(summary);
+    let kind = match () {
+        () if MACHINES.contains(&name.as_str()) => "machine",
+        () if is_service(summary) => "service",
+        () => "bot",
+    };
     Row {
-        name: name_of(summary),
-        kind: if is_service(summary) { "service" } else { "bot" },
+        machine,
+        name,
+        kind,
         state: state.to_string(),
         status: summary.status.clone().unwrap_or_default(),
         image: summary.image.clone().unwrap_or_default(),
@@ -87,10 +122,11 @@ fn row(summary: &ContainerSummary) -> Row {
     }
 }
 
-fn missing(name: &str) -> Row {
+fn missing(machine: Option<&'static str>, name: &str) -> Row {
     Row {
+        machine,
         name: name.to_owned(),
-        kind: "service",
+        kind: if MACHINES.contains(&name) { "machine" } else { "service" },
         state: "missing".to_owned(),
         status: String::new(),
         image: String::new(),

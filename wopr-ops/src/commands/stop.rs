@@ -1,46 +1,57 @@
 //! `stop`: containers end, data and containers stay.
 
 use anyhow::Context;
-use bollard::{models::ContainerSummaryStateEnum, query_parameters::StopContainerOptionsBuilder};
+use bollard::{models::ContainerSummaryStateEnum, query_parameters::StopContainerOptions};
 use futures_util::future::try_join_all;
 
 use crate::{
     engine,
     exec::{
-        apply::STOP_SECONDS,
         observe::{all_of_ours, name_of},
+        sites::{Site, sites},
     },
-    plan::flat,
+    paths::Paths,
+    plan::{
+        machines::MACHINES,
+        platform::{FLAT, VPS},
+    },
     ui::Ui,
 };
 
-pub(crate) async fn run(ui: &Ui) -> anyhow::Result<()> {
-    let engine = engine::require().await?;
-    let ours = all_of_ours(&engine).await?;
+pub(crate) async fn run(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
+    let _lock = super::lock(paths)?;
+    let mut sites = sites(paths, engine::require().await?).await?;
+    // What is inside a machine ends before the machine does.
+    sites.reverse();
+    let mut any = false;
+    for site in &sites {
+        any |= stop(ui, site).await?;
+    }
+    if !any {
+        ui.note("nothing of ours runs");
+    }
+    Ok(())
+}
+
+/// Stops what runs on an engine; answers whether anything did.
+async fn stop(ui: &Ui, site: &Site) -> anyhow::Result<bool> {
+    let ours = all_of_ours(&site.engine).await?;
     let running: Vec<String> =
         ours.iter().filter(|summary| summary.state == Some(ContainerSummaryStateEnum::RUNNING)).map(name_of).collect();
-    if running.is_empty() {
-        ui.note("nothing of ours runs");
-        return Ok(());
-    }
     // The API first, so that it takes no stopped bot for a lost one; the database last, so that the others end cleanly.
     let rank = |name: &str| match name {
-        flat::API => 0,
-        flat::POSTGRES => 2,
+        _ if name == FLAT.api || name == VPS.api => 0,
+        _ if name == FLAT.postgres || name == VPS.postgres || MACHINES.contains(&name) => 2,
         _ => 1,
     };
     for wave in 0..=2 {
-        let names: Vec<&String> = running.iter().filter(|name| rank(name) == wave).collect();
-        let stop = |name: String| {
-            let engine = &engine;
-            async move {
-                let task = ui.start(format!("stopping {name}"));
-                let options = StopContainerOptionsBuilder::default().t(STOP_SECONDS).build();
-                let stopped = engine.stop_container(&name, Some(options)).await;
-                task.ends(stopped.with_context(|| format!("{name} could not be stopped")), |()| "stopped".to_owned())
-            }
+        let names = running.iter().filter(|name| rank(name) == wave);
+        let stop = async |name: &String| {
+            let task = ui.start(format!("stopping {name}"));
+            let stopped = site.engine.stop_container(name, None::<StopContainerOptions>).await;
+            task.ends(stopped.with_context(|| format!("{name} could not be stopped")), |()| "stopped".to_owned())
         };
-        try_join_all(names.into_iter().cloned().map(stop)).await?;
+        try_join_all(names.map(stop)).await?;
     }
-    Ok(())
+    Ok(!running.is_empty())
 }

@@ -22,7 +22,7 @@ use crate::{
         recipes::{API, BOT, Binary, MAIL, Program, STRIPE},
     },
     paths::Paths,
-    plan::{flat, removal::Scope},
+    plan::{platform, removal::Scope},
     ui::{Ui, seconds},
 };
 
@@ -253,7 +253,7 @@ async fn has_cargo_deny() -> bool {
 /// Whether a stack was there before the tests: then it stays.
 async fn stack_exists(engine: &Docker) -> anyhow::Result<bool> {
     let ours = crate::exec::observe::all_of_ours(engine).await?;
-    Ok(!ours.is_empty() || engine.inspect_volume(flat::POSTGRES_VOLUME).await.is_ok())
+    Ok(!ours.is_empty() || engine.inspect_volume(platform::POSTGRES_VOLUME).await.is_ok())
 }
 
 async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> anyhow::Result<()> {
@@ -264,7 +264,7 @@ async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> 
         no_prove: false,
         profile: Profile::Dev,
         only: Vec::new(),
-        ports: flat::Ports::default(),
+        ports: platform::Ports::default(),
     };
     up::bring(ui, paths, engine, images, &args).await
 }

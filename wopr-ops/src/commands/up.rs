@@ -1,25 +1,31 @@
 //! `up`: from nothing, or from whatever is there, to a stack that sells a running bot.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::Path, time::Instant};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::Context;
 use bollard::Docker;
 
-use super::images::{NAMES, References};
+use super::images::{NAMES, References, TOPOLOGY_NAMES};
 use crate::{
     cli::UpArgs,
     engine,
-    exec::{apply::apply, observe::observe},
+    exec::{
+        apply::apply,
+        observe::observe,
+        sites::{address, group_of, inside},
+        transfer,
+    },
     failure::{Exit, Failure},
     happy_path,
     images::{Image, prune},
-    paths::{Paths, is_root},
+    paths::{Paths, is_root, private_directory},
     plan::{
-        flat::{self, Images, Inputs, Ports},
-        spec::{Service, Stack},
+        inference,
+        machines::{self, GPU, SHARED, VPS},
+        platform::{self, Images, Inputs, Place, Ports},
+        spec::{Observed, Service, Stack},
         steps::{Plan, plan},
     },
-    ports,
     secrets::{Handover, Secrets, hand_over},
     ui::Ui,
 };
@@ -32,9 +38,8 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result
     let engine = engine::ensure(ui, paths).await?;
 
     ui.heading("Images");
-    let wanted = wanted_images(&args.only)?;
-    let wanted = |name: &str| wanted.contains(&name);
-    let images = super::images::ensure(ui, paths, &engine, args.profile, wanted).await?;
+    let wanted = wanted_images(paths, args)?;
+    let images = super::images::ensure(ui, paths, &engine, args.profile, |name| wanted.contains(&name)).await?;
     bring(ui, paths, &engine, &images, args).await?;
     if !args.dry_run {
         ui.done("the stack is up", since.elapsed());
@@ -52,6 +57,19 @@ pub(crate) fn require_root() -> anyhow::Result<()> {
         .into())
 }
 
+/// What everything below needs.
+struct Work<'a> {
+    ui: &'a Ui,
+    paths: &'a Paths,
+    /// This machine's engine.
+    engine: &'a Docker,
+    http: reqwest::Client,
+    args: &'a UpArgs,
+    images: Images,
+    current: Vec<Image>,
+    secrets: Secrets,
+}
+
 /// From images to a stack that is up and, unless told otherwise, proven.
 pub(crate) async fn bring(
     ui: &Ui,
@@ -60,134 +78,297 @@ pub(crate) async fn bring(
     images: &References,
     args: &UpArgs,
 ) -> anyhow::Result<()> {
-    ui.heading("Stack");
     let directory = paths.data.join("secrets");
     refuse_lost_secrets(engine, &directory).await?;
     let (secrets, created) = Secrets::load_or_create(&directory)?;
     if !created.is_empty() {
         ui.note(format!("made {} secrets in {}", created.len(), directory.display()));
     }
-    let handovers = flat::handovers(|name| secrets.get(name))?;
-    let directory = paths.data.join("run");
-    let stack = desired(images, args, &handovers, &directory)?;
-    let observed = observe(engine, &stack).await?;
-    let plan = plan(&stack, &observed);
-    if args.dry_run {
-        ui.line(plan.to_string().trim_end());
-        return Ok(());
-    }
-    ports_free(engine, &stack, &plan).await?;
-    for service in &stack.services {
-        if let Some(files) = handovers.get(service.name) {
-            hand_over(&directory.join(service.name), files, flat::uid(service.name))?;
-        }
-    }
-    let http = super::http_client()?;
-    apply(ui, engine, &http, &stack, &plan).await?;
+    let work = Work {
+        ui,
+        paths,
+        engine,
+        http: super::http_client()?,
+        args,
+        images: images.iter().map(|(name, image)| (*name, image.reference.clone())).collect(),
+        current: images.values().cloned().collect(),
+        secrets,
+    };
+    let platform = if args.flat { work.flat().await? } else { work.two_machines().await? };
+    let Some(platform) = platform else { return Ok(()) };
     // Images that were replaced could not go while the containers of before still used them.
-    let current: Vec<Image> = images.values().cloned().collect();
-    prune(engine, &current).await?;
-    if plan.is_unchanged() {
-        ui.note("nothing had to be changed");
-    }
+    prune(engine, &work.current).await?;
     if args.only.is_empty() && !args.no_prove {
         ui.heading("Happy path");
-        let secret = secrets.get("STRIPE_WEBHOOK_SECRET")?;
-        happy_path::walk(ui, engine, &http, args.ports.api_port, secret).await?;
+        let secret = work.secrets.get("STRIPE_WEBHOOK_SECRET")?;
+        let names = platform::names(if args.flat { Place::Here } else { Place::Machine(platform.host) });
+        happy_path::walk(ui, &platform.engine, &work.http, args.ports.api_port, secret, names.postgres).await?;
     }
-    addresses(ui, args.ports, &stack);
+    addresses(ui, args);
     Ok(())
+}
+
+/// Where the platform came to be.
+struct Platform {
+    engine: Docker,
+    host: std::net::Ipv4Addr,
+}
+
+impl Work<'_> {
+    /// Everything on this machine's engine.
+    async fn flat(&self) -> anyhow::Result<Option<Platform>> {
+        self.ui.heading("Stack");
+        let handovers = platform::handovers(Place::Here, |name| self.secrets.get(name))?;
+        let directory = self.paths.data.join("run");
+        let stack = only(self.platform(Place::Here, engine::SOCKET, &handovers, &directory)?, &self.args.only);
+        let observed = observe(self.engine, &stack).await?;
+        let plan = plan(&stack, &observed);
+        if self.args.dry_run {
+            self.ui.line(plan.to_string().trim_end());
+            return Ok(None);
+        }
+        ports_free(self.engine, &stack, &plan, self.args.ports).await?;
+        write_files(&stack, &handovers, &directory)?;
+        apply(self.ui, self.engine, &self.http, &stack, &plan).await?;
+        if plan.is_unchanged() {
+            self.ui.note("nothing had to be changed");
+        }
+        Ok(Some(Platform { engine: self.engine.clone(), host: stack.host }))
+    }
+
+    /// Two machines, each with an engine of its own.
+    async fn two_machines(&self) -> anyhow::Result<Option<Platform>> {
+        self.ui.heading("Machines");
+        let directory = self.paths.machines();
+        let image = self.images.get("machine").cloned().unwrap_or_default();
+        let capabilities = machines::own_capabilities()?;
+        let stack = machines::stack(&image, self.args.ports, &directory, &capabilities);
+        let observed = observe(self.engine, &stack).await?;
+        let outer = plan(&stack, &observed);
+        if self.args.dry_run {
+            return self.show(&outer).await.map(|()| None);
+        }
+        ports_free(self.engine, &stack, &outer, self.args.ports).await?;
+        for service in &stack.services {
+            private_directory(&directory.join(service.name))?;
+        }
+        apply(self.ui, self.engine, &self.http, &stack, &outer).await?;
+
+        self.ui.heading("Services");
+        let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
+        let (vps_stack, vps_files) = self.vps(address(self.engine, VPS).await?).await?;
+        let (gpu_stack, gpu_files) = self.gpu(address(self.engine, GPU).await?)?;
+        let host = vps_stack.host;
+        let (vps_unchanged, gpu_unchanged) = tokio::try_join!(
+            self.fill(VPS, &vps, vps_stack, &vps_files, &["bot"]),
+            self.fill(GPU, &gpu, gpu_stack, &gpu_files, &[]),
+        )?;
+        transfer::prune(&self.paths.archives(), &self.current)?;
+        if outer.is_unchanged() && vps_unchanged && gpu_unchanged {
+            self.ui.note("nothing had to be changed");
+        }
+        Ok(Some(Platform { engine: vps, host }))
+    }
+
+    /// Brings one machine's services up; answers whether nothing had to be changed.
+    async fn fill(
+        &self,
+        machine: &str,
+        engine: &Docker,
+        stack: Stack,
+        files: &BTreeMap<&'static str, Handover>,
+        further_images: &[&str],
+    ) -> anyhow::Result<bool> {
+        let stack = only(stack, &self.args.only);
+        let runs = |image: &&Image| {
+            let asked = further_images.iter().filter_map(|name| self.images.get(name));
+            stack.services.iter().map(|service| &service.image).chain(asked).any(|name| *name == image.reference)
+        };
+        let wanted: Vec<Image> = self.current.iter().filter(runs).cloned().collect();
+        transfer::load(self.ui, self.engine, (machine, engine), &self.paths.archives(), &wanted).await?;
+        let observed = observe(engine, &stack).await?;
+        let plan = plan(&stack, &observed);
+        write_files(&stack, files, &self.files(machine))?;
+        apply(self.ui, engine, &self.http, &stack, &plan).await?;
+        prune(engine, &wanted).await?;
+        Ok(plan.is_unchanged())
+    }
+
+    /// Where the files of a machine's services lie, seen from this machine.
+    fn files(&self, machine: &str) -> std::path::PathBuf {
+        self.paths.machines().join(machine).join(FILES)
+    }
+
+    async fn vps(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
+        let place = Place::Machine(address);
+        let handovers = platform::handovers(place, |name| self.secrets.get(name))?;
+        let group = group_of(&machines::socket(&self.paths.machines(), VPS))?;
+        let stack = platform::stack(&Inputs {
+            images: &self.images,
+            place,
+            ports: self.args.ports,
+            socket: (engine::SOCKET, group),
+            handovers: &handovers,
+            handover_directory: &format!("{SHARED}/{FILES}"),
+        });
+        Ok((stack, handovers))
+    }
+
+    fn gpu(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
+        let handovers = inference::handovers(self.secrets.get("GPU_NODE_SECRET")?.to_owned());
+        let stack = inference::stack(&self.images, address, &handovers, &format!("{SHARED}/{FILES}"));
+        Ok((stack, handovers))
+    }
+
+    fn platform(
+        &self,
+        place: Place,
+        socket: &str,
+        handovers: &BTreeMap<&'static str, Handover>,
+        directory: &Path,
+    ) -> anyhow::Result<Stack> {
+        Ok(platform::stack(&Inputs {
+            images: &self.images,
+            place,
+            ports: self.args.ports,
+            socket: (socket, group_of(Path::new(socket))?),
+            handovers,
+            handover_directory: directory.to_str().context("the data directory's path is not text")?,
+        }))
+    }
+
+    /// Prints what would be done: on machines that run, from what they have; on others, from nothing.
+    async fn show(&self, outer: &Plan) -> anyhow::Result<()> {
+        self.ui.line(outer.to_string().trim_end());
+        for machine in [VPS, GPU] {
+            let there = inside(self.paths, machine).await.ok();
+            let address = match &there {
+                Some(_) => address(self.engine, machine).await?,
+                None => std::net::Ipv4Addr::UNSPECIFIED,
+            };
+            let stack = if machine == GPU {
+                self.gpu(address)?.0
+            } else if there.is_some() {
+                self.vps(address).await?.0
+            } else {
+                let handovers = platform::handovers(Place::Machine(address), |name| self.secrets.get(name))?;
+                let group = group_of(Path::new(engine::SOCKET))?;
+                platform::stack(&Inputs {
+                    images: &self.images,
+                    place: Place::Machine(address),
+                    ports: self.args.ports,
+                    socket: (engine::SOCKET, group),
+                    handovers: &handovers,
+                    handover_directory: FILES,
+                })
+            };
+            let stack = only(stack, &self.args.only);
+            let observed = match &there {
+                Some(engine) => observe(engine, &stack).await?,
+                None => Observed::default(),
+            };
+            self.ui.line(format!("on {machine}:"));
+            for line in plan(&stack, &observed).to_string().lines() {
+                self.ui.line(format!("  {line}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Below a machine's directory: one directory of files per service.
+const FILES: &str = "run";
+
+/// Writes what the services are handed.
+fn write_files(stack: &Stack, handovers: &BTreeMap<&'static str, Handover>, directory: &Path) -> anyhow::Result<()> {
+    for service in &stack.services {
+        if let Some(files) = handovers.get(service.name) {
+            hand_over(&directory.join(service.name), files, platform::uid(service.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The stack reduced to what was asked for, if anything was.
+fn only(stack: Stack, names: &[String]) -> Stack {
+    if names.is_empty() { stack } else { stack.only(names) }
 }
 
 /// New secrets would lock everybody out of data that older ones protect.
 async fn refuse_lost_secrets(engine: &Docker, directory: &Path) -> anyhow::Result<()> {
-    let volume = flat::POSTGRES_VOLUME;
-    if !Secrets::are_missing(directory) || engine.inspect_volume(volume).await.is_err() {
+    if !Secrets::are_missing(directory) {
         return Ok(());
     }
-    Err(Failure::new(Exit::Environment, "the secrets of the existing data are not here")
-        .why(format!("volume {volume} exists, and {} holds no secrets", directory.display()))
-        .fix("put the directory back (or WOPR_DATA_DIR to where it is); or `cargo wopr down --volumes` to start empty")
-        .into())
-}
-
-/// The images that the services given to `--only`, and what they need, run.
-fn wanted_images(only: &[String]) -> anyhow::Result<Vec<&'static str>> {
-    if only.is_empty() {
-        return Ok(NAMES.to_vec());
-    }
-    let mut wanted = Vec::new();
-    for name in only {
-        wanted.extend(match name.as_str() {
-            flat::POSTGRES => &["postgres"][..],
-            flat::STRIPE => &["stripe"],
-            flat::MAIL => &["mail"],
-            flat::MIGRATE => &["postgres", "api"],
-            flat::API => &["postgres", "stripe", "mail", "api", "bot"],
-            _ => {
-                return Err(Failure::new(Exit::Failed, format!("there is no service {name}"))
-                    .fix(format!("the services are {}", flat::SERVICES.join(", ")))
-                    .into());
-            }
-        });
-    }
-    Ok(wanted)
-}
-
-fn desired(
-    images: &References,
-    args: &UpArgs,
-    handovers: &BTreeMap<&'static str, Handover>,
-    directory: &Path,
-) -> anyhow::Result<Stack> {
-    // An image that was not asked for belongs to a service that is left out below.
-    let reference = |name: &str| images.get(name).map(|image| image.reference.clone()).unwrap_or_default();
-    let images = Images {
-        postgres: reference("postgres"),
-        api: reference("api"),
-        stripe: reference("stripe"),
-        mail: reference("mail"),
-    };
-    let group =
-        fs::metadata(engine::SOCKET).with_context(|| format!("{} cannot be handed to the API", engine::SOCKET))?.gid();
-    let stack = flat::stack(&Inputs {
-        images: &images,
-        ports: args.ports,
-        socket: (engine::SOCKET, group),
-        handovers,
-        handover_directory: directory.to_str().context("the data directory's path is not text")?,
-    });
-    if args.only.is_empty() {
-        return Ok(stack);
-    }
-    stack.only(&args.only).map_err(|name| anyhow::anyhow!("there is no service {name}"))
-}
-
-/// Refuses to begin while somebody else holds a port that a new container wants.
-async fn ports_free(engine: &Docker, stack: &Stack, plan: &Plan) -> anyhow::Result<()> {
-    let created = plan.created();
-    let ours = |service: &&Service| created.contains(service.name);
-    for service in stack.services.iter().filter(ours) {
-        for (port, _) in &service.ports {
-            if ports::is_free(*port) || published_by(engine, *port).await?.as_deref() == Some(service.name) {
-                continue;
-            }
-            return Err(taken(*port, service.name, published_by(engine, *port).await?).into());
+    for volume in [platform::POSTGRES_VOLUME, machines::VPS_VOLUME] {
+        if engine.inspect_volume(volume).await.is_ok() {
+            return Err(Failure::new(Exit::Environment, "the secrets of the existing data are not here")
+                .why(format!("volume {volume} exists, and {} holds no secrets", directory.display()))
+                .fix("put the directory back (or WOPR_DATA_DIR to where it is); or `cargo wopr down --volumes` to start empty")
+                .into());
         }
     }
     Ok(())
 }
 
-fn taken(port: u16, service: &str, container: Option<String>) -> Failure {
-    let holder = match (container, ports::owner(Path::new("/proc"), port)) {
+/// The images that are needed: all, or those of the services given to `--only` and of what they need.
+pub(crate) fn wanted_images(paths: &Paths, args: &UpArgs) -> anyhow::Result<Vec<&'static str>> {
+    // Stacks whose services name their images by what they are called here.
+    let all = || NAMES.into_iter().chain(TOPOLOGY_NAMES);
+    let names: Images = all().map(|name| (name, name.to_owned())).collect();
+    let place = if args.flat { Place::Here } else { Place::Machine(std::net::Ipv4Addr::UNSPECIFIED) };
+    let files = BTreeMap::new();
+    let inputs = Inputs {
+        images: &names,
+        place,
+        ports: args.ports,
+        socket: (engine::SOCKET, 0),
+        handovers: &files,
+        handover_directory: FILES,
+    };
+    let mut stacks = vec![platform::stack(&inputs)];
+    if !args.flat {
+        stacks.push(inference::stack(&names, std::net::Ipv4Addr::UNSPECIFIED, &files, FILES));
+    }
+    let known: Vec<&str> = stacks.iter().flat_map(|stack| &stack.services).map(|service| service.name).collect();
+    if let Some(unknown) = args.only.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(Failure::new(Exit::Failed, format!("there is no service {unknown}"))
+            .fix(format!("the services are {}", known.join(", ")))
+            .into());
+    }
+    if !args.flat {
+        stacks.push(machines::stack("machine", args.ports, &paths.machines(), &[]));
+    }
+    let mut wanted = Vec::new();
+    for stack in stacks {
+        let stack = if stack.name == "machines" { stack } else { only(stack, &args.only) };
+        wanted.extend(stack.services.into_iter().map(|service| service.image));
+    }
+    if wanted.iter().any(|image| image == "api") {
+        wanted.push("bot".to_owned());
+    }
+    Ok(all().filter(|name| wanted.iter().any(|image| image == name)).collect())
+}
+
+/// Refuses to begin while somebody else holds a port that a new container wants.
+async fn ports_free(engine: &Docker, stack: &Stack, plan: &Plan, ports: Ports) -> anyhow::Result<()> {
+    let created = plan.created();
+    let ours = |service: &&Service| created.contains(service.name);
+    for service in stack.services.iter().filter(ours) {
+        for (port, _) in &service.ports {
+            if crate::ports::is_free(*port) || published_by(engine, *port).await?.as_deref() == Some(service.name) {
+                continue;
+            }
+            return Err(taken(*port, service.name, ports.flag(*port), published_by(engine, *port).await?).into());
+        }
+    }
+    Ok(())
+}
+
+fn taken(port: u16, service: &str, flag: &str, container: Option<String>) -> Failure {
+    let holder = match (container, crate::ports::owner(Path::new("/proc"), port)) {
         (Some(name), _) => format!("the container {name} publishes it"),
         (None, Some(owner)) => format!("process {} holds it: {}", owner.pid, owner.command),
         (None, None) => "a process that this account cannot see holds it".to_owned(),
-    };
-    let flag = match service {
-        flat::STRIPE => "--stripe-port",
-        flat::MAIL => "--mail-port",
-        _ => "--api-port",
     };
     Failure::new(Exit::PortTaken, format!("port {port} of this machine, which {service} needs, is taken"))
         .why(holder)
@@ -206,15 +387,25 @@ async fn published_by(engine: &Docker, port: u16) -> anyhow::Result<Option<Strin
     Ok(running.iter().find(publishes).map(crate::exec::observe::name_of))
 }
 
-fn addresses(ui: &Ui, ports: Ports, stack: &Stack) {
-    let shown = [
-        (flat::API, format!("API              http://localhost:{}", ports.api_port)),
-        (flat::STRIPE, format!("Stripe stand-in  http://localhost:{}", ports.stripe_port)),
-        (flat::MAIL, format!("mail             http://localhost:{}", ports.mail_port)),
+fn addresses(ui: &Ui, args: &UpArgs) {
+    let ports = args.ports;
+    let mut shown = vec![
+        format!("API              http://localhost:{}", ports.api_port),
+        format!("Stripe stand-in  http://localhost:{}", ports.stripe_port),
+        format!("mail             http://localhost:{}", ports.mail_port),
     ];
-    ui.heading("Addresses");
-    for (name, line) in shown {
-        if stack.services.iter().any(|service| service.name == name) {
+    if !args.flat {
+        shown.insert(0, format!("dashboard        http://localhost:{}", ports.http_port));
+        shown.extend([
+            format!("text generation  http://localhost:{}", ports.llama_port),
+            format!("text-to-speech   http://localhost:{}", ports.chatterbox_port),
+            format!("speech-to-text   http://localhost:{}", ports.whisper_port),
+            format!("embeddings       http://localhost:{}", ports.embeddings_port),
+        ]);
+    }
+    if args.only.is_empty() {
+        ui.heading("Addresses");
+        for line in shown {
             ui.note(line);
         }
     }

@@ -6,12 +6,11 @@ use anyhow::Context;
 use bollard::{
     Docker,
     models::{
-        ContainerCreateBody, EndpointSettings, HostConfig, Mount as EngineMount, MountType, NetworkCreateRequest,
-        NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+        ContainerCreateBody, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, Mount as EngineMount, MountType,
+        NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-        StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
     },
 };
 use futures_util::future::try_join_all;
@@ -24,9 +23,6 @@ use crate::{
     },
     ui::Ui,
 };
-
-/// Seconds a container gets to end by itself.
-pub(crate) const STOP_SECONDS: i32 = 10;
 
 /// Carries the plan out: resources first, then each level, its services side by side.
 pub(crate) async fn apply(
@@ -87,7 +83,7 @@ async fn service_steps(
             Step::Keep { service: name } => {
                 let service = service(name)?;
                 if !service.is_work() {
-                    ready::wait(engine, http, service).await?;
+                    ready::wait(engine, http, stack, service).await?;
                 }
                 ui.note(format!("{name}: unchanged"));
                 Ok(())
@@ -105,7 +101,7 @@ async fn service_steps(
                 let started = engine.start_container(service, None::<StartContainerOptions>).await;
                 started.with_context(|| format!("{service} could not be started"))
             }
-            Step::Await { service: name } => ready::wait(engine, http, service(name)?).await,
+            Step::Await { service: name } => ready::wait(engine, http, stack, service(name)?).await,
             Step::CreateNetwork(_) | Step::CreateVolume(_) => resource(engine, stack, step).await,
         };
         if result.is_err() {
@@ -123,8 +119,8 @@ async fn service_steps(
 
 /// Stops a container, kindly first, and removes it with its anonymous volumes; one that has gone is fine.
 pub(crate) async fn remove_container(engine: &Docker, name: &str) -> anyhow::Result<()> {
-    let stop = StopContainerOptionsBuilder::default().t(STOP_SECONDS).build();
-    match engine.stop_container(name, Some(stop)).await {
+    // How long it gets to end by itself was settled when it was created.
+    match engine.stop_container(name, None::<StopContainerOptions>).await {
         // 304: it has already stopped.
         Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 304 | 404, .. }) => {}
         Err(error) => return Err(error).with_context(|| format!("{name} could not be stopped")),
@@ -144,16 +140,16 @@ async fn create_container(engine: &Docker, stack: &Stack, service: &Service) -> 
     Ok(())
 }
 
-/// The service in the engine's words. No service gets a capability, a writable root or a way to gain privileges.
+/// The service in the engine's words. None gets a capability, a writable root or a way to gain privileges, but machines.
 fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody> {
     let mut labels = labels(stack);
     labels.insert(CONFIG_LABEL.to_owned(), serde_json::to_string(&service.aspects())?);
     let bindings = service.ports.iter().map(|(host, inside)| {
-        let binding = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(host.to_string()) };
+        let binding = PortBinding { host_ip: Some(stack.publish.to_string()), host_port: Some(host.to_string()) };
         (format!("{inside}/tcp"), Some(vec![binding]))
     });
     let restart = if service.is_work() { RestartPolicyNameEnum::NO } else { RestartPolicyNameEnum::UNLESS_STOPPED };
-    let host_config = HostConfig {
+    let mut host_config = HostConfig {
         port_bindings: Some(bindings.collect()),
         mounts: Some(service.mounts.iter().filter_map(mount).collect()),
         tmpfs: Some(service.mounts.iter().filter_map(tmpfs).collect()),
@@ -169,7 +165,27 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         init: Some(false),
         ..Default::default()
     };
-    let endpoint = EndpointSettings { aliases: Some(vec![service.name.to_owned()]), ..Default::default() };
+    if let Some(machine) = &service.machine {
+        let confinement = ["seccomp=unconfined", "apparmor=unconfined"];
+        host_config = HostConfig {
+            memory: None,
+            memory_swap: None,
+            pids_limit: None,
+            readonly_rootfs: Some(false),
+            cap_add: Some(machine.capabilities.clone()),
+            security_opt: Some(confinement.map(str::to_owned).to_vec()),
+            // An engine mounts /proc for others, which the kernel allows only where nothing of it is hidden.
+            masked_paths: Some(Vec::new()),
+            readonly_paths: Some(Vec::new()),
+            device_cgroup_rules: Some(vec!["a *:* rwm".to_owned()]),
+            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::HOST),
+            ..host_config
+        };
+    }
+    let endpoint = EndpointSettings {
+        aliases: Some([service.name].iter().chain(&service.aliases).map(|name| (*name).to_owned()).collect()),
+        ..Default::default()
+    };
     Ok(ContainerCreateBody {
         image: Some(service.image.clone()),
         cmd: (!service.command.is_empty()).then(|| service.command.clone()),
@@ -177,6 +193,7 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         user: Some(service.user.clone()),
         exposed_ports: Some(service.ports.iter().map(|(_, inside)| format!("{inside}/tcp")).collect()),
         labels: Some(labels),
+        stop_timeout: Some(service.stop_seconds.into()),
         host_config: Some(host_config),
         networking_config: Some(NetworkingConfig {
             endpoints_config: Some(HashMap::from([(stack.network.to_owned(), endpoint)])),

@@ -4,3 +4,5 @@ pub(crate) mod apply;
 pub(crate) mod observe;
 pub(crate) mod ready;
 pub(crate) mod remove;
+pub(crate) mod sites;
+pub(crate) mod transfer;

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use super::observe::container;
 use crate::{
     failure::{Exit, Failure},
-    plan::spec::{Ready, Service, State},
+    plan::spec::{Ready, Service, Stack, State},
 };
 
 /// How long a part of the stack may take to become ready.
@@ -22,7 +22,12 @@ const LIMIT: Duration = Duration::from_secs(90);
 const PACE: Duration = Duration::from_millis(50);
 
 /// Waits until the service is ready, has ended, or the time is over.
-pub(crate) async fn wait(engine: &Docker, http: &reqwest::Client, service: &Service) -> anyhow::Result<()> {
+pub(crate) async fn wait(
+    engine: &Docker,
+    http: &reqwest::Client,
+    stack: &Stack,
+    service: &Service,
+) -> anyhow::Result<()> {
     let since = Instant::now();
     loop {
         let state = container(engine, service.name).await?.map(|container| container.state);
@@ -35,7 +40,10 @@ pub(crate) async fn wait(engine: &Docker, http: &reqwest::Client, service: &Serv
             (Ready::Probe(command), Some(State::Running)) if probe(engine, service.name, command).await? => {
                 return Ok(());
             }
-            (Ready::Http { port, path }, Some(State::Running)) if answers(http, *port, path).await => {
+            (Ready::Http(pages), Some(State::Running)) if answer(http, stack, service, pages).await => {
+                return Ok(());
+            }
+            (Ready::Engine(socket), Some(State::Running)) if crate::engine::at(socket).await.is_ok() => {
                 return Ok(());
             }
             _ => {}
@@ -51,9 +59,11 @@ pub(crate) async fn wait(engine: &Docker, http: &reqwest::Client, service: &Serv
 fn condition(ready: &Ready) -> String {
     match ready {
         Ready::Probe(command) => format!("`{}` still fails", command.join(" ")),
-        Ready::Http { port, path } => {
-            format!("GET http://127.0.0.1:{port}{path} still does not answer 200")
+        Ready::Http(pages) => {
+            let pages: Vec<String> = pages.iter().map(|(port, path)| format!("{port}{path}")).collect();
+            format!("GET {} still does not answer 200", pages.join(" or "))
         }
+        Ready::Engine(socket) => format!("the engine at {} still does not answer", socket.display()),
         Ready::Finished => "it still runs".to_owned(),
     }
 }
@@ -109,7 +119,14 @@ async fn execute(engine: &Docker, name: &str, command: &[&str]) -> anyhow::Resul
     Ok(engine.inspect_exec(&exec.id).await?.exit_code.map(|code| (code, text)))
 }
 
-async fn answers(http: &reqwest::Client, port: u16, path: &str) -> bool {
-    let request = http.get(format!("http://127.0.0.1:{port}{path}")).timeout(Duration::from_secs(2));
-    request.send().await.is_ok_and(|response| response.status() == reqwest::StatusCode::OK)
+/// Whether every page answers 200 on the port its container port is published as.
+async fn answer(http: &reqwest::Client, stack: &Stack, service: &Service, pages: &[(u16, &str)]) -> bool {
+    for (inside, path) in pages {
+        let Some((port, _)) = service.ports.iter().find(|(_, published)| published == inside) else { return false };
+        let request = http.get(format!("http://{}:{port}{path}", stack.host)).timeout(Duration::from_secs(2));
+        if !request.send().await.is_ok_and(|response| response.status() == reqwest::StatusCode::OK) {
+            return false;
+        }
+    }
+    true
 }

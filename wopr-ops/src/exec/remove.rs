@@ -27,7 +27,7 @@ pub(crate) async fn containers(engine: &Docker, scope: Scope) -> anyhow::Result<
             }
         }
     }
-    if let Some(id) = found.get(crate::plan::flat::API) {
+    if let Some(id) = found.get(crate::plan::platform::FLAT.api) {
         remove_container(engine, id).await?;
     }
     try_join_all(found.values().map(|id| remove_container(engine, id))).await?;

@@ -1,7 +1,7 @@
 //! Compiling the programs that go into images.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -77,10 +77,8 @@ pub(crate) async fn located(
 async fn command(paths: &Paths, programs: &[Binary], profile: Profile) -> anyhow::Result<Command> {
     let mut command = cargo();
     command.current_dir(&paths.workspace).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
-    let packages: BTreeSet<&str> = programs.iter().map(|program| program.package).collect();
-    for package in packages {
-        command.args(["--package", package]);
-    }
+    // The whole workspace's features, so that nothing is compiled twice for the sake of another selection.
+    command.arg("--workspace");
     for program in programs {
         command.args(["--bin", program.name]);
     }

@@ -50,6 +50,8 @@ const LAYOUT: &str = "1";
 pub(crate) struct Image {
     /// `repository:fingerprint`: never moves.
     pub(crate) reference: String,
+    /// `repository:tag` as a person would write it; moves with every build.
+    pub(crate) name: String,
 }
 
 /// What an image is made from, as fingerprints.
@@ -67,6 +69,10 @@ impl Inputs {
 
     fn reference(&self) -> String {
         format!("{}:{}", self.repository, self.content())
+    }
+
+    fn image(&self) -> Image {
+        Image { reference: self.reference(), name: format!("{}:{}", self.repository, self.tag) }
     }
 
     fn labels(&self) -> HashMap<String, String> {
@@ -104,7 +110,7 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
         Err(error) => Err(error),
     };
     task.ends(built, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
-    Ok(Image { reference: inputs.reference() })
+    Ok(inputs.image())
 }
 
 /// The image of a program that was built, built if there is none of it.
@@ -125,7 +131,7 @@ pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: 
         Err(error) => Err(error),
     };
     task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
-    Ok(Image { reference: inputs.reference() })
+    Ok(inputs.image())
 }
 
 /// What an [`Assembly`] needs beside its packages; made when the programs are compiled.
@@ -209,7 +215,7 @@ pub(crate) async fn assembled(
         Err(error) => Err(error),
     };
     task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
-    Ok(Image { reference: inputs.reference() })
+    Ok(inputs.image())
 }
 
 /// Whether the image that carries the recipe's tag was made from this recipe, whatever its programs.
@@ -271,7 +277,33 @@ async fn unchanged(ui: &Ui, engine: &Docker, inputs: &Inputs) -> anyhow::Result<
     ui.note(format!("{}:{} is unchanged", inputs.repository, inputs.tag));
     // Somebody may have moved the tag to an image that was built from something else.
     tag(engine, inputs).await?;
-    Ok(Image { reference: inputs.reference() })
+    Ok(inputs.image())
+}
+
+/// The images of these names that were built last.
+///
+/// # Errors
+/// The first that is not there.
+pub(crate) async fn existing(
+    engine: &Docker,
+    names: &[&'static str],
+) -> anyhow::Result<std::collections::BTreeMap<&'static str, Image>> {
+    let mut found = std::collections::BTreeMap::new();
+    for name in names {
+        let tagged = recipes::tagged(name).with_context(|| format!("there is no image {name}"))?;
+        let tags = match engine.inspect_image(&tagged).await {
+            Ok(image) => image.repo_tags.unwrap_or_default(),
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("the engine does not tell about {tagged}")),
+        };
+        let Some(reference) = tags.into_iter().find(|tag| *tag != tagged) else {
+            return Err(Failure::new(Exit::Image, format!("the image {tagged} is not there"))
+                .fix("`cargo wopr up` builds it")
+                .into());
+        };
+        found.insert(*name, Image { reference, name: tagged });
+    }
+    Ok(found)
 }
 
 /// Why the image has to be built; `None` if one of this content is there.

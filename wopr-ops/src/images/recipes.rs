@@ -340,3 +340,16 @@ pub(crate) const UI_HEALTH: [&str; 2] = ["/wopr-ui", "health"];
 
 /// Every image that the two-machine topology runs and the flat stack does not, made from packages.
 pub(crate) const ASSEMBLIES: [&Assembly; 5] = [&MACHINE, &LLAMA, &WHISPER, &SPEECH, &CADDY];
+
+/// Every program that is alone in its image, by the name of the image.
+pub(crate) const PROGRAMS: [(&str, Program); 5] =
+    [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("ui", UI)];
+
+/// `repository:tag` of an image, by its name.
+pub(crate) fn tagged(name: &str) -> Option<String> {
+    let database = ("postgres", POSTGRES_REPOSITORY, POSTGRES_TAG);
+    let programs = PROGRAMS.iter().map(|(name, program)| (*name, program.repository, program.tag));
+    let assemblies = ASSEMBLIES.iter().map(|recipe| (recipe.name, recipe.repository, recipe.tag));
+    let mut all = programs.chain(assemblies).chain([database]);
+    all.find(|(known, ..)| *known == name).map(|(_, repository, tag)| format!("{repository}:{tag}"))
+}

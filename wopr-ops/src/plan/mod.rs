@@ -1,6 +1,8 @@
 //! Deciding what to do: what is wanted and what was seen become a list of steps. Nothing here touches the world.
 
-pub(crate) mod flat;
+pub(crate) mod inference;
+pub(crate) mod machines;
+pub(crate) mod platform;
 pub(crate) mod removal;
 pub(crate) mod spec;
 pub(crate) mod steps;

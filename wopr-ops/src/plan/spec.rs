@@ -1,6 +1,10 @@
 //! What is wanted: a stack of services, and what was seen of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::PathBuf,
+};
 
 use serde::Serialize;
 
@@ -24,6 +28,10 @@ pub(crate) struct Stack {
     pub(crate) name: &'static str,
     /// The bridge network all services are on.
     pub(crate) network: &'static str,
+    /// The address of its engine's machine that ports are published on.
+    pub(crate) publish: Ipv4Addr,
+    /// The address that published ports answer at, seen from here.
+    pub(crate) host: Ipv4Addr,
     /// In any order; [`Service::after`] says what comes first.
     pub(crate) services: Vec<Service>,
 }
@@ -35,22 +43,19 @@ impl Stack {
         mounts.filter_map(|mount| if let Mount::Volume { name, .. } = mount { Some(*name) } else { None }).collect()
     }
 
-    /// The stack reduced to the named services and what they need.
-    ///
-    /// # Errors
-    /// The first name that no service has.
-    pub(crate) fn only(mut self, names: &[String]) -> Result<Self, String> {
-        let mut kept: BTreeSet<&str> = BTreeSet::new();
-        let mut wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    /// The stack reduced to those of its services that are named, and what they need.
+    pub(crate) fn only(mut self, names: &[String]) -> Self {
+        let mut kept: BTreeSet<&'static str> = BTreeSet::new();
+        let named = self.services.iter().map(|service| service.name);
+        let mut wanted: Vec<&'static str> = named.filter(|name| names.iter().any(|wanted| wanted == name)).collect();
         while let Some(name) = wanted.pop() {
-            let service = self.services.iter().find(|service| service.name == name).ok_or_else(|| name.to_owned())?;
-            if kept.insert(service.name) {
-                wanted.extend(&service.after);
+            if kept.insert(name) {
+                let service = self.services.iter().find(|service| service.name == name);
+                wanted.extend(service.iter().flat_map(|service| &service.after));
             }
         }
-        let kept: BTreeSet<String> = kept.into_iter().map(str::to_owned).collect();
         self.services.retain(|service| kept.contains(service.name));
-        Ok(self)
+        self
     }
 }
 
@@ -59,6 +64,8 @@ impl Stack {
 pub(crate) struct Service {
     /// The container's name, and its host name on the network.
     pub(crate) name: &'static str,
+    /// Further names on the network.
+    pub(crate) aliases: Vec<&'static str>,
     /// `repository:fingerprint`.
     pub(crate) image: String,
     /// Arguments to the image's entry point.
@@ -71,7 +78,7 @@ pub(crate) struct Service {
     pub(crate) user: String,
     /// Further groups: the one that may use the engine's socket.
     pub(crate) groups: Vec<String>,
-    /// Published on 127.0.0.1: host port, container port.
+    /// Published: port of the engine's machine, container port.
     pub(crate) ports: Vec<(u16, u16)>,
     /// What it can write to, and what it is given.
     pub(crate) mounts: Vec<Mount>,
@@ -81,6 +88,19 @@ pub(crate) struct Service {
     pub(crate) after: Vec<&'static str>,
     /// When it counts as ready.
     pub(crate) ready: Ready,
+    /// Seconds it gets to end by itself.
+    pub(crate) stop_seconds: i32,
+    /// Present if it is a machine with an engine of its own, and what it may then do.
+    pub(crate) machine: Option<Machine>,
+}
+
+/// What a container needs to be a machine: to run an engine of its own. Nothing is privileged: every capability is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// Capabilities, without `CAP_`.
+    pub(crate) capabilities: Vec<String>,
+    /// The inner engine's socket, as seen from outside.
+    pub(crate) socket: PathBuf,
 }
 
 /// Where a service finds its secrets.
@@ -102,8 +122,10 @@ pub(crate) enum Mount {
 pub(crate) enum Ready {
     /// A program inside the container ends with 0.
     Probe(Vec<&'static str>),
-    /// A GET on the published port answers 200.
-    Http { port: u16, path: &'static str },
+    /// A GET on each of these published container ports answers 200.
+    Http(Vec<(u16, &'static str)>),
+    /// The engine behind this socket answers.
+    Engine(PathBuf),
     /// The container itself ends with 0: it is work, not a server.
     Finished,
 }
@@ -129,7 +151,9 @@ impl Service {
             ("limits", of(self.memory_bytes.to_string())),
         ]
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .into_iter()
+        .chain(self.machine.iter().map(|machine| ("machine".to_owned(), of(machine.capabilities.join(" ")))))
+        .collect()
     }
 
     /// Whether it is work that ends instead of a server.

@@ -1,24 +1,29 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::{
-    flat::{self, Images, Inputs, Ports},
+    inference, machines,
+    platform::{self, FLAT, Images, Inputs, Place, Ports, VPS},
     spec::{Container, Mount, Observed, Ready, Stack, State},
     steps::{Step, plan},
 };
 
 fn images(api: &str) -> Images {
-    Images {
-        postgres: "wopr-postgres:aa".to_owned(),
-        api: format!("wopr-api:{api}"),
-        stripe: "wopr-stripe-standin:cc".to_owned(),
-        mail: "wopr-mail-catcher:dd".to_owned(),
-    }
+    let image = |name: &'static str| (name, format!("wopr-{name}:aa"));
+    let mut images: Images = ["postgres", "stripe", "mail", "ui", "objects", "caddy", "llama", "speech", "whisper"]
+        .map(image)
+        .into_iter()
+        .chain([image("gpu-node")])
+        .collect();
+    images.insert("api", format!("wopr-api:{api}"));
+    images
 }
 
-fn stack_of(api: &str, ports: Ports, password: &str) -> Stack {
-    let handovers = flat::handovers(|name| Ok(if name == "POSTGRES_PASSWORD" { password } else { "value" })).unwrap();
-    flat::stack(&Inputs {
+fn stack_at(place: Place, api: &str, ports: Ports, password: &str) -> Stack {
+    let secret = |name: &str| Ok(if name == "POSTGRES_PASSWORD" { password } else { "value" });
+    let handovers = platform::handovers(place, secret).unwrap();
+    platform::stack(&Inputs {
         images: &images(api),
+        place,
         ports,
         socket: ("/var/run/docker.sock", 999),
         handovers: &handovers,
@@ -26,10 +31,24 @@ fn stack_of(api: &str, ports: Ports, password: &str) -> Stack {
     })
 }
 
-const PORTS: Ports = Ports { api_port: 3100, stripe_port: 3110, mail_port: 3120 };
+fn stack_of(api: &str, ports: Ports, password: &str) -> Stack {
+    stack_at(Place::Here, api, ports, password)
+}
+
+/// Everything there is: both topologies.
+fn all_stacks(password: &str) -> Vec<Stack> {
+    let address = Ipv4Addr::new(172, 18, 0, 2);
+    let handovers = inference::handovers(password.to_owned());
+    vec![
+        stack_of("bb", Ports::default(), password),
+        stack_at(Place::Machine(address), "bb", Ports::default(), password),
+        inference::stack(&images("bb"), address, &handovers, "/data/run"),
+        machines::stack("wopr-machine:aa", Ports::default(), "/data/machines".as_ref(), &["CHOWN".to_owned()]),
+    ]
+}
 
 fn stack() -> Stack {
-    stack_of("bb", PORTS, "secret")
+    stack_of("bb", Ports::default(), "secret")
 }
 
 /// What the engine shows of a stack that is up.
@@ -67,7 +86,7 @@ fn a_stack_that_is_up_stays_as_it_is() {
 #[test]
 fn a_stopped_stack_starts_with_its_containers() {
     let mut observed = up(&stack());
-    for name in [flat::POSTGRES, flat::STRIPE, flat::MAIL, flat::API] {
+    for name in [FLAT.postgres, FLAT.stripe, FLAT.mail, FLAT.api] {
         set(&mut observed, name, State::Exited(0));
     }
     insta::assert_snapshot!(plan(&stack(), &observed));
@@ -75,35 +94,38 @@ fn a_stopped_stack_starts_with_its_containers() {
 
 #[test]
 fn a_new_api_image_touches_the_migration_and_the_api_alone() {
-    insta::assert_snapshot!(plan(&stack_of("ee", PORTS, "secret"), &up(&stack())));
+    insta::assert_snapshot!(plan(&stack_of("ee", Ports::default(), "secret"), &up(&stack())));
 }
 
 #[test]
 fn another_port_recreates_what_carries_it_in_an_address() {
-    insta::assert_snapshot!(plan(&stack_of("bb", Ports { api_port: 3200, ..PORTS }, "secret"), &up(&stack())));
+    insta::assert_snapshot!(plan(
+        &stack_of("bb", Ports { api_port: 3200, ..Ports::default() }, "secret"),
+        &up(&stack())
+    ));
 }
 
 #[test]
 fn a_changed_secret_recreates_who_is_handed_it() {
-    insta::assert_snapshot!(plan(&stack_of("bb", PORTS, "another"), &up(&stack())));
+    insta::assert_snapshot!(plan(&stack_of("bb", Ports::default(), "another"), &up(&stack())));
 }
 
 #[test]
 fn what_an_interruption_left_is_finished() {
     let mut observed = up(&stack());
-    set(&mut observed, flat::POSTGRES, State::Created);
-    set(&mut observed, flat::MIGRATE, State::Exited(1));
-    set(&mut observed, flat::STRIPE, State::Exited(137));
-    set(&mut observed, flat::MAIL, State::Other);
-    observed.containers.remove(flat::API);
+    set(&mut observed, FLAT.postgres, State::Created);
+    set(&mut observed, FLAT.migrate, State::Exited(1));
+    set(&mut observed, FLAT.stripe, State::Exited(137));
+    set(&mut observed, FLAT.mail, State::Other);
+    observed.containers.remove(FLAT.api);
     insta::assert_snapshot!(plan(&stack(), &observed));
 }
 
 #[test]
 fn a_container_of_the_same_name_that_is_not_ours_is_replaced_and_the_reason_said() {
     let mut observed = up(&stack());
-    observed.containers.get_mut(flat::MAIL).unwrap().aspects = BTreeMap::new();
-    let why = |step: &Step| matches!(step, Step::Remove { service, why } if *service == flat::MAIL && why.contains("not created by this"));
+    observed.containers.get_mut(FLAT.mail).unwrap().aspects = BTreeMap::new();
+    let why = |step: &Step| matches!(step, Step::Remove { service, why } if *service == FLAT.mail && why.contains("not created by this"));
     assert!(plan(&stack(), &observed).steps().any(why));
 }
 
@@ -120,18 +142,17 @@ fn containers_of_a_network_that_has_gone_are_recreated() {
 fn a_part_of_the_stack_brings_what_it_needs() {
     let names = |only: &[&str]| {
         let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
-        stack().only(&only).map(|stack| stack.services.iter().map(|service| service.name).collect::<Vec<_>>())
+        stack().only(&only).services.iter().map(|service| service.name).collect::<Vec<_>>()
     };
-    assert_eq!(names(&["wopr-mail"]), Ok(vec![flat::MAIL]));
-    assert_eq!(names(&["wopr-api-migrate"]), Ok(vec![flat::POSTGRES, flat::MIGRATE]));
-    assert_eq!(names(&["wopr-api"]).map(|names| names.len()), Ok(5));
-    assert_eq!(names(&["wopr-ui"]), Err("wopr-ui".to_owned()));
+    assert_eq!(names(&["wopr-mail"]), [FLAT.mail]);
+    assert_eq!(names(&["wopr-api-migrate"]), [FLAT.postgres, FLAT.migrate]);
+    assert_eq!(names(&["wopr-api"]).len(), 5);
+    assert!(names(&["wopr-vps-platform-ui"]).is_empty());
 }
 
 #[test]
 fn no_secret_is_in_the_environment_or_on_the_command_line() {
-    let stack = stack_of("bb", PORTS, "hunter2");
-    for service in &stack.services {
+    for service in all_stacks("hunter2").iter().flat_map(|stack| &stack.services) {
         let shown = format!("{:?} {:?} {:?}", service.env, service.command, service.aspects());
         assert!(!shown.contains("hunter2"), "{}", service.name);
     }
@@ -139,13 +160,67 @@ fn no_secret_is_in_the_environment_or_on_the_command_line() {
 
 #[test]
 fn only_volumes_memory_and_the_engine_socket_are_writable() {
-    for service in &stack().services {
+    for service in all_stacks("secret").iter().flat_map(|stack| &stack.services) {
+        assert!(service.is_work() || service.ready != Ready::Finished);
+        if service.machine.is_some() {
+            continue;
+        }
         for mount in &service.mounts {
             if let Mount::Bind { source, read_only: false, .. } = mount {
-                assert_eq!((service.name, source.as_str()), (flat::API, "/var/run/docker.sock"));
+                assert!([FLAT.api, VPS.api].contains(&service.name), "{}", service.name);
+                assert_eq!(source, "/var/run/docker.sock");
             }
         }
         assert!(!service.user.starts_with("0:"), "{}", service.name);
-        assert!(service.is_work() || service.ready != Ready::Finished);
     }
+}
+
+#[test]
+fn names_and_published_ports_are_taken_once() {
+    for stack in all_stacks("secret") {
+        let mut names: Vec<&str> = stack
+            .services
+            .iter()
+            .flat_map(|service| [&service.name].into_iter().chain(&service.aliases))
+            .copied()
+            .collect();
+        let mut ports: Vec<u16> =
+            stack.services.iter().flat_map(|service| &service.ports).map(|(published, _)| *published).collect();
+        let (many_names, many_ports) = (names.len(), ports.len());
+        names.sort_unstable();
+        names.dedup();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!((names.len(), ports.len()), (many_names, many_ports), "{}", stack.name);
+    }
+}
+
+#[test]
+fn every_service_waits_only_for_services_of_its_own_stack() {
+    for stack in all_stacks("secret") {
+        for service in &stack.services {
+            for name in &service.after {
+                assert!(stack.services.iter().any(|other| other.name == *name), "{} waits for {name}", service.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_machine_publishes_here_is_what_its_services_publish_there() {
+    let [_, vps, gpu, machines] = all_stacks("secret").try_into().unwrap();
+    for (machine, stack) in [(machines::VPS, vps), (machines::GPU, gpu)] {
+        let there: Vec<u16> = stack.services.iter().flat_map(|service| &service.ports).map(|(port, _)| *port).collect();
+        let outer = machines.services.iter().find(|service| service.name == machine).unwrap();
+        for (_, inside) in &outer.ports {
+            assert!(there.contains(inside), "nothing on {machine} listens on {inside}");
+        }
+    }
+}
+
+#[test]
+fn two_machines_from_nothing() {
+    let stacks = all_stacks("secret");
+    let plans: Vec<String> = stacks[1..].iter().map(|stack| plan(stack, &Observed::default()).to_string()).collect();
+    insta::assert_snapshot!(plans.join("\n"));
 }

@@ -1,0 +1,52 @@
+//! `start`, `restart`, `seed`: a stack that was up before, without building anything.
+
+use crate::{
+    cli::{RestartArgs, SeedArgs, StartArgs, UpArgs},
+    engine,
+    exec::{apply::remove_container, sites::find},
+    images::{self, binaries::Profile},
+    paths::Paths,
+    secrets::Secrets,
+    ui::Ui,
+};
+
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
+    super::up::require_root()?;
+    let _lock = super::lock(paths)?;
+    bring(ui, paths, args).await
+}
+
+/// Stops and starts everything; or takes one service's container away and creates it anew, with all it is given.
+pub(crate) async fn restart(ui: &Ui, paths: &Paths, args: &RestartArgs) -> anyhow::Result<()> {
+    super::up::require_root()?;
+    let Some(service) = &args.service else {
+        super::stop::run(ui, paths).await?;
+        return run(ui, paths, &args.start).await;
+    };
+    let _lock = super::lock(paths)?;
+    let (site, name) = find(paths, engine::require().await?, service).await?;
+    let task = ui.start(format!("removing {name}"));
+    task.ends(remove_container(&site.engine, &name).await, |()| String::new())?;
+    bring(ui, paths, &args.start).await
+}
+
+async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
+    let engine = engine::ensure(ui, paths).await?;
+    let args = UpArgs {
+        flat: args.flat,
+        dry_run: false,
+        no_prove: true,
+        profile: Profile::Dev,
+        only: Vec::new(),
+        ports: args.ports,
+    };
+    let names = super::up::wanted_images(paths, &args)?;
+    let images = images::existing(&engine, &names).await?;
+    super::up::bring(ui, paths, &engine, &images, &args).await
+}
+
+pub(crate) async fn seed(ui: &Ui, paths: &Paths, args: &SeedArgs) -> anyhow::Result<()> {
+    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
+    let http = super::http_client()?;
+    crate::seed::gpu(ui, &http, args.api_port, secrets.get("FLEET_API_TOKEN_ADMIN")?).await
+}

@@ -1,0 +1,112 @@
+//! Bringing images from this machine's engine to that of another machine.
+//!
+//! An image is saved to a file once, under the name of its content, and loaded by every machine that lacks it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use bollard::{Docker, query_parameters::ImportImageOptionsBuilder};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::io::AsyncWriteExt;
+
+use crate::{images::Image, ui::Ui};
+
+/// Loads the images that a machine lacks; answers with how many bytes that were.
+pub(crate) async fn load(
+    ui: &Ui,
+    here: &Docker,
+    machine: (&str, &Docker),
+    archives: &Path,
+    images: &[Image],
+) -> anyhow::Result<u64> {
+    let (name, inner) = machine;
+    let mut bytes = 0;
+    for image in images {
+        if exists(inner, &image.reference).await? {
+            continue;
+        }
+        let task = ui.start(format!("{name}: loading {}", image.reference));
+        let loaded = async {
+            let archive = saved(here, archives, image).await?;
+            read_into(inner, &archive).await
+        };
+        let loaded = task.ends(loaded.await, |size| format!("{} MB", size.div_ceil(1_000_000)))?;
+        bytes += loaded;
+    }
+    Ok(bytes)
+}
+
+async fn exists(engine: &Docker, reference: &str) -> anyhow::Result<bool> {
+    match engine.inspect_image(reference).await {
+        Ok(_) => Ok(true),
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("the engine does not tell about {reference}")),
+    }
+}
+
+/// The image's archive, written if there is none of this content.
+pub(crate) async fn saved(here: &Docker, archives: &Path, image: &Image) -> anyhow::Result<PathBuf> {
+    fs::create_dir_all(archives).with_context(|| format!("{} could not be created", archives.display()))?;
+    let file = archives.join(file_name(&image.reference));
+    if file.is_file() {
+        return Ok(file);
+    }
+    // Two machines may want the same image at once, each writing a draft of its own.
+    let draft = file.with_extension(format!("{:08x}", rand::random::<u32>()));
+    let mut output = tokio::fs::File::create(&draft).await.with_context(|| format!("{}", draft.display()))?;
+    let mut content = std::pin::pin!(here.export_images(&[&image.reference, &image.name]));
+    let written = async {
+        while let Some(chunk) = content.next().await {
+            output.write_all(&chunk.context("the engine stopped handing the image out")?).await?;
+        }
+        output.flush().await?;
+        anyhow::Ok(())
+    };
+    if let Err(error) = written.await {
+        let _gone = fs::remove_file(&draft);
+        return Err(error.context(format!("{} could not be saved", image.reference)));
+    }
+    fs::rename(&draft, &file).with_context(|| format!("{} cannot be written", file.display()))?;
+    Ok(file)
+}
+
+async fn read_into(inner: &Docker, archive: &Path) -> anyhow::Result<u64> {
+    let file = tokio::fs::File::open(archive).await.with_context(|| format!("{}", archive.display()))?;
+    let size = file.metadata().await?.len();
+    let chunks = futures_util::stream::try_unfold(file, async |mut file| {
+        use tokio::io::AsyncReadExt;
+        let mut chunk = bytes::BytesMut::with_capacity(1 << 20);
+        let read = file.read_buf(&mut chunk).await?;
+        Ok::<_, std::io::Error>((read > 0).then(|| (chunk.freeze(), file)))
+    });
+    let options = ImportImageOptionsBuilder::default().quiet(true).build();
+    let answers = inner.import_image_stream(
+        options,
+        Box::pin(chunks) as std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, std::io::Error>> + Send>>,
+        None,
+    );
+    answers
+        .try_for_each(|_| async { Ok(()) })
+        .await
+        .with_context(|| format!("{} could not be loaded", archive.display()))?;
+    Ok(size)
+}
+
+/// Removes archives of images that are not current.
+pub(crate) fn prune(archives: &Path, current: &[Image]) -> anyhow::Result<()> {
+    let kept: Vec<String> = current.iter().map(|image| file_name(&image.reference)).collect();
+    for entry in fs::read_dir(archives).into_iter().flatten().flatten() {
+        if !kept.iter().any(|name| *name == entry.file_name().to_string_lossy()) {
+            fs::remove_file(entry.path()).with_context(|| format!("{}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn file_name(reference: &str) -> String {
+    format!("{}.tar", reference.replace(['/', ':'], "_"))
+}

@@ -1,0 +1,450 @@
+//! The platform: database, API and what they talk to, on one engine, with the bots beside them.
+//!
+//! Two topologies have it. In the flat one it is all there is, on this machine's engine; in the other it is what the
+//! machine `wopr-vps` runs, where a proxy, the dashboard's place and an object store come with it.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use serde_json::json;
+
+use super::spec::{Mount, Ready, SECRETS, Service, Stack};
+use crate::{
+    images::recipes::{
+        CADDY_UID, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT, UI_STRIPE_VARIABLE,
+    },
+    secrets::{Handover, fingerprint_of},
+};
+
+/// What the platform's services are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// Value of the stack's label.
+    pub(crate) stack: &'static str,
+    /// The network of its services.
+    pub(crate) network: &'static str,
+    /// The database.
+    pub(crate) postgres: &'static str,
+    /// The double of Stripe.
+    pub(crate) stripe: &'static str,
+    /// The mail catcher.
+    pub(crate) mail: &'static str,
+    /// The one-shot that brings the schema up to date.
+    pub(crate) migrate: &'static str,
+    /// The API server.
+    pub(crate) api: &'static str,
+    /// The dashboard's place.
+    pub(crate) ui: &'static str,
+    /// The object store.
+    pub(crate) objects: &'static str,
+    /// The reverse proxy.
+    pub(crate) caddy: &'static str,
+}
+
+/// All on this machine's engine.
+pub(crate) const FLAT: Names = Names {
+    stack: "flat",
+    network: "wopr-flat",
+    postgres: "wopr-postgres",
+    stripe: "wopr-stripe",
+    mail: "wopr-mail",
+    migrate: "wopr-api-migrate",
+    api: "wopr-api",
+    ui: "wopr-ui",
+    objects: "wopr-objects",
+    caddy: "wopr-caddy",
+};
+
+/// On the machine `wopr-vps`.
+pub(crate) const VPS: Names = Names {
+    stack: "vps",
+    network: "wopr-vps-local",
+    postgres: "wopr-vps-postgres",
+    stripe: "wopr-vps-stripe",
+    mail: "wopr-vps-mail",
+    migrate: "wopr-vps-platform-api-migrate",
+    api: "wopr-vps-platform-api",
+    ui: "wopr-vps-platform-ui",
+    objects: "wopr-vps-objects",
+    caddy: "wopr-vps-caddy",
+};
+
+/// Role and database: of the same name, so that the schema of that name comes first on the search path.
+pub(crate) const DATABASE: &str = "wopr";
+
+/// The volume with the database's files.
+pub(crate) const POSTGRES_VOLUME: &str = "wopr-postgres-data";
+
+/// Ports inside the containers; the machine `wopr-vps` publishes the same ones.
+pub(crate) const STRIPE_PORT: u16 = 3110;
+const SMTP_PORT: u16 = 1025;
+pub(crate) const MAIL_WEB_PORT: u16 = 3120;
+pub(crate) const API_PORT: u16 = 3100;
+const OBJECTS_PORT: u16 = 9000;
+pub(crate) const HTTP_PORT: u16 = 80;
+/// The proxy listens above 1024, where no privilege is needed.
+const CADDY_PORT: u16 = 8080;
+const CADDY_ADMIN_PORT: u16 = 2019;
+
+pub(super) const MIB: i64 = 1024 * 1024;
+/// Seconds a service gets to end by itself.
+pub(crate) const STOP_SECONDS: i32 = 10;
+
+/// Ports of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
+pub(crate) struct Ports {
+    /// Port of the API on this machine.
+    #[arg(long, default_value_t = API_PORT, value_name = "PORT")]
+    pub(crate) api_port: u16,
+    /// Port of the Stripe stand-in on this machine.
+    #[arg(long, default_value_t = STRIPE_PORT, value_name = "PORT")]
+    pub(crate) stripe_port: u16,
+    /// Port of the mail catcher's page on this machine.
+    #[arg(long, default_value_t = MAIL_WEB_PORT, value_name = "PORT")]
+    pub(crate) mail_port: u16,
+    /// Port of the reverse proxy on this machine; two machines only.
+    #[arg(long, default_value_t = HTTP_PORT, value_name = "PORT")]
+    pub(crate) http_port: u16,
+    /// Port of text generation on this machine; two machines only.
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    pub(crate) llama_port: u16,
+    /// Port of text-to-speech on this machine; two machines only.
+    #[arg(long, default_value_t = 8081, value_name = "PORT")]
+    pub(crate) chatterbox_port: u16,
+    /// Port of speech-to-text on this machine; two machines only.
+    #[arg(long, default_value_t = 8082, value_name = "PORT")]
+    pub(crate) whisper_port: u16,
+    /// Port of embeddings on this machine; two machines only.
+    #[arg(long, default_value_t = 8083, value_name = "PORT")]
+    pub(crate) embeddings_port: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            api_port: API_PORT,
+            stripe_port: STRIPE_PORT,
+            mail_port: MAIL_WEB_PORT,
+            http_port: HTTP_PORT,
+            llama_port: 8080,
+            chatterbox_port: 8081,
+            whisper_port: 8082,
+            embeddings_port: 8083,
+        }
+    }
+}
+
+impl Ports {
+    /// The flag that moves a port.
+    pub(crate) fn flag(self, port: u16) -> &'static str {
+        let flags = [
+            (self.api_port, "--api-port"),
+            (self.stripe_port, "--stripe-port"),
+            (self.mail_port, "--mail-port"),
+            (self.http_port, "--http-port"),
+            (self.llama_port, "--llama-port"),
+            (self.chatterbox_port, "--chatterbox-port"),
+            (self.whisper_port, "--whisper-port"),
+            (self.embeddings_port, "--embeddings-port"),
+        ];
+        flags.iter().find(|(of, _)| *of == port).map_or("another", |(_, flag)| flag)
+    }
+}
+
+/// References of images, by the names of `images --only`.
+pub(crate) type Images = BTreeMap<&'static str, String>;
+
+/// Where the platform runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On this machine's engine.
+    Here,
+    /// On the engine of a machine with this address.
+    Machine(Ipv4Addr),
+}
+
+/// What the platform is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Inputs<'a> {
+    /// Images to run.
+    pub(crate) images: &'a Images,
+    /// Where it runs.
+    pub(crate) place: Place,
+    /// Ports on this machine, as customers and operators use them.
+    pub(crate) ports: Ports,
+    /// The engine's socket on its machine, and the group that may use it.
+    pub(crate) socket: (&'a str, u32),
+    /// Files by service.
+    pub(crate) handovers: &'a BTreeMap<&'static str, Handover>,
+    /// Directory of the engine's machine with one directory of files per service.
+    pub(crate) handover_directory: &'a str,
+}
+
+impl Inputs<'_> {
+    fn names(&self) -> &'static Names {
+        names(self.place)
+    }
+
+    /// The port of the engine's machine that a container port is published on.
+    fn published(&self, here: u16, inside: u16) -> Vec<(u16, u16)> {
+        vec![(if self.place == Place::Here { here } else { inside }, inside)]
+    }
+}
+
+/// What services are called there.
+pub(crate) fn names(place: Place) -> &'static Names {
+    if place == Place::Here { &FLAT } else { &VPS }
+}
+
+/// The user a service runs as, who must be able to read its files.
+pub(crate) fn uid(service: &str) -> u32 {
+    match service {
+        _ if [FLAT.postgres, VPS.postgres].contains(&service) => POSTGRES_UID,
+        _ if [FLAT.caddy, VPS.caddy].contains(&service) => CADDY_UID,
+        _ => SERVICE_UID,
+    }
+}
+
+/// The files of each service: secrets, under the names of their variables, and configuration. `secret` looks one up.
+///
+/// # Errors
+/// Those of `secret`.
+pub(crate) fn handovers<'s>(
+    place: Place,
+    secret: impl Fn(&str) -> anyhow::Result<&'s str>,
+) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
+    let names = names(place);
+    let files = |wanted: &[&str]| -> anyhow::Result<Handover> {
+        wanted.iter().map(|name| Ok(((*name).to_owned(), secret(name)?.to_owned()))).collect()
+    };
+    let url = format!("postgres://{DATABASE}:{}@{}:5432/{DATABASE}", secret("POSTGRES_PASSWORD")?, names.postgres);
+    let mut api = files(&[
+        "BETTER_AUTH_SECRET",
+        "FLEET_API_TOKEN_ADMIN",
+        "PLATFORM_SECRET",
+        "STRIPE_SECRET_KEY",
+        "STRIPE_WEBHOOK_SECRET",
+    ])?;
+    api.insert("DATABASE_URL".to_owned(), url);
+    let mut all = BTreeMap::from([
+        (names.postgres, files(&["POSTGRES_PASSWORD"])?),
+        (names.stripe, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
+    ]);
+    if place != Place::Here {
+        all.insert(names.objects, files(&["S3_ACCESS_KEY", "S3_SECRET_KEY"])?);
+        all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config()))]));
+    }
+    all.insert(names.migrate, api.clone());
+    all.insert(names.api, api);
+    Ok(all)
+}
+
+/// The proxy's configuration file.
+const CADDY_TMPFS: &str = "uid=1000,gid=1000,mode=700";
+const CADDY_CONFIG: &str = "caddy.json";
+
+/// Local names to the dashboard and the API; bots' own names are added by the API. The last route takes every other
+/// name, so that a machine reached by its address shows something.
+fn caddy_config() -> serde_json::Value {
+    let to = |address: String| json!([{ "handler": "reverse_proxy", "upstreams": [{ "dial": address }] }]);
+    let route = |id: &str, hosts: &[&str], address: String| {
+        let matching = if hosts.is_empty() { json!([]) } else { json!([{ "host": hosts }]) };
+        json!({ "@id": id, "match": matching, "handle": to(address), "terminal": true })
+    };
+    let (api, ui) = (format!("{}:{API_PORT}", VPS.api), format!("{}:{UI_PORT}", VPS.ui));
+    json!({
+        "admin": { "listen": format!("0.0.0.0:{CADDY_ADMIN_PORT}"), "origins": [format!("{}:{CADDY_ADMIN_PORT}", VPS.caddy)] },
+        "apps": { "http": { "servers": { "local": {
+            "@id": "local",
+            "listen": [format!(":{CADDY_PORT}")],
+            "automatic_https": { "disable": true },
+            "routes": [
+                route("api", &["api.localhost"], api),
+                route("ui", &["localhost", "app.localhost"], ui.clone()),
+                route("rest", &[], ui),
+            ],
+        } } } },
+    })
+}
+
+/// The whole platform.
+pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
+    let names = inputs.names();
+    let mut services = vec![postgres(inputs), stripe(inputs), mail(inputs), migrate(inputs), api(inputs)];
+    let (publish, host) = match inputs.place {
+        Place::Here => (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST),
+        Place::Machine(address) => {
+            services.extend([ui(inputs), caddy(inputs)]);
+            (Ipv4Addr::UNSPECIFIED, address)
+        }
+    };
+    Stack { name: names.stack, network: names.network, publish, host, services }
+}
+
+fn ui(inputs: &Inputs<'_>) -> Service {
+    let mut service = base(inputs, inputs.names().ui, "ui");
+    service.set([
+        (UI_API_VARIABLE, format!("http://localhost:{}", inputs.ports.api_port)),
+        (UI_MAIL_VARIABLE, format!("http://localhost:{}", inputs.ports.mail_port)),
+        (UI_STRIPE_VARIABLE, format!("http://localhost:{}", inputs.ports.stripe_port)),
+    ]);
+    service.ready = Ready::Probe(UI_HEALTH.to_vec());
+    service
+}
+
+fn objects(inputs: &Inputs<'_>) -> Service {
+    let mut service = base(inputs, inputs.names().objects, "objects");
+    service.set([("OBJECTS_LISTEN", format!("0.0.0.0:{OBJECTS_PORT}")), ("OBJECTS_DATA_DIR", "/data".to_owned())]);
+    service.mounts.push(Mount::Volume { name: "wopr-objects-data", target: "/data" });
+    service.ports = vec![(OBJECTS_PORT, OBJECTS_PORT)];
+    service.ready = Ready::Http(vec![(OBJECTS_PORT, "/health")]);
+    service
+}
+
+fn caddy(inputs: &Inputs<'_>) -> Service {
+    let names = inputs.names();
+    let mut service = base(inputs, names.caddy, "caddy");
+    service.command = ["run", "--config"].map(str::to_owned).to_vec();
+    service.command.push(format!("{SECRETS}/{CADDY_CONFIG}"));
+    service.mounts.extend(["/data", "/run/caddy"].map(|target| Mount::Tmpfs { target, options: CADDY_TMPFS }));
+    service.ports = vec![(HTTP_PORT, CADDY_PORT)];
+    service.after = vec![names.ui, names.api];
+    service.ready = Ready::Http(vec![(CADDY_PORT, "/")]);
+    service
+}
+
+fn postgres(inputs: &Inputs<'_>) -> Service {
+    let mut service = base(inputs, inputs.names().postgres, "postgres");
+    service.set([("POSTGRES_USER", DATABASE.to_owned()), ("POSTGRES_DB", DATABASE.to_owned())]);
+    service.mounts.extend([
+        Mount::Volume { name: POSTGRES_VOLUME, target: "/var/lib/postgresql/data" },
+        Mount::Tmpfs { target: "/run/postgresql", options: "uid=999,gid=999,mode=2775" },
+    ]);
+    service.memory_bytes = 512 * MIB;
+    let probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", "5432", "-U", DATABASE, "-d", DATABASE];
+    service.ready = Ready::Probe(probe.to_vec());
+    service
+}
+
+fn stripe(inputs: &Inputs<'_>) -> Service {
+    let mut service = base(inputs, inputs.names().stripe, "stripe");
+    service.set([
+        ("STRIPE_STANDIN_LISTEN", format!("0.0.0.0:{STRIPE_PORT}")),
+        ("STRIPE_STANDIN_PUBLIC_URL", format!("http://localhost:{}", inputs.ports.stripe_port)),
+        ("STRIPE_STANDIN_DATA_DIR", "/data".to_owned()),
+        ("STRIPE_STANDIN_WEBHOOK_URL", format!("http://{}:{API_PORT}/api/billing/webhook", inputs.names().api)),
+    ]);
+    service.mounts.push(Mount::Volume { name: "wopr-stripe-data", target: "/data" });
+    service.ports = inputs.published(inputs.ports.stripe_port, STRIPE_PORT);
+    service.ready = Ready::Http(vec![(STRIPE_PORT, "/health")]);
+    service
+}
+
+fn mail(inputs: &Inputs<'_>) -> Service {
+    let mut service = base(inputs, inputs.names().mail, "mail");
+    service.set([
+        ("MAIL_CATCHER_SMTP", format!("0.0.0.0:{SMTP_PORT}")),
+        ("MAIL_CATCHER_HTTP", format!("0.0.0.0:{MAIL_WEB_PORT}")),
+        ("MAIL_CATCHER_DATA_DIR", "/data".to_owned()),
+    ]);
+    service.mounts.push(Mount::Volume { name: "wopr-mail-data", target: "/data" });
+    service.ports = inputs.published(inputs.ports.mail_port, MAIL_WEB_PORT);
+    service.ready = Ready::Http(vec![(MAIL_WEB_PORT, "/health")]);
+    service
+}
+
+fn migrate(inputs: &Inputs<'_>) -> Service {
+    let mut service = base(inputs, inputs.names().migrate, "api");
+    service.command = vec!["migrate".to_owned()];
+    service.set(api_settings(inputs));
+    service.after = vec![inputs.names().postgres];
+    service.ready = Ready::Finished;
+    service
+}
+
+fn api(inputs: &Inputs<'_>) -> Service {
+    let (socket, group) = inputs.socket;
+    let mut service = base(inputs, inputs.names().api, "api");
+    service.command = vec!["serve".to_owned()];
+    service.set(api_settings(inputs));
+    service.groups = vec![group.to_string()];
+    service.mounts.push(Mount::Bind {
+        source: socket.to_owned(),
+        target: "/var/run/docker.sock".to_owned(),
+        read_only: false,
+    });
+    service.ports = inputs.published(inputs.ports.api_port, API_PORT);
+    service.memory_bytes = 512 * MIB;
+    service.after = vec![inputs.names().migrate, inputs.names().stripe, inputs.names().mail];
+    service.ready = Ready::Http(vec![(API_PORT, "/health/ready")]);
+    service
+}
+
+fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
+    let text = |(name, value): (&'static str, &str)| (name, value.to_owned());
+    let mut settings: Vec<(&'static str, String)> = [
+        ("WOPR_ENVIRONMENT", "development"),
+        ("LOG_LEVEL", "info"),
+        ("UI_ORIGIN", "http://localhost:3000"),
+        ("COOKIE_DOMAIN", "localhost"),
+        ("MAIL_FROM", "noreply@wopr.test"),
+        ("STRIPE_CREDIT_PRICE_5", "price_wopr_credits_5"),
+        ("STRIPE_CREDIT_PRICE_10", "price_wopr_credits_10"),
+        ("STRIPE_CREDIT_PRICE_25", "price_wopr_credits_25"),
+        ("STRIPE_CREDIT_PRICE_50", "price_wopr_credits_50"),
+        ("STRIPE_CREDIT_PRICE_100", "price_wopr_credits_100"),
+    ]
+    .map(text)
+    .into();
+    settings.extend([
+        ("PORT", API_PORT.to_string()),
+        ("BETTER_AUTH_URL", format!("http://localhost:{}", inputs.ports.api_port)),
+        ("STRIPE_API_BASE", format!("http://{}:{STRIPE_PORT}", inputs.names().stripe)),
+        ("SMTP_URL", format!("smtp://{}:{SMTP_PORT}", inputs.names().mail)),
+    ]);
+    settings
+}
+
+fn base(inputs: &Inputs<'_>, name: &'static str, image: &str) -> Service {
+    let image = inputs.images.get(image).cloned().unwrap_or_default();
+    service(name, image, inputs.handovers.get(name), inputs.handover_directory, uid(name))
+}
+
+/// What all services have in common: an ordinary user, no capability, a read-only root.
+pub(super) fn service(
+    name: &'static str,
+    image: String,
+    handover: Option<&Handover>,
+    handover_directory: &str,
+    uid: u32,
+) -> Service {
+    // What they write is kept in files, where colour is noise.
+    let mut env = BTreeMap::from([("NO_COLOR".to_owned(), "1".to_owned())]);
+    let mut mounts = vec![Mount::Tmpfs { target: "/tmp", options: "mode=1777,size=64m" }];
+    if let Some(files) = handover {
+        // A file with an extension is configuration, which the command names.
+        let secrets = files.keys().filter(|file| !file.contains('.'));
+        env.extend(secrets.map(|file| (format!("{file}_FILE"), format!("{SECRETS}/{file}"))));
+        mounts.push(Mount::Bind {
+            source: format!("{handover_directory}/{name}"),
+            target: SECRETS.to_owned(),
+            read_only: true,
+        });
+    }
+    Service {
+        name,
+        image,
+        command: Vec::new(),
+        env,
+        secrets: handover.map(fingerprint_of),
+        user: format!("{uid}:{uid}"),
+        groups: Vec::new(),
+        ports: Vec::new(),
+        mounts,
+        memory_bytes: 128 * MIB,
+        after: Vec::new(),
+        ready: Ready::Finished,
+        stop_seconds: STOP_SECONDS,
+        machine: None,
+        aliases: Vec::new(),
+    }
+}

@@ -1,0 +1,95 @@
+//! Enrolling the local GPU machine through the same door as any other: the API creates its row, the daemon registers.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::{
+    failure::{Exit, Failure},
+    plan::{
+        inference::NODE_ID,
+        machines::{GPU, NETWORK},
+    },
+    ui::Ui,
+};
+
+/// How long the node may take to be active: the API's poll comes every 30 seconds.
+const LIMIT: Duration = Duration::from_secs(75);
+/// How often it is asked.
+const PACE: Duration = Duration::from_millis(200);
+
+/// Enrols the GPU machine if it is not, and waits until the API has found all its services well.
+pub(crate) async fn gpu(ui: &Ui, http: &reqwest::Client, api_port: u16, token: &str) -> anyhow::Result<()> {
+    let api = Api { http, api_port, token };
+    let task = ui.start(format!("{NODE_ID}: enrolment"));
+    let enrolled = async {
+        if !api.exists().await? {
+            api.create().await?;
+        }
+        api.active().await
+    };
+    let enrolled = enrolled.await.map_err(|error| {
+        anyhow::Error::new(
+            Failure::new(Exit::NotReady, format!("{NODE_ID} did not become active")).why(format!("{error:#}")).fix(
+                "`cargo wopr logs gpu-node` shows what the machine has to say, `cargo wopr logs api` what the API has",
+            ),
+        )
+    });
+    task.ends(enrolled, Clone::clone).map(drop)
+}
+
+/// The admin API of the local stack.
+struct Api<'a> {
+    http: &'a reqwest::Client,
+    api_port: u16,
+    token: &'a str,
+}
+
+impl Api<'_> {
+    async fn call(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(StatusCode, Value)> {
+        let response = request.bearer_auth(self.token).send().await.context("the API does not answer")?;
+        let status = response.status();
+        let text = response.text().await.context("the API's answer breaks off")?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://localhost:{}/api/admin/gpu{path}", self.api_port)
+    }
+
+    async fn node(&self) -> anyhow::Result<Option<Value>> {
+        match self.call(self.http.get(self.url(&format!("/{NODE_ID}")))).await? {
+            (StatusCode::OK, mut body) => Ok(Some(body["node"].take())),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) => anyhow::bail!("GET /api/admin/gpu/{NODE_ID} answers {status}: {body}"),
+        }
+    }
+
+    async fn exists(&self) -> anyhow::Result<bool> {
+        Ok(self.node().await?.is_some())
+    }
+
+    async fn create(&self) -> anyhow::Result<()> {
+        let body = json!({ "name": NODE_ID, "region": "local", "size": "cpu", "host": format!("{GPU}.{NETWORK}") });
+        let (status, answer) = self.call(self.http.post(self.url("")).json(&body)).await?;
+        anyhow::ensure!(status == StatusCode::CREATED, "POST /api/admin/gpu answers {status}: {}", answer["error"]);
+        Ok(())
+    }
+
+    /// Waits until the node is active and each of its services is well; answers with what the API says of them.
+    async fn active(&self) -> anyhow::Result<String> {
+        let since = Instant::now();
+        loop {
+            let node = self.node().await?.context("the node has gone")?;
+            let health = node["serviceHealth"].as_object().cloned().unwrap_or_default();
+            if node["status"] == "active" && !health.is_empty() && health.values().all(|state| state == "ok") {
+                let services: Vec<&str> = health.keys().map(String::as_str).collect();
+                return Ok(format!("active; {} ok", services.join(", ")));
+            }
+            anyhow::ensure!(since.elapsed() < LIMIT, "after {} s it is {node}", LIMIT.as_secs());
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}
