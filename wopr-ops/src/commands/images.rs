@@ -14,7 +14,7 @@ use crate::{
         Base, CA_BUNDLE, Image, assembled, base,
         binaries::{self, Profile},
         postgres, program, prune,
-        recipes::{API, ASSEMBLIES, Assembly, BOT, Binary, MAIL, MODELS, Program, STRIPE, UI},
+        recipes::{API, ASSEMBLIES, Assembly, BOT, Binary, MAIL, MODELS, OBJECTS, Program, STRIPE, UI},
     },
     paths::Paths,
     ui::Ui,
@@ -23,9 +23,10 @@ use crate::{
 /// The images of the flat stack, by the name given to `--only`.
 pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"];
 /// The images that the two-machine topology runs beside them.
-pub(crate) const TOPOLOGY_NAMES: [&str; 6] = ["machine", "llama", "whisper", "speech", "caddy", "ui"];
+pub(crate) const TOPOLOGY_NAMES: [&str; 7] = ["machine", "llama", "whisper", "speech", "caddy", "objects", "ui"];
 /// What is a program alone in its image, by name.
-const PROGRAMS: [(&str, Program); 5] = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("ui", UI)];
+const PROGRAMS: [(&str, Program); 6] =
+    [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("objects", OBJECTS), ("ui", UI)];
 
 /// Whether there is an image of that name.
 fn exists(name: &str) -> bool {
