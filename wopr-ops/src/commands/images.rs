@@ -1,5 +1,7 @@
 //! `images`: everything that runs, built if it has changed.
 
+use std::{collections::HashMap, path::PathBuf};
+
 use anyhow::Context;
 use bollard::Docker;
 use futures_util::future::try_join_all;
@@ -23,8 +25,7 @@ use crate::{
 /// The images of the flat stack, by the name given to `--only`.
 pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"];
 /// The images that the two-machine topology runs beside them.
-pub(crate) const TOPOLOGY_NAMES: [&str; 7] =
-    ["machine", "llama", "whisper", "speech", "caddy", "objects", "ui"];
+pub(crate) const TOPOLOGY_NAMES: [&str; 7] = ["machine", "llama", "whisper", "speech", "caddy", "objects", "ui"];
 
 /// Whether there is an image of that name.
 fn exists(name: &str) -> bool {
@@ -43,19 +44,33 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Re
         true => NAMES.contains(&name),
         false => args.only.iter().any(|only| only == name),
     };
-    ensure(ui, paths, &engine, args.profile, wanted).await?;
+    ensure(ui, paths, &engine, Programs::Compile(args.profile), wanted).await?;
     Ok(())
 }
 
 /// References of the images that were asked for, by name.
 pub(crate) type References = std::collections::BTreeMap<&'static str, Image>;
 
+/// Where the programs in the images come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Programs<'a> {
+    /// They are compiled.
+    Compile(Profile),
+    /// They were compiled; paths by name.
+    Compiled(&'a HashMap<String, PathBuf>),
+}
+
+/// Everything that has to be compiled for all images.
+pub(crate) fn all_sources() -> Vec<Binary> {
+    sources(&PROGRAMS.map(|(name, program)| (name, program)), &ASSEMBLIES)
+}
+
 /// Builds what is wanted and has changed: packages are taken while the programs compile.
 pub(crate) async fn ensure(
     ui: &Ui,
     paths: &Paths,
     engine: &Docker,
-    profile: Profile,
+    from: Programs<'_>,
     wanted: impl Fn(&str) -> bool,
 ) -> anyhow::Result<References> {
     prerequisites(ui).await?;
@@ -67,10 +82,10 @@ pub(crate) async fn ensure(
     let bases = try_join_all(assemblies.iter().map(|recipe| base(ui, engine, paths, recipe)));
     let compiled = async {
         let list = sources(&programs, &assemblies);
-        if list.is_empty() {
-            Ok(std::collections::HashMap::new())
-        } else {
-            binaries::compile(ui, paths, &list, profile).await
+        match from {
+            _ if list.is_empty() => Ok(HashMap::new()),
+            Programs::Compile(profile) => binaries::compile(ui, paths, &list, profile).await,
+            Programs::Compiled(artifacts) => binaries::located(&list, artifacts).await,
         }
     };
     let (database, bases, compiled) = tokio::try_join!(database, bases, compiled)?;
@@ -78,7 +93,15 @@ pub(crate) async fn ensure(
         anyhow::Ok((recipe.name, assembled(ui, engine, paths, recipe, base, &compiled).await?))
     });
     let assembled = try_join_all(assemble).await?;
-    finish(ui, engine, database.into_iter().chain(assembled), &programs, &compiled).await
+    let mut images: References = database.into_iter().chain(assembled).collect();
+    let build = programs.iter().map(async |(name, recipe)| {
+        let built = compiled.get(recipe.binary).with_context(|| format!("{} was not compiled", recipe.binary))?;
+        anyhow::Ok((*name, program(ui, engine, recipe, built).await?))
+    });
+    images.extend(try_join_all(build).await?);
+    let current: Vec<Image> = images.values().cloned().collect();
+    prune(engine, &current).await?;
+    Ok(images)
 }
 
 /// What has to be compiled.
@@ -94,27 +117,8 @@ fn sources(programs: &[(&'static str, Program)], assemblies: &[&Assembly]) -> Ve
     all
 }
 
-/// Puts programs that were compiled into their images.
-pub(crate) async fn finish(
-    ui: &Ui,
-    engine: &Docker,
-    ready: impl IntoIterator<Item = (&'static str, Image)>,
-    programs: &[(&'static str, Program)],
-    compiled: &std::collections::HashMap<&'static str, binaries::Built>,
-) -> anyhow::Result<References> {
-    let mut images: References = ready.into_iter().collect();
-    let build = programs.iter().map(async |(name, recipe)| {
-        let built = compiled.get(recipe.binary).with_context(|| format!("{} was not compiled", recipe.binary))?;
-        anyhow::Ok((*name, program(ui, engine, recipe, built).await?))
-    });
-    images.extend(try_join_all(build).await?);
-    let current: Vec<Image> = images.values().cloned().collect();
-    prune(engine, &current).await?;
-    Ok(images)
-}
-
 /// What building needs on this machine.
-pub(crate) async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
+async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
     let mut missing = Vec::new();
     if !std::path::Path::new(CA_BUNDLE).is_file() {
         missing.push("ca-certificates");

@@ -10,7 +10,11 @@ use std::{
 use anyhow::Context;
 use bollard::Docker;
 
-use super::{conformance, images::References, up};
+use super::{
+    conformance,
+    images::{Programs, References},
+    up,
+};
 use crate::{
     cli::{ConformanceArgs, TestArgs, UpArgs},
     engine,
@@ -18,11 +22,10 @@ use crate::{
     failure::{Exit, Failure},
     images::{
         binaries::{self, Profile, cargo},
-        postgres,
-        recipes::{API, BOT, Binary, MAIL, Program, STRIPE},
+        recipes::Binary,
     },
     paths::Paths,
-    plan::{platform, removal::Scope},
+    plan::{machines, platform, removal::Scope},
     ui::{Ui, seconds},
 };
 
@@ -58,7 +61,10 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
     // One compilation for tests and images: the programs that go into images are built along with the tests.
     let artifacts = runner.step("build", build_tests(ui, paths)).await?;
     let images = match (&engine, &artifacts) {
-        (Some(engine), Some(artifacts)) => runner.step("images", images(ui, paths, engine, artifacts)).await?,
+        (Some(engine), Some(artifacts)) => {
+            let images = super::images::ensure(ui, paths, engine, Programs::Compiled(artifacts), |_| true);
+            runner.step("images", images).await?
+        }
         _ => None,
     };
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
@@ -208,30 +214,13 @@ async fn build_tests(ui: &Ui, paths: &Paths) -> anyhow::Result<HashMap<String, P
     let built = binaries::run(command, &task).await;
     let mut programs = task.ends(built, |programs| format!("{} programs", programs.len()))?;
     // Only packages with integration tests have their programs built along.
-    let left: Vec<Binary> = [API, STRIPE, MAIL, BOT]
-        .map(|program| program.source())
-        .into_iter()
-        .filter(|program| !programs.contains_key(program.name))
-        .collect();
+    let left: Vec<Binary> =
+        super::images::all_sources().into_iter().filter(|program| !programs.contains_key(program.name)).collect();
     if !left.is_empty() {
         let built = binaries::compile(ui, paths, &left, Profile::Dev).await?;
         programs.extend(built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)));
     }
     Ok(programs)
-}
-
-async fn images(
-    ui: &Ui,
-    paths: &Paths,
-    engine: &Docker,
-    artifacts: &HashMap<String, PathBuf>,
-) -> anyhow::Result<References> {
-    super::images::prerequisites(ui).await?;
-    let programs: [(&'static str, Program); 4] = [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT)];
-    let recipes: Vec<Binary> = programs.iter().map(|(_, program)| program.source()).collect();
-    let located = binaries::located(&recipes, artifacts).await?;
-    let database = postgres(ui, engine, paths).await?;
-    super::images::finish(ui, engine, [("postgres", database)], &programs, &located).await
 }
 
 async fn deny(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
@@ -253,13 +242,14 @@ async fn has_cargo_deny() -> bool {
 /// Whether a stack was there before the tests: then it stays.
 async fn stack_exists(engine: &Docker) -> anyhow::Result<bool> {
     let ours = crate::exec::observe::all_of_ours(engine).await?;
-    Ok(!ours.is_empty() || engine.inspect_volume(platform::POSTGRES_VOLUME).await.is_ok())
+    let data = [platform::POSTGRES_VOLUME, machines::VPS_VOLUME].map(|volume| engine.inspect_volume(volume));
+    Ok(!ours.is_empty() || futures_util::future::join_all(data).await.iter().any(Result::is_ok))
 }
 
 async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> anyhow::Result<()> {
     up::require_root()?;
     let args = UpArgs {
-        flat: true,
+        flat: false,
         dry_run: false,
         no_prove: false,
         profile: Profile::Dev,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Instant};
 use anyhow::Context;
 use bollard::Docker;
 
-use super::images::{NAMES, References, TOPOLOGY_NAMES};
+use super::images::{NAMES, Programs, References, TOPOLOGY_NAMES};
 use crate::{
     cli::UpArgs,
     engine,
@@ -39,7 +39,9 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result
 
     ui.heading("Images");
     let wanted = wanted_images(paths, args)?;
-    let images = super::images::ensure(ui, paths, &engine, args.profile, |name| wanted.contains(&name)).await?;
+    let images =
+        super::images::ensure(ui, paths, &engine, Programs::Compile(args.profile), |name| wanted.contains(&name))
+            .await?;
     bring(ui, paths, &engine, &images, args).await?;
     if !args.dry_run {
         ui.done("the stack is up", since.elapsed());

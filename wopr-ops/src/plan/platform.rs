@@ -10,7 +10,8 @@ use serde_json::json;
 use super::spec::{Mount, Ready, SECRETS, Service, Stack};
 use crate::{
     images::recipes::{
-        CADDY_UID, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT, UI_STRIPE_VARIABLE,
+        CADDY_UID, OBJECTS_HEALTH, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT,
+        UI_STRIPE_VARIABLE,
     },
     secrets::{Handover, fingerprint_of},
 };
@@ -79,7 +80,6 @@ pub(crate) const STRIPE_PORT: u16 = 3110;
 const SMTP_PORT: u16 = 1025;
 pub(crate) const MAIL_WEB_PORT: u16 = 3120;
 pub(crate) const API_PORT: u16 = 3100;
-const OBJECTS_PORT: u16 = 9000;
 pub(crate) const HTTP_PORT: u16 = 80;
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
@@ -230,7 +230,7 @@ pub(crate) fn handovers<'s>(
         (names.stripe, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
     ]);
     if place != Place::Here {
-        all.insert(names.objects, files(&["S3_ACCESS_KEY", "S3_SECRET_KEY"])?);
+        all.insert(names.objects, files(&["OBJECTS_ACCESS_KEY", "OBJECTS_SECRET_KEY"])?);
         all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config()))]));
     }
     all.insert(names.migrate, api.clone());
@@ -273,7 +273,7 @@ pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
     let (publish, host) = match inputs.place {
         Place::Here => (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST),
         Place::Machine(address) => {
-            services.extend([ui(inputs), caddy(inputs)]);
+            services.extend([ui(inputs), objects(inputs), caddy(inputs)]);
             (Ipv4Addr::UNSPECIFIED, address)
         }
     };
@@ -293,10 +293,9 @@ fn ui(inputs: &Inputs<'_>) -> Service {
 
 fn objects(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, inputs.names().objects, "objects");
-    service.set([("OBJECTS_LISTEN", format!("0.0.0.0:{OBJECTS_PORT}")), ("OBJECTS_DATA_DIR", "/data".to_owned())]);
+    service.set([("OBJECTS_BUCKETS", "wopr-backups".to_owned())]);
     service.mounts.push(Mount::Volume { name: "wopr-objects-data", target: "/data" });
-    service.ports = vec![(OBJECTS_PORT, OBJECTS_PORT)];
-    service.ready = Ready::Http(vec![(OBJECTS_PORT, "/health")]);
+    service.ready = Ready::Probe(OBJECTS_HEALTH.to_vec());
     service
 }
 
