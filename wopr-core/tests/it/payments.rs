@@ -366,8 +366,12 @@ async fn what_fails_is_tried_again_and_what_keeps_failing_stays_visible() {
     shop.deliver(&event("evt_3", "refund.created", &json!({ "id": "re_x" }))).await.unwrap();
     let dead = shop.payments.dead_webhooks().await.unwrap();
     assert_eq!((dead.len(), dead[0].event_id.as_str()), (1, "evt_3"));
-    assert!(shop.payments.retry_webhook(&Origin::system("test"), dead[0].id).await.unwrap());
+    assert_eq!((dead[0].received_at, dead[0].given_up_at), (shop.clock.now(), shop.clock.now()));
+    let origin = Origin::system("test");
+    shop.payments.retry_webhook(&origin, dead[0].id).await.unwrap();
     assert_eq!(shop.payments.webhook_backlog().await.unwrap(), (1, 0));
+    let again = shop.payments.retry_webhook(&origin, dead[0].id).await;
+    assert!(matches!(again, Err(PaymentsError::DeadWebhookNotFound(id)) if id == dead[0].id), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
