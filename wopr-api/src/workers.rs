@@ -17,6 +17,9 @@ use crate::state::AppState;
 
 /// After a failure the pace doubles, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// A step that could not begin is tried again this soon, however seldom it is due: the database may have been away, or may
+/// not yet have noticed that the process that has the lease was killed.
+const SKIPPED_PAUSE: Duration = Duration::from_secs(5);
 
 type StepError = Box<dyn std::error::Error + Send + Sync>;
 type Step = dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StepError>> + Send>> + Send + Sync;
@@ -46,7 +49,8 @@ impl std::fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Adds a step that is run `pace` after it last ended, or when `wake` says so.
+    /// Adds a step that is run `pace` after it last ended, or when `wake` says so. Where another process has its lease, it is
+    /// tried again within seconds.
     pub fn add<F, T, E>(
         &mut self,
         name: &'static str,
@@ -100,7 +104,8 @@ async fn run(task: Task, state: AppState, leases: Arc<Leases>, stop: Cancellatio
             () = woken => {}
         }
         pause = match attempt(&task, &state, &leases).await {
-            Ok(()) => task.pace,
+            Ok(Attempt::Made) => task.pace,
+            Ok(Attempt::Skipped) => task.pace.min(SKIPPED_PAUSE),
             Err(error) => {
                 tracing::error!(worker = task.name, "{} failed: {}", task.name, chain(error.as_ref()));
                 (pause * 2).clamp(task.pace.min(LONGEST_PAUSE), LONGEST_PAUSE.max(task.pace))
@@ -109,15 +114,20 @@ async fn run(task: Task, state: AppState, leases: Arc<Leases>, stop: Cancellatio
     }
 }
 
+enum Attempt {
+    Made,
+    Skipped,
+}
+
 /// One step, if this process may serve and has the lease.
-async fn attempt(task: &Task, state: &AppState, leases: &Leases) -> Result<(), StepError> {
+async fn attempt(task: &Task, state: &AppState, leases: &Leases) -> Result<Attempt, StepError> {
     if state.readiness.require(state).await.is_err() || !leases.try_acquire(task.name).await? {
-        return Ok(());
+        return Ok(Attempt::Skipped);
     }
     let result = AssertUnwindSafe((task.step)()).catch_unwind().await;
     leases.release(task.name).await?;
     match result {
-        Ok(result) => result,
+        Ok(result) => result.map(|()| Attempt::Made),
         Err(_) => Err("it panicked".into()),
     }
 }

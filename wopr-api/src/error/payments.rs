@@ -30,6 +30,7 @@ impl From<PaymentsError> for ApiError {
                     .retry_after(seconds)
             }
             PaymentsError::MalformedEvent => Self::bad_request("The body is not an event").code("MALFORMED_EVENT"),
+            PaymentsError::DeadWebhookNotFound(_) => Self::not_found("No such webhook was given up"),
             PaymentsError::UnmatchedPaymentNotFound(_) => Self::not_found("No such unmatched payment"),
             PaymentsError::AlreadyAssigned(_) => {
                 Self::conflict("This payment was assigned to another tenant").code("ALREADY_ASSIGNED")

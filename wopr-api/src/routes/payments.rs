@@ -6,8 +6,8 @@ use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use wopr_core::billing::payments::{CheckoutRequest, UnmatchedPayment};
-use wopr_core::ids::{TenantId, UnmatchedPaymentId};
+use wopr_core::billing::payments::{CheckoutRequest, DeadEvent, UnmatchedPayment};
+use wopr_core::ids::{TenantId, UnmatchedPaymentId, WebhookId};
 use wopr_core::money::Money;
 
 use crate::error::ApiError;
@@ -33,6 +33,8 @@ pub(crate) fn procedures(p: &mut Procedures) {
     p.mutation("billing.removePaymentMethod", Access::User, remove_payment_method);
     p.query("admin.unmatchedPayments", Access::PlatformAdmin, unmatched_payments);
     p.mutation("admin.assignUnmatchedPayment", Access::PlatformAdmin, assign_unmatched_payment);
+    p.query("admin.deadWebhooks", Access::PlatformAdmin, dead_webhooks);
+    p.mutation("admin.retryWebhook", Access::PlatformAdmin, retry_webhook);
 }
 
 /// Where the provider may write to: the signed-in user's address.
@@ -264,6 +266,53 @@ async fn assign_unmatched_payment(cx: Context, input: AssignInput) -> Result<Ass
     let credit = credit.map_err(|_| ApiError::bad_request("The amount is out of range"))?;
     let credited = cx.state.payments.assign_unmatched(&cx.origin, input.id, input.tenant_id, credit).await?;
     Ok(Assigned { credited_cents: credited.as_cents_rounded() })
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeadWebhookOutput {
+    id: WebhookId,
+    event_id: String,
+    event_type: String,
+    attempts: i32,
+    last_error: Option<String>,
+    received_at: i64,
+    given_up_at: i64,
+}
+
+impl From<DeadEvent> for DeadWebhookOutput {
+    fn from(event: DeadEvent) -> Self {
+        Self {
+            id: event.id,
+            event_id: event.event_id,
+            event_type: event.kind,
+            attempts: event.attempts,
+            last_error: event.last_error,
+            received_at: event.received_at.as_millisecond(),
+            given_up_at: event.given_up_at.as_millisecond(),
+        }
+    }
+}
+
+/// `admin.deadWebhooks`
+async fn dead_webhooks(cx: Context, _input: NoInput) -> Result<Vec<DeadWebhookOutput>, ApiError> {
+    Ok(cx.state.payments.dead_webhooks().await?.into_iter().map(DeadWebhookOutput::from).collect())
+}
+
+#[derive(Debug, Deserialize)]
+struct RetryInput {
+    id: WebhookId,
+}
+
+#[derive(Debug, Serialize)]
+struct Retried {
+    retried: bool,
+}
+
+/// `admin.retryWebhook`
+async fn retry_webhook(cx: Context, input: RetryInput) -> Result<Retried, ApiError> {
+    cx.state.payments.retry_webhook(&cx.origin, input.id).await?;
+    Ok(Retried { retried: true })
 }
 
 /// What became of a webhook.

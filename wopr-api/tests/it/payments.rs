@@ -2,6 +2,7 @@ use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
+use wopr_core::auth::Scope;
 use wopr_core::clock::Clock as _;
 
 use super::app::{Answer, As, TestApp};
@@ -100,6 +101,71 @@ async fn what_is_not_signed_now_by_the_provider_credits_nothing() {
     }
     let balance = app.query(As::User(&user), "billing.creditsBalance", &json!({})).await.data();
     assert_eq!(balance["balance_cents"], json!(3_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_without_a_database_is_to_be_sent_again_and_is_held_against_nobody() {
+    let app = TestApp::start_with(&STRIPE).await;
+    let user = app.user("ann").await;
+    let body = completed("cs_1", &user.tenant().to_string(), 3_000);
+    // The server knows that its schema fits: what is asked for next gets as far as the webhook itself.
+    assert_eq!(app.get("/health/ready").await.status, StatusCode::OK);
+    app.db.set_away(true).await;
+    let genuine = deliver(&app, &sign(&app, 0, &body), &body).await;
+    assert_eq!(genuine.status, StatusCode::SERVICE_UNAVAILABLE);
+    let forged = deliver(&app, "t=1800000000,v1=00", &body).await;
+    assert_eq!(forged.status, StatusCode::SERVICE_UNAVAILABLE);
+    app.db.set_away(false).await;
+
+    // A sender that something is held against would get 429 for this.
+    let forged = deliver(&app, "t=1800000000,v1=00", &body).await;
+    assert_eq!(forged.status, StatusCode::BAD_REQUEST);
+    let again = deliver(&app, &sign(&app, 0, &body), &body).await;
+    let kind = "checkout.session.completed";
+    let credited = json!({ "handled": true, "event_type": kind, "tenant": user.tenant(), "credited": 3000 });
+    assert_eq!((again.status, again.json()), (StatusCode::OK, credited));
+    let balance = app.query(As::User(&user), "billing.creditsBalance", &json!({})).await.data();
+    assert_eq!(balance["balance_cents"], json!(3_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_a_webhook_that_was_given_up_and_has_it_done_again() {
+    let app = TestApp::start_with(&STRIPE).await;
+    let user = app.user("ann").await;
+    let operator = app.key(None, Scope::Admin).await;
+    let dead = async || app.query(As::Key(&operator), "admin.deadWebhooks", &json!({})).await.data();
+    assert_eq!(dead().await, json!([]));
+    // A refund of no amount: it makes no sense now, and will once the cause is gone.
+    let object = json!({ "id": "re_1" });
+    let event = json!({ "id": "evt_1", "type": "refund.created", "created": 1, "data": { "object": object } });
+    let body = event.to_string().into_bytes();
+    let kept = deliver(&app, &sign(&app, 0, &body), &body).await;
+    assert_eq!((kept.status, &kept.json()["handled"]), (StatusCode::OK, &json!(false)));
+    let found = dead().await;
+    let id = found[0]["id"].as_str().unwrap().to_owned();
+    let now = app.clock.now().as_millisecond();
+    let expected = json!([{
+        "id": id, "eventId": "evt_1", "eventType": "refund.created", "attempts": 1,
+        "lastError": "the webhook's body is not an event", "receivedAt": now, "givenUpAt": now,
+    }]);
+    assert_eq!(found, expected);
+
+    for (who, status) in [(As::User(&user), StatusCode::FORBIDDEN), (As::Nobody, StatusCode::UNAUTHORIZED)] {
+        assert_eq!(app.query(who, "admin.deadWebhooks", &json!({})).await.status, status);
+        assert_eq!(app.mutate(who, "admin.retryWebhook", &json!({ "id": id })).await.status, status);
+    }
+    let now_sensible = r#"UPDATE webhook_events
+        SET payload = replace(payload, '"re_1"', '"re_1","amount":500,"currency":"usd","payment_intent":"pi_1"')"#;
+    app.db.execute(now_sensible).await;
+    let retried = app.mutate(As::Key(&operator), "admin.retryWebhook", &json!({ "id": id })).await.data();
+    assert_eq!((retried, dead().await), (json!({ "retried": true }), json!([])));
+    assert_eq!(app.state.payments.process_webhooks().await.unwrap(), 1);
+    assert_eq!(app.state.payments.webhook_backlog().await.unwrap(), (0, 0));
+    let again = app.mutate(As::Key(&operator), "admin.retryWebhook", &json!({ "id": id })).await;
+    assert_eq!(again.status, StatusCode::NOT_FOUND, "it is not given up any more");
+    let audit =
+        "DO $$ BEGIN ASSERT (SELECT count(*) FROM audit_log WHERE action = 'billing.retry_webhook') = 1; END $$";
+    app.db.execute(audit).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

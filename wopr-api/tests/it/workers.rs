@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use wopr_api::workers::Workers;
+use wopr_core::db::Leases;
 
 use crate::app::TestApp;
 
@@ -66,6 +67,31 @@ async fn of_two_replicas_one_runs_a_step_at_a_time() {
         while replica.join_next().await.is_some() {}
     }
     assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+/// A killed process keeps its lease until the database notices, which is after its successor has started.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_lease_was_taken_at_the_start_does_not_wait_for_its_next_day() {
+    let app = TestApp::start().await;
+    let before = Leases::new(app.db.db.clone());
+    assert!(before.try_acquire("test").await.unwrap());
+    let (stop, (runs, mut seen)) = (CancellationToken::new(), watch::channel(0_u32));
+    let runs = Arc::new(runs);
+    let mut workers = Workers::default();
+    workers.add("test", 24 * HOUR, None, move || {
+        let runs = Arc::clone(&runs);
+        async move {
+            runs.send_modify(|count| *count += 1);
+            Ok::<_, std::io::Error>(())
+        }
+    });
+    let mut running = workers.start(&app.state, &stop);
+    // It is watched for a while that it does not run; it begins with the first attempt, which is made at once.
+    tokio::time::timeout(Duration::from_secs(1), seen.wait_for(|count| *count > 0)).await.unwrap_err();
+    before.release("test").await.unwrap();
+    tokio::time::timeout(PATIENCE, seen.wait_for(|count| *count > 0)).await.unwrap().unwrap();
+    stop.cancel();
+    while running.join_next().await.is_some() {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,16 @@
-//! For tests of this crate and of its hosts: a database per test, and a clock that stands still.
+//! For tests of this crate and of its hosts: a database per test, a clock that stands still, an outside world in memory,
+//! and what a port's implementations must have in common.
 
 mod clock;
 mod database;
 mod host;
 mod mailer;
 mod payments;
+mod payments_contract;
 
 pub use self::clock::FixedClock;
 pub use self::database::TestDb;
 pub use self::host::{Fault, MemoryHost};
 pub use self::mailer::MemoryMailer;
 pub use self::payments::MemoryPayments;
+pub use self::payments_contract::{Payer, payment_provider_contract};

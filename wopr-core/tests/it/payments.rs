@@ -16,7 +16,7 @@ use wopr_core::billing::{Billing, BillingConfig, Standing, SuspensionReason};
 use wopr_core::clock::Clock as _;
 use wopr_core::ids::TenantId;
 use wopr_core::money::Money;
-use wopr_core::testing::{FixedClock, MemoryPayments, TestDb};
+use wopr_core::testing::{FixedClock, MemoryPayments, Payer, TestDb, payment_provider_contract};
 
 const SECRET: &str = "whsec_test";
 const PAGE: &str = "http://localhost:3000/dashboard";
@@ -366,8 +366,12 @@ async fn what_fails_is_tried_again_and_what_keeps_failing_stays_visible() {
     shop.deliver(&event("evt_3", "refund.created", &json!({ "id": "re_x" }))).await.unwrap();
     let dead = shop.payments.dead_webhooks().await.unwrap();
     assert_eq!((dead.len(), dead[0].event_id.as_str()), (1, "evt_3"));
-    assert!(shop.payments.retry_webhook(&Origin::system("test"), dead[0].id).await.unwrap());
+    assert_eq!((dead[0].received_at, dead[0].given_up_at), (shop.clock.now(), shop.clock.now()));
+    let origin = Origin::system("test");
+    shop.payments.retry_webhook(&origin, dead[0].id).await.unwrap();
     assert_eq!(shop.payments.webhook_backlog().await.unwrap(), (1, 0));
+    let again = shop.payments.retry_webhook(&origin, dead[0].id).await;
+    assert!(matches!(again, Err(PaymentsError::DeadWebhookNotFound(id)) if id == dead[0].id), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -530,4 +534,30 @@ async fn reconciling_explains_every_cent_and_repairs_what_no_webhook_told() {
     assert!(again.repaired.is_empty());
     assert_eq!(shop.balance(tenant).await, Money::from_cents(2_740));
     assert_eq!(shop.count("SELECT count(*) AS value FROM reconciliation_runs WHERE NOT clean").await, 2);
+}
+
+struct MemoryPayer(MemoryPayments);
+
+#[async_trait::async_trait]
+impl Payer for MemoryPayer {
+    async fn pay(&self, session_id: &str) {
+        self.0.pay(session_id).unwrap();
+    }
+
+    async fn dispute(&self, charge_id: &str) {
+        let charge = self.0.get_charge(charge_id).await.unwrap();
+        self.0.dispute(&charge.payment_intent_id.unwrap()).unwrap();
+    }
+
+    async fn save_method(&self, customer_id: &str) -> String {
+        self.0.save_method(customer_id).id
+    }
+}
+
+#[tokio::test]
+async fn the_provider_in_memory_keeps_the_contract_of_every_provider() {
+    let clock = FixedClock::default();
+    let provider = MemoryPayments::new(Arc::new(clock.clone()), [("price_25".to_owned(), 2_500)]);
+    let payer = MemoryPayer(provider.clone());
+    payment_provider_contract(&provider, &payer, "price_25", 2_500, clock.now()).await;
 }

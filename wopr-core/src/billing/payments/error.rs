@@ -3,7 +3,7 @@ use jiff::SignedDuration;
 use super::ports::ProviderError;
 use crate::billing::BillingError;
 use crate::db::DbError;
-use crate::ids::UnmatchedPaymentId;
+use crate::ids::{UnmatchedPaymentId, WebhookId};
 
 /// Why a payment operation was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,9 @@ pub enum PaymentsError {
     /// The webhook is signed, but is no event.
     #[error("the webhook's body is not an event")]
     MalformedEvent,
+    /// No such webhook was given up.
+    #[error("{0} was not given up")]
+    DeadWebhookNotFound(WebhookId),
     /// No such unmatched payment.
     #[error("{0} does not exist")]
     UnmatchedPaymentNotFound(UnmatchedPaymentId),

@@ -352,6 +352,11 @@ pub struct ProviderPage<T> {
 }
 
 /// A payment provider. Every method ends within [`PROVIDER_TIMEOUT`].
+///
+/// What moves money or makes something that lasts takes an [`IdempotencyKey`]. The rest may be asked for again without harm,
+/// and a key would do some: an address that is changed back within a day would stay as it was. Changing an address and
+/// removing a payment method twice leaves what once leaves; a set-up or a portal page that nobody continues with ends by
+/// itself.
 #[async_trait]
 pub trait PaymentProvider: Send + Sync + 'static {
     /// Makes a customer, once per key.

@@ -73,6 +73,10 @@ pub struct DeadEvent {
     pub attempts: i32,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// When it was given up.
+    pub given_up_at: Timestamp,
 }
 
 /// What processing an event did.
@@ -164,21 +168,20 @@ impl Payments {
         Ok(InboxRepository::new(&mut conn).list_dead().await?)
     }
 
-    /// Makes an event that was given up due again; `false` if it was not given up.
+    /// Makes an event that was given up due again, with all its attempts; [`Payments::process_webhooks`] takes it up.
     ///
     /// # Errors
-    /// [`PaymentsError::Storage`].
-    pub async fn retry_webhook(&self, origin: &Origin, id: WebhookId) -> Result<bool, PaymentsError> {
+    /// [`PaymentsError::DeadWebhookNotFound`] when no such event was given up, [`PaymentsError::Storage`].
+    pub async fn retry_webhook(&self, origin: &Origin, id: WebhookId) -> Result<(), PaymentsError> {
         let now = self.clock.now();
         self.db
             .transaction(async |conn| {
-                let revived = InboxRepository::new(conn).revive(now, id).await?;
-                if revived {
-                    let entry =
-                        AuditEntry::success(origin, None, "billing.retry_webhook", Resource::new("webhook", id));
-                    audit::record_in(conn, now, &entry).await?;
+                if !InboxRepository::new(conn).revive(now, id).await? {
+                    return Err(PaymentsError::DeadWebhookNotFound(id));
                 }
-                Ok(revived)
+                let entry = AuditEntry::success(origin, None, "billing.retry_webhook", Resource::new("webhook", id));
+                audit::record_in(conn, now, &entry).await?;
+                Ok(())
             })
             .await
     }
@@ -385,8 +388,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 fn given_up(recipient: &str, claimed: &Claimed) -> Mail {
     let text = format!(
-        "A webhook could not be processed and was given up.\n\nWebhook: {}\nEvent: {}\nKind: {}\nAttempts: {}\n\nSee \
-         why, and make it due again when the cause is gone.",
+        "A webhook could not be processed and was given up.\n\nWebhook: {}\nEvent: {}\nKind: {}\nAttempts: {}\n\n\
+         `admin.deadWebhooks` says why; `admin.retryWebhook` makes it due again when the cause is gone.",
         claimed.id, claimed.event_id, claimed.kind, claimed.attempts
     );
     Mail {

@@ -43,6 +43,37 @@ struct ClaimedRow {
     attempts: i32,
 }
 
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = webhook_events, check_for_backend(diesel::pg::Pg))]
+struct DeadRow {
+    id: Uuid,
+    event_id: String,
+    kind: String,
+    attempts: i32,
+    last_error: Option<String>,
+    received_at: jiff_diesel::Timestamp,
+    finished_at: Option<jiff_diesel::Timestamp>,
+}
+
+impl TryFrom<DeadRow> for DeadEvent {
+    type Error = DbError;
+
+    fn try_from(row: DeadRow) -> Result<Self, DbError> {
+        let id = WebhookId::from_uuid(row.id);
+        let timeless = || DbError::inconsistent("webhook_events", format!("{id} was given up at no time"));
+        let given_up_at = row.finished_at.ok_or_else(timeless)?;
+        Ok(Self {
+            id,
+            event_id: row.event_id,
+            kind: row.kind,
+            attempts: row.attempts,
+            last_error: row.last_error,
+            received_at: row.received_at.to_jiff(),
+            given_up_at: given_up_at.to_jiff(),
+        })
+    }
+}
+
 pub(super) struct InboxRepository<'c> {
     conn: &'c mut AsyncPgConnection,
 }
@@ -156,29 +187,14 @@ impl<'c> InboxRepository<'c> {
 
     /// The events that were given up, newest first, 200 at most.
     pub(super) async fn list_dead(&mut self) -> Result<Vec<DeadEvent>, DbError> {
-        let rows: Vec<(Uuid, String, String, i32, Option<String>)> = webhook_events::table
+        let rows: Vec<DeadRow> = webhook_events::table
             .filter(webhook_events::state.eq("dead"))
-            .order(webhook_events::finished_at.desc())
+            .order((webhook_events::finished_at.desc(), webhook_events::id))
             .limit(200)
-            .select((
-                webhook_events::id,
-                webhook_events::event_id,
-                webhook_events::kind,
-                webhook_events::attempts,
-                webhook_events::last_error,
-            ))
+            .select(DeadRow::as_select())
             .load(self.conn)
             .await?;
-        Ok(rows
-            .into_iter()
-            .map(|(id, event_id, kind, attempts, last_error)| DeadEvent {
-                id: WebhookId::from_uuid(id),
-                event_id,
-                kind,
-                attempts,
-                last_error,
-            })
-            .collect())
+        rows.into_iter().map(DeadEvent::try_from).collect()
     }
 
     /// Makes an event that was given up due again; `false` if it was not given up.
