@@ -335,7 +335,9 @@ impl PaymentProvider for StripeProvider {
     }
 
     async fn detach_payment_method(&self, id: &str) -> Result<(), ProviderError> {
-        self.post(&format!("/payment_methods/{}/detach", segment(id)?), &json!({}), None).await?;
+        // Without a form: an empty one is sent as a parameter without a name, which is refused.
+        let path = format!("/payment_methods/{}/detach", segment(id)?);
+        self.send(RequestBuilder::new(StripeMethod::Post, path), None).await?;
         Ok(())
     }
 
