@@ -318,6 +318,23 @@ pub(crate) const CADDY_CONFIG: &str = "/etc/caddy/config.json";
 /// The admin API's socket.
 pub(crate) const CADDY_ADMIN_SOCKET: &str = "/run/caddy/admin.sock";
 
+/// The object store: S3's wire, objects as files in `/data`, which is a volume.
+pub(crate) const OBJECTS: Program = Program {
+    repository: "wopr-objects",
+    tag: "local",
+    package: "wopr-objects",
+    binary: "wopr-objects",
+    uid: SERVICE_UID,
+    dockerfile: include_str!("../../../local/images/wopr-objects/Dockerfile"),
+};
+/// The port that it listens on; `GET /-/health` answers without a signature.
+pub(crate) const OBJECTS_PORT: u16 = 9000;
+/// Variables: files with the key's name and the key, without which it does not start, and buckets to make.
+pub(crate) const OBJECTS_VARIABLES: [&str; 3] =
+    ["OBJECTS_ACCESS_KEY_FILE", "OBJECTS_SECRET_KEY_FILE", "OBJECTS_BUCKETS"];
+/// The program that exits 0 while it can be written to; the image's health check.
+pub(crate) const OBJECTS_HEALTH: [&str; 2] = ["/wopr-objects", "health"];
+
 /// The page that stands where the dashboard will be.
 pub(crate) const UI: Program = Program {
     repository: "wopr-ui",
@@ -342,8 +359,8 @@ pub(crate) const UI_HEALTH: [&str; 2] = ["/wopr-ui", "health"];
 pub(crate) const ASSEMBLIES: [&Assembly; 5] = [&MACHINE, &LLAMA, &WHISPER, &SPEECH, &CADDY];
 
 /// Every program that is alone in its image, by the name of the image.
-pub(crate) const PROGRAMS: [(&str, Program); 5] =
-    [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("ui", UI)];
+pub(crate) const PROGRAMS: [(&str, Program); 6] =
+    [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("objects", OBJECTS), ("ui", UI)];
 
 /// `repository:tag` of an image, by its name.
 pub(crate) fn tagged(name: &str) -> Option<String> {

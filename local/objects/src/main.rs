@@ -1,0 +1,116 @@
+//! An S3-speaking object store for local stacks: buckets are directories, objects are files.
+//!
+//! Requests are signed with one pair of keys; unsigned ones are refused. `GET /-/health` needs no signature (no bucket can
+//! be called `-`): 200 while the directory can be written to, else 503. `wopr-objects health` asks a running server.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::error_handling::HandleError;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use clap::{Parser, Subcommand};
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use tokio::net::TcpListener;
+use wopr_local::{probe, process, secret};
+
+/// Where the server listens unless told otherwise.
+const PORT: u16 = 9000;
+const HEALTH: &str = "/-/health";
+/// S3's rule, which directory names of ours keep to.
+const BUCKET_NAME_LENGTHS: std::ops::RangeInclusive<usize> = 3..=63;
+
+/// Keeps objects as files and speaks S3.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Address to listen on.
+    #[arg(long, env = "HOST", default_value = "0.0.0.0")]
+    host: IpAddr,
+    /// Port to listen on.
+    #[arg(long, env = "PORT", default_value_t = PORT, global = true)]
+    port: u16,
+    /// Where buckets lie.
+    #[arg(long, env = "OBJECTS_DATA_DIR", default_value = "/data")]
+    data_dir: PathBuf,
+    /// Buckets that are made if they are missing, separated by commas.
+    #[arg(long, env = "OBJECTS_BUCKETS", value_delimiter = ',')]
+    bucket: Vec<String>,
+    /// The key's name.
+    #[arg(long, env = "OBJECTS_ACCESS_KEY")]
+    access_key: Option<String>,
+    /// File with it.
+    #[arg(long, env = "OBJECTS_ACCESS_KEY_FILE")]
+    access_key_file: Option<PathBuf>,
+    /// The key.
+    #[arg(long, env = "OBJECTS_SECRET_KEY", hide_env_values = true)]
+    secret_key: Option<String>,
+    /// File with it.
+    #[arg(long, env = "OBJECTS_SECRET_KEY_FILE")]
+    secret_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Exits 0 when the server on this machine is well, else 1.
+    Health,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    process::start_logging();
+    let args = Args::parse();
+    if let Some(Command::Health) = args.command {
+        return Ok(process::health(probe::http(args.port, HEALTH)));
+    }
+    let signals = process::StopSignals::install()?;
+    let access = secret::resolve("the access key", args.access_key, args.access_key_file.as_deref())?;
+    let access = access.context("no access key: set OBJECTS_ACCESS_KEY or OBJECTS_ACCESS_KEY_FILE")?;
+    let key = secret::resolve("the secret key", args.secret_key, args.secret_key_file.as_deref())?;
+    let key = key.context("no secret key: set OBJECTS_SECRET_KEY or OBJECTS_SECRET_KEY_FILE")?;
+    for bucket in &args.bucket {
+        make(&args.data_dir, bucket)?;
+    }
+    let shown = args.data_dir.display();
+    let files =
+        FileSystem::new(&args.data_dir).map_err(|error| anyhow::anyhow!("{shown} cannot be used: {error:?}"))?;
+    let mut builder = S3ServiceBuilder::new(files);
+    builder.set_auth(SimpleAuth::from_single(access, key));
+    let objects = HandleError::new(builder.build(), async |error: s3s::HttpError| {
+        tracing::error!("a request failed: {error:?}");
+        StatusCode::INTERNAL_SERVER_ERROR
+    });
+    let app = Router::new().route(HEALTH, get(health)).fallback_service(objects).with_state(args.data_dir);
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    process::announce("object store", &format!("http://{}", listener.local_addr()?))?;
+    axum::serve(listener, app).with_graceful_shutdown(signals.wait()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn make(data: &Path, bucket: &str) -> anyhow::Result<()> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let named = BUCKET_NAME_LENGTHS.contains(&bucket.len()) && bucket.bytes().all(plain) && !bucket.starts_with('-');
+    anyhow::ensure!(named, "{bucket:?} is no name for a bucket: 3 to 63 lower-case letters, digits and hyphens");
+    let path = data.join(bucket);
+    std::fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))
+}
+
+async fn health(State(data): State<PathBuf>) -> (StatusCode, axum::Json<serde_json::Value>) {
+    let probe = data.join(".health");
+    match tokio::fs::write(&probe, b"").await {
+        Ok(()) => (StatusCode::OK, axum::Json(serde_json::json!({ "status": "ok" }))),
+        Err(error) => {
+            tracing::error!("{} does not take a write: {error}", data.display());
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(serde_json::json!({ "status": "read-only" })))
+        }
+    }
+}
