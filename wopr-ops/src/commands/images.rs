@@ -27,15 +27,15 @@ pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"]
 /// The images that the two-machine topology runs beside them.
 pub(crate) const TOPOLOGY_NAMES: [&str; 7] = ["machine", "llama", "whisper", "speech", "caddy", "objects", "ui"];
 
-/// Whether there is an image of that name.
-fn exists(name: &str) -> bool {
-    NAMES.contains(&name) || TOPOLOGY_NAMES.contains(&name)
+/// Every name there is.
+fn names() -> Vec<&'static str> {
+    NAMES.into_iter().chain(TOPOLOGY_NAMES).collect()
 }
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Result<()> {
-    if let Some(unknown) = args.only.iter().find(|name| !exists(name)) {
+    if let Some(unknown) = args.only.iter().find(|name| !names().contains(&name.as_str())) {
         return Err(Failure::new(Exit::Failed, format!("there is no image {unknown}"))
-            .fix(format!("the images are {}, {}", NAMES.join(", "), TOPOLOGY_NAMES.join(", ")))
+            .fix(format!("the images are {}", names().join(", ")))
             .into());
     }
     let _lock = super::lock(paths)?;
