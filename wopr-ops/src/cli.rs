@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Exec(ExecArgs),
     /// Enrols the local inference machine, if it is not, and waits until it is active
     Seed(SeedArgs),
+    /// Writes everything into one file, for a machine without any network
+    Bundle(BundleArgs),
     /// Breaks a machine on purpose, or mends it
     Fault(FaultArgs),
     /// Writes completions for a shell
@@ -74,6 +76,9 @@ pub(crate) struct UpArgs {
     /// Prints what would be done and does nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Takes all images from a file that `bundle` wrote: nothing is compiled, built or downloaded
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    pub(crate) bundle: Option<std::path::PathBuf>,
     /// Does not walk the happy path at the end
     #[arg(long)]
     pub(crate) no_prove: bool,
@@ -85,6 +90,15 @@ pub(crate) struct UpArgs {
     pub(crate) only: Vec<String>,
     #[command(flatten)]
     pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// The file to write
+    pub(crate) file: std::path::PathBuf,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Dev)]
+    pub(crate) profile: Profile,
 }
 
 #[derive(Debug, Args)]

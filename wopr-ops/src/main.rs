@@ -75,6 +75,7 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Start(args) => commands::start::run(ui, &paths, &args).await,
         Command::Restart(args) => commands::start::restart(ui, &paths, &args).await,
         Command::Seed(args) => commands::start::seed(ui, &paths, &args).await,
+        Command::Bundle(args) => commands::bundle::run(ui, &paths, &args).await,
         Command::Fault(args) => commands::fault::run(ui, &paths, &args).await,
         Command::Engine => engine::ensure(ui, &paths).await.map(drop),
         Command::Images(args) => commands::images::run(ui, &paths, &args).await,

@@ -13,8 +13,8 @@ use crate::failure::{Exit, Failure};
 /// The directories a command works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
-    /// The checkout: where the workspace's `Cargo.toml` lies.
-    pub(crate) workspace: PathBuf,
+    /// The checkout: where the workspace's `Cargo.toml` lies, if this directory is inside one.
+    checkout: Option<PathBuf>,
     /// State that outlives a command: secrets, logs, locks. Only its owner may enter it.
     pub(crate) data: PathBuf,
 }
@@ -24,7 +24,20 @@ impl Paths {
     pub(crate) fn find() -> anyhow::Result<Self> {
         let data = data_directory(|name| std::env::var_os(name).map(PathBuf::from))?;
         private_directory(&data)?;
-        Ok(Self { workspace: workspace()?, data })
+        Ok(Self { checkout: checkout()?, data })
+    }
+
+    /// The checkout, which whatever compiles or checks something needs.
+    ///
+    /// # Errors
+    /// Outside a checkout.
+    pub(crate) fn workspace(&self) -> anyhow::Result<&Path> {
+        self.checkout.as_deref().ok_or_else(|| {
+            Failure::new(Exit::Environment, "this directory is not inside a checkout of WOPR")
+                .why("neither it nor a directory above it holds wopr-ops/Cargo.toml")
+                .fix("change into the checkout and run the command again; `up --bundle FILE` needs none")
+                .into()
+        })
     }
 
     /// One directory per machine, shared with it.
@@ -38,8 +51,11 @@ impl Paths {
     }
 
     /// Where cargo writes what it builds.
-    pub(crate) fn target(&self) -> PathBuf {
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.workspace.join("target"), PathBuf::from)
+    pub(crate) fn target(&self) -> anyhow::Result<PathBuf> {
+        match std::env::var_os("CARGO_TARGET_DIR") {
+            Some(named) => Ok(PathBuf::from(named)),
+            None => self.workspace().map(|workspace| workspace.join("target")),
+        }
     }
 }
 
@@ -60,16 +76,11 @@ fn data_directory(var: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<PathB
     })
 }
 
-/// The directory above this program's sources that holds the workspace.
-fn workspace() -> anyhow::Result<PathBuf> {
+/// The directory at or above the current one that holds the workspace.
+fn checkout() -> anyhow::Result<Option<PathBuf>> {
     let here = std::env::current_dir().context("the current directory is gone")?;
     let is_ours = |path: &&Path| path.join("wopr-ops/Cargo.toml").is_file() && path.join("Cargo.lock").is_file();
-    here.ancestors().find(is_ours).map(Path::to_path_buf).ok_or_else(|| {
-        Failure::new(Exit::Environment, "this directory is not inside a checkout of WOPR")
-            .why(format!("neither {} nor a directory above it holds wopr-ops/Cargo.toml", here.display()))
-            .fix("change into the checkout and run the command again")
-            .into()
-    })
+    Ok(here.ancestors().find(is_ours).map(Path::to_path_buf))
 }
 
 /// Creates the directory and its parents; the last one only its owner may enter.

@@ -74,7 +74,7 @@ pub(crate) async fn suites(
     programs: &HashMap<String, PathBuf>,
 ) -> anyhow::Result<()> {
     let wanted = |suite: &Suite| args.only.is_empty() || args.only.iter().any(|only| suite.name.contains(only));
-    let suites: Vec<Suite> = discover(&paths.workspace).into_iter().filter(wanted).collect();
+    let suites: Vec<Suite> = discover(paths.workspace()?).into_iter().filter(wanted).collect();
     if suites.is_empty() {
         return Err(Failure::new(Exit::Check, "there is no conformance suite to run")
             .why("no directory below local/conformance or features/conformance has a package.json or requirements.txt")
@@ -184,7 +184,7 @@ async fn node(suite: &Suite) -> anyhow::Result<Vec<Command>> {
 }
 
 async fn python(paths: &Paths, suite: &Suite) -> anyhow::Result<Vec<Command>> {
-    let venv = paths.target().join("conformance").join(suite.name.replace('/', "-"));
+    let venv = paths.target()?.join("conformance").join(suite.name.replace('/', "-"));
     let stamp = venv.join("installed");
     let requirements = suite.directory.join("requirements.txt");
     if !newer(&stamp, &requirements) {

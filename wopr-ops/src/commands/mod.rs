@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod bundle;
 pub(crate) mod conformance;
 pub(crate) mod down;
 pub(crate) mod exec;

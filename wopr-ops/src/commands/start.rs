@@ -35,6 +35,7 @@ async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
     let args = UpArgs {
         flat: args.flat,
         dry_run: false,
+        bundle: None,
         no_prove: true,
         profile: Profile::Dev,
         only: Vec::new(),

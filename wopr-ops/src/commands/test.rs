@@ -171,7 +171,7 @@ async fn cargo_step(paths: &Paths, arguments: &[&str], env: &[(&str, &str)]) -> 
     let status = cargo()
         .args(arguments)
         .envs(env.iter().copied())
-        .current_dir(&paths.workspace)
+        .current_dir(paths.workspace()?)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .status()
@@ -203,7 +203,7 @@ async fn sweep(ui: &Ui, engine: &Docker) -> anyhow::Result<()> {
 /// Compiles every test, and with them every program; answers with the programs by name.
 async fn build_tests(ui: &Ui, paths: &Paths) -> anyhow::Result<HashMap<String, PathBuf>> {
     let mut command = cargo();
-    command.current_dir(&paths.workspace).args([
+    command.current_dir(paths.workspace()?).args([
         "test",
         "--workspace",
         "--no-run",
@@ -251,6 +251,7 @@ async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> 
     let args = UpArgs {
         flat: false,
         dry_run: false,
+        bundle: None,
         no_prove: false,
         profile: Profile::Dev,
         only: Vec::new(),

@@ -39,9 +39,20 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result
 
     ui.heading("Images");
     let wanted = wanted_images(paths, args)?;
-    let images =
-        super::images::ensure(ui, paths, &engine, Programs::Compile(args.profile), |name| wanted.contains(&name))
-            .await?;
+    let images = match &args.bundle {
+        None => {
+            let programs = Programs::Compile(args.profile);
+            super::images::ensure(ui, paths, &engine, programs, |name| wanted.contains(&name)).await?
+        }
+        Some(file) => {
+            let mut images = super::bundle::open(ui, paths, file).await?;
+            images.retain(|name, _| wanted.contains(name));
+            // What the machines run, they load themselves.
+            let here = images.iter().filter(|(name, _)| args.flat || **name == "machine").map(|(_, image)| image);
+            transfer::load_here(ui, &engine, &paths.archives(), &here.collect::<Vec<_>>()).await?;
+            images
+        }
+    };
     bring(ui, paths, &engine, &images, args).await?;
     if !args.dry_run {
         ui.done("the stack is up", since.elapsed());
@@ -165,7 +176,9 @@ impl Work<'_> {
             self.fill(VPS, &vps, vps_stack, &vps_files, &["bot"]),
             self.fill(GPU, &gpu, gpu_stack, &gpu_files, &[]),
         )?;
-        transfer::prune(&self.paths.archives(), &self.current)?;
+        if self.args.only.is_empty() {
+            transfer::prune(&self.paths.archives(), &self.current)?;
+        }
         if outer.is_unchanged() && vps_unchanged && gpu_unchanged {
             self.ui.note("nothing had to be changed");
         }

@@ -15,6 +15,18 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{images::Image, ui::Ui};
 
+/// Loads the images that this machine's engine lacks from their archives.
+pub(crate) async fn load_here(ui: &Ui, here: &Docker, archives: &Path, images: &[&Image]) -> anyhow::Result<()> {
+    for image in images {
+        if !exists(here, &image.reference).await? {
+            let task = ui.start(format!("loading {}", image.reference));
+            let loaded = read_into(here, &archives.join(file_name(&image.reference))).await;
+            task.ends(loaded, |size| format!("{} MB", size.div_ceil(1_000_000)))?;
+        }
+    }
+    Ok(())
+}
+
 /// Loads the images that a machine lacks; answers with how many bytes that were.
 pub(crate) async fn load(
     ui: &Ui,
@@ -107,6 +119,7 @@ pub(crate) fn prune(archives: &Path, current: &[Image]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn file_name(reference: &str) -> String {
+/// What the archive of an image is called.
+pub(crate) fn file_name(reference: &str) -> String {
     format!("{}.tar", reference.replace(['/', ':'], "_"))
 }

@@ -76,7 +76,7 @@ pub(crate) async fn located(
 
 async fn command(paths: &Paths, programs: &[Binary], profile: Profile) -> anyhow::Result<Command> {
     let mut command = cargo();
-    command.current_dir(&paths.workspace).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
+    command.current_dir(paths.workspace()?).args(["build", "--locked", "--message-format=json-render-diagnostics"]);
     // The whole workspace's features, so that nothing is compiled twice for the sake of another selection.
     command.arg("--workspace");
     for program in programs {

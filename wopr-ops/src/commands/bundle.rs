@@ -1,0 +1,209 @@
+//! `bundle`: everything a machine without any network needs, in one file.
+//!
+//! A tar archive: `bundle.json`, which names the images; the images as files; and this program. `up --bundle` takes the
+//! images from it, so that nothing is compiled, downloaded or built.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::images::{NAMES, Programs, References, TOPOLOGY_NAMES};
+use crate::{
+    cli::BundleArgs,
+    engine,
+    exec::transfer,
+    failure::{Exit, Failure},
+    images::Image,
+    paths::Paths,
+    ui::Ui,
+};
+
+/// The first entry of a bundle.
+const INDEX: &str = "bundle.json";
+/// Directory of the images.
+const IMAGES: &str = "images";
+/// This program.
+const PROGRAM: &str = "wopr-ops";
+/// Raised when an older program could not read a newer bundle.
+const FORMAT: u32 = 1;
+
+/// What a bundle holds.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Index {
+    format: u32,
+    /// By name.
+    images: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    reference: String,
+    name: String,
+}
+
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BundleArgs) -> anyhow::Result<()> {
+    let _lock = super::lock(paths)?;
+    let engine = engine::ensure(ui, paths).await?;
+    let images = super::images::ensure(ui, paths, &engine, Programs::Compile(args.profile), |_| true).await?;
+    let archives = paths.archives();
+    for image in images.values() {
+        transfer::saved(&engine, &archives, image).await?;
+    }
+    let task = ui.start(format!("writing {}", args.file.display()));
+    let file = args.file.clone();
+    let written = tokio::task::spawn_blocking(move || write(&file, &archives, &images)).await?;
+    task.ends(written, |bytes| format!("{} MB", bytes.div_ceil(1_000_000)))?;
+    Ok(())
+}
+
+fn write(file: &Path, archives: &Path, images: &References) -> anyhow::Result<u64> {
+    let entry = |image: &Image| Entry { reference: image.reference.clone(), name: image.name.clone() };
+    let index = Index {
+        format: FORMAT,
+        images: images.iter().map(|(name, image)| ((*name).to_owned(), entry(image))).collect(),
+    };
+    // Half a bundle never carries the name of a whole one.
+    let draft = file.with_extension("draft");
+    let output = fs::File::create(&draft).with_context(|| format!("{} cannot be written", draft.display()))?;
+    let mut tar = tar::Builder::new(std::io::BufWriter::with_capacity(1 << 20, output));
+    let text = serde_json::to_vec_pretty(&index)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, INDEX, text.as_slice())?;
+    tar.append_path_with_name(std::env::current_exe()?, PROGRAM)?;
+    for image in images.values() {
+        let name = transfer::file_name(&image.reference);
+        tar.append_path_with_name(archives.join(&name), Path::new(IMAGES).join(&name))?;
+    }
+    let mut output = tar.into_inner()?;
+    output.flush()?;
+    output.get_ref().sync_all()?;
+    fs::rename(&draft, file).with_context(|| format!("{} cannot be written", file.display()))?;
+    Ok(fs::metadata(file)?.len())
+}
+
+/// Unpacks the images that are not here yet; answers with all of them.
+pub(crate) async fn open(ui: &Ui, paths: &Paths, file: &Path) -> anyhow::Result<References> {
+    let task = ui.start(format!("reading {}", file.display()));
+    let (file, archives) = (file.to_owned(), paths.archives());
+    let read = tokio::task::spawn_blocking(move || read(&file, &archives)).await?;
+    task.ends(read, |images| format!("{} images", images.len()))
+}
+
+fn read(file: &Path, archives: &Path) -> anyhow::Result<References> {
+    let damaged = |why: String| {
+        Failure::new(Exit::Image, format!("{} is no bundle this program can read", file.display()))
+            .why(why)
+            .fix("`cargo wopr bundle FILE` writes one")
+    };
+    let input = fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let mut tar = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, input));
+    let mut entries = tar.entries()?;
+    let mut index = None;
+    if let Some(mut first) = entries.next().transpose()?
+        && first.path()?.as_ref() == Path::new(INDEX)
+    {
+        let mut text = String::new();
+        first.read_to_string(&mut text)?;
+        index = Some(serde_json::from_str::<Index>(&text).map_err(|error| damaged(error.to_string()))?);
+    }
+    let index = index.ok_or_else(|| damaged(format!("it does not begin with {INDEX}")))?;
+    if index.format != FORMAT {
+        return Err(damaged(format!("it has format {}, and this program reads format {FORMAT}", index.format)).into());
+    }
+    let mut images = References::new();
+    for name in NAMES.into_iter().chain(TOPOLOGY_NAMES) {
+        let entry = index.images.get(name).ok_or_else(|| damaged(format!("it has no image {name}")))?;
+        images.insert(name, Image { reference: entry.reference.clone(), name: entry.name.clone() });
+    }
+    fs::create_dir_all(archives).with_context(|| format!("{} could not be created", archives.display()))?;
+    for entry in entries {
+        let mut entry = entry.map_err(|error| damaged(error.to_string()))?;
+        let path = entry.path()?.into_owned();
+        let Ok(name) = path.strip_prefix(IMAGES) else { continue };
+        let wanted = images.values().any(|image| Path::new(&transfer::file_name(&image.reference)) == name);
+        let target = archives.join(name);
+        let here = fs::metadata(&target).is_ok_and(|metadata| metadata.len() == entry.size());
+        if wanted && !here {
+            let draft = target.with_extension("draft");
+            let mut output = fs::File::create(&draft).with_context(|| format!("{}", draft.display()))?;
+            let copied = std::io::copy(&mut entry, &mut output).map_err(|error| damaged(error.to_string()))?;
+            if copied != entry.size() {
+                return Err(damaged(format!("{} breaks off", path.display())).into());
+            }
+            fs::rename(&draft, &target).with_context(|| format!("{}", target.display()))?;
+        }
+    }
+    if let Some(image) = images.values().find(|image| !archives.join(transfer::file_name(&image.reference)).is_file()) {
+        return Err(damaged(format!("the image {} is not in it", image.reference)).into());
+    }
+    Ok(images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> std::path::PathBuf {
+        let directory = std::env::temp_dir().join(format!("wopr-bundle-{name}-{}", std::process::id()));
+        let _absent = fs::remove_dir_all(&directory);
+        fs::create_dir_all(directory.join("archives")).unwrap();
+        directory
+    }
+
+    fn images(archives: &Path) -> References {
+        let all = NAMES.into_iter().chain(TOPOLOGY_NAMES);
+        all.map(|name| {
+            let image = Image { reference: format!("example/{name}:aa"), name: format!("example/{name}:local") };
+            fs::write(archives.join(transfer::file_name(&image.reference)), name.repeat(3000)).unwrap();
+            (name, image)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn what_is_bundled_comes_out_again() {
+        let directory = scratch("whole");
+        let (archives, elsewhere, file) =
+            (directory.join("archives"), directory.join("elsewhere"), directory.join("all.tar"));
+        let images = images(&archives);
+        write(&file, &archives, &images).unwrap();
+        assert_eq!(read(&file, &elsewhere).unwrap(), images);
+        for image in images.values() {
+            let name = transfer::file_name(&image.reference);
+            assert_eq!(fs::read(archives.join(&name)).unwrap(), fs::read(elsewhere.join(&name)).unwrap());
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_bundle_cut_anywhere_is_refused_and_leaves_no_half_image() {
+        let directory = scratch("cut");
+        let (archives, file) = (directory.join("archives"), directory.join("all.tar"));
+        let images = images(&archives);
+        write(&file, &archives, &images).unwrap();
+        let whole = fs::read(&file).unwrap();
+        // The end of a tar archive is padding: what comes before it is what counts.
+        for cut in (0..whole.len() - 20_000).step_by(whole.len() / 40) {
+            let elsewhere = directory.join(format!("cut-{cut}"));
+            fs::write(&file, &whole[..cut]).unwrap();
+            assert!(read(&file, &elsewhere).is_err(), "{cut} of {} bytes", whole.len());
+            for image in images.values() {
+                let name = transfer::file_name(&image.reference);
+                if let Ok(content) = fs::read(elsewhere.join(&name)) {
+                    assert_eq!(content, fs::read(archives.join(&name)).unwrap(), "{cut}");
+                }
+            }
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
