@@ -45,6 +45,9 @@ pub(crate) enum Command {
     Seed(SeedArgs),
     /// Writes everything into one file, for a machine without any network
     Bundle(BundleArgs),
+    /// Measures
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Breaks a machine on purpose, or mends it
     Fault(FaultArgs),
     /// Writes completions for a shell
@@ -88,6 +91,21 @@ pub(crate) struct UpArgs {
     /// Only these services, and what they need
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How long the two machines take, beside what cannot be avoided
+    Up(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Removes the stack that is there, with its data
+    #[arg(long)]
+    pub(crate) destroy: bool,
     #[command(flatten)]
     pub(crate) ports: Ports,
 }

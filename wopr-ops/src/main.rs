@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::{
-    cli::{Cli, Command, StripeCommand},
+    cli::{BenchCommand, Cli, Command, StripeCommand},
     failure::{Exit, exit_of},
     paths::Paths,
     ui::Ui,
@@ -75,6 +75,7 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Start(args) => commands::start::run(ui, &paths, &args).await,
         Command::Restart(args) => commands::start::restart(ui, &paths, &args).await,
         Command::Seed(args) => commands::start::seed(ui, &paths, &args).await,
+        Command::Bench(BenchCommand::Up(args)) => commands::bench::run(ui, &paths, &args).await,
         Command::Bundle(args) => commands::bundle::run(ui, &paths, &args).await,
         Command::Fault(args) => commands::fault::run(ui, &paths, &args).await,
         Command::Engine => engine::ensure(ui, &paths).await.map(drop),

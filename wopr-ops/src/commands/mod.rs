@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod bench;
 pub(crate) mod bundle;
 pub(crate) mod conformance;
 pub(crate) mod down;

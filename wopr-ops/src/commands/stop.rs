@@ -20,8 +20,12 @@ use crate::{
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
     let _lock = super::lock(paths)?;
+    stop_all(ui, paths).await
+}
+
+/// Stops everything, what is inside a machine before the machine.
+pub(crate) async fn stop_all(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
     let mut sites = sites(paths, engine::require().await?).await?;
-    // What is inside a machine ends before the machine does.
     sites.reverse();
     let mut any = false;
     for site in &sites {

@@ -70,8 +70,8 @@ pub(crate) fn require_root() -> anyhow::Result<()> {
         .into())
 }
 
-/// What everything below needs.
-struct Work<'a> {
+/// What bringing a stack up needs.
+pub(crate) struct Work<'a> {
     ui: &'a Ui,
     paths: &'a Paths,
     /// This machine's engine.
@@ -91,22 +91,7 @@ pub(crate) async fn bring(
     images: &References,
     args: &UpArgs,
 ) -> anyhow::Result<()> {
-    let directory = paths.data.join("secrets");
-    refuse_lost_secrets(engine, &directory).await?;
-    let (secrets, created) = Secrets::load_or_create(&directory)?;
-    if !created.is_empty() {
-        ui.note(format!("made {} secrets in {}", created.len(), directory.display()));
-    }
-    let work = Work {
-        ui,
-        paths,
-        engine,
-        http: super::http_client()?,
-        args,
-        images: images.iter().map(|(name, image)| (*name, image.reference.clone())).collect(),
-        current: images.values().cloned().collect(),
-        secrets,
-    };
+    let work = Work::new(ui, paths, engine, images, args).await?;
     let platform = if args.flat { work.flat().await? } else { work.two_machines().await? };
     let Some(platform) = platform else { return Ok(()) };
     // Images that were replaced could not go while the containers of before still used them.
@@ -122,12 +107,38 @@ pub(crate) async fn bring(
 }
 
 /// Where the platform came to be.
-struct Platform {
+pub(crate) struct Platform {
     engine: Docker,
     host: std::net::Ipv4Addr,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// Reads or makes the secrets.
+    pub(crate) async fn new(
+        ui: &'a Ui,
+        paths: &'a Paths,
+        engine: &'a Docker,
+        images: &References,
+        args: &'a UpArgs,
+    ) -> anyhow::Result<Self> {
+        let directory = paths.data.join("secrets");
+        refuse_lost_secrets(engine, &directory).await?;
+        let (secrets, created) = Secrets::load_or_create(&directory)?;
+        if !created.is_empty() {
+            ui.note(format!("made {} secrets in {}", created.len(), directory.display()));
+        }
+        Ok(Work {
+            ui,
+            paths,
+            engine,
+            http: super::http_client()?,
+            args,
+            images: images.iter().map(|(name, image)| (*name, image.reference.clone())).collect(),
+            current: images.values().cloned().collect(),
+            secrets,
+        })
+    }
+
     /// Everything on this machine's engine.
     async fn flat(&self) -> anyhow::Result<Option<Platform>> {
         self.ui.heading("Stack");
@@ -150,39 +161,63 @@ impl Work<'_> {
     }
 
     /// Two machines, each with an engine of its own.
-    async fn two_machines(&self) -> anyhow::Result<Option<Platform>> {
+    pub(crate) async fn two_machines(&self) -> anyhow::Result<Option<Platform>> {
         self.ui.heading("Machines");
-        let directory = self.paths.machines();
-        let image = self.images.get("machine").cloned().unwrap_or_default();
-        let capabilities = machines::own_capabilities()?;
-        let stack = machines::stack(&image, self.args.ports, &directory, &capabilities);
-        let observed = observe(self.engine, &stack).await?;
-        let outer = plan(&stack, &observed);
-        if self.args.dry_run {
-            return self.show(&outer).await.map(|()| None);
-        }
-        ports_free(self.engine, &stack, &outer, self.args.ports).await?;
-        for service in &stack.services {
-            private_directory(&directory.join(service.name))?;
-        }
-        apply(self.ui, self.engine, &self.http, &stack, &outer).await?;
-
+        let Some(unchanged) = self.machines().await? else { return Ok(None) };
         self.ui.heading("Services");
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
-        let (vps_stack, vps_files) = self.vps(address(self.engine, VPS).await?).await?;
+        let (vps_stack, vps_files) = self.vps(address(self.engine, VPS).await?)?;
         let (gpu_stack, gpu_files) = self.gpu(address(self.engine, GPU).await?)?;
         let host = vps_stack.host;
         let (vps_unchanged, gpu_unchanged) = tokio::try_join!(
-            self.fill(VPS, &vps, vps_stack, &vps_files, &["bot"]),
-            self.fill(GPU, &gpu, gpu_stack, &gpu_files, &[]),
+            self.fill(VPS, &vps, vps_stack, &vps_files),
+            self.fill(GPU, &gpu, gpu_stack, &gpu_files),
         )?;
         if self.args.only.is_empty() {
             transfer::prune(&self.paths.archives(), &self.current)?;
         }
-        if outer.is_unchanged() && vps_unchanged && gpu_unchanged {
+        if unchanged && vps_unchanged && gpu_unchanged {
             self.ui.note("nothing had to be changed");
         }
         Ok(Some(Platform { engine: vps, host }))
+    }
+
+    /// The machines themselves; answers whether they were so already, or nothing if the plan was only shown.
+    pub(crate) async fn machines(&self) -> anyhow::Result<Option<bool>> {
+        let directory = self.paths.machines();
+        let image = self.images.get("machine").cloned().unwrap_or_default();
+        let stack = machines::stack(&image, self.args.ports, &directory, &machines::own_capabilities()?);
+        let observed = observe(self.engine, &stack).await?;
+        let plan = plan(&stack, &observed);
+        if self.args.dry_run {
+            return self.show(&plan).await.map(|()| None);
+        }
+        ports_free(self.engine, &stack, &plan, self.args.ports).await?;
+        for service in &stack.services {
+            private_directory(&directory.join(service.name))?;
+        }
+        apply(self.ui, self.engine, &self.http, &stack, &plan).await?;
+        Ok(Some(plan.is_unchanged()))
+    }
+
+    /// Loads what the machines' services run into their engines.
+    pub(crate) async fn load(&self) -> anyhow::Result<()> {
+        let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
+        let (vps_stack, gpu_stack) =
+            (self.vps(address(self.engine, VPS).await?)?.0, self.gpu(address(self.engine, GPU).await?)?.0);
+        tokio::try_join!(self.images_of(VPS, &vps, &vps_stack), self.images_of(GPU, &gpu, &gpu_stack))?;
+        Ok(())
+    }
+
+    /// Loads the images of a machine's services, and of the bots it may run; answers with them.
+    async fn images_of(&self, machine: &str, engine: &Docker, stack: &Stack) -> anyhow::Result<Vec<Image>> {
+        let bot = self.images.get("bot").filter(|_| machine == VPS);
+        let runs = |image: &&Image| {
+            stack.services.iter().map(|service| &service.image).chain(bot).any(|name| *name == image.reference)
+        };
+        let wanted: Vec<Image> = self.current.iter().filter(runs).cloned().collect();
+        transfer::load(self.ui, self.engine, (machine, engine), &self.paths.archives(), &wanted).await?;
+        Ok(wanted)
     }
 
     /// Brings one machine's services up; answers whether nothing had to be changed.
@@ -192,15 +227,9 @@ impl Work<'_> {
         engine: &Docker,
         stack: Stack,
         files: &BTreeMap<&'static str, Handover>,
-        further_images: &[&str],
     ) -> anyhow::Result<bool> {
         let stack = only(stack, &self.args.only);
-        let runs = |image: &&Image| {
-            let asked = further_images.iter().filter_map(|name| self.images.get(name));
-            stack.services.iter().map(|service| &service.image).chain(asked).any(|name| *name == image.reference)
-        };
-        let wanted: Vec<Image> = self.current.iter().filter(runs).cloned().collect();
-        transfer::load(self.ui, self.engine, (machine, engine), &self.paths.archives(), &wanted).await?;
+        let wanted = self.images_of(machine, engine, &stack).await?;
         let observed = observe(engine, &stack).await?;
         let plan = plan(&stack, &observed);
         write_files(&stack, files, &self.files(machine))?;
@@ -214,7 +243,7 @@ impl Work<'_> {
         self.paths.machines().join(machine).join(FILES)
     }
 
-    async fn vps(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
+    fn vps(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
         let place = Place::Machine(address);
         let handovers = platform::handovers(place, |name| self.secrets.get(name))?;
         let group = group_of(&machines::socket(&self.paths.machines(), VPS))?;
@@ -264,7 +293,7 @@ impl Work<'_> {
             let stack = if machine == GPU {
                 self.gpu(address)?.0
             } else if there.is_some() {
-                self.vps(address).await?.0
+                self.vps(address)?.0
             } else {
                 let handovers = platform::handovers(Place::Machine(address), |name| self.secrets.get(name))?;
                 let group = group_of(Path::new(engine::SOCKET))?;
