@@ -1,5 +1,7 @@
 //! An S3-speaking object store for local stacks: buckets are directories, objects are files.
 //!
+//! Unlike S3, putting an object into a bucket that does not exist makes the bucket.
+//!
 //! Requests are signed with one pair of keys; unsigned ones are refused. `GET /-/health` needs no signature (no bucket can
 //! be called `-`): 200 while the directory can be written to, else 503. `wopr-objects health` asks a running server.
 

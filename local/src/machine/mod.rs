@@ -34,7 +34,7 @@ pub const SECOND_SOCKET: &str = "docker.sock";
 /// The daemon, from the distribution's package.
 const DAEMON: &str = "/usr/sbin/dockerd";
 /// How long a daemon may take to answer before it counts as failed.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_mins(1);
 /// How often it is asked meanwhile.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
 /// How long the daemon may take to stop its containers. Its own limit per container is 15 seconds.

@@ -145,15 +145,21 @@ impl Value<'_> {
             }
             Self::Texts(texts) => {
                 file.array(8, texts.len());
-                texts.iter().for_each(|text| file.string(text));
+                for text in texts {
+                    file.string(text);
+                }
             }
             Self::Fractions(fractions) => {
                 file.array(6, fractions.len());
-                fractions.iter().for_each(|fraction| file.bytes(&fraction.to_le_bytes()));
+                for fraction in fractions {
+                    file.bytes(&fraction.to_le_bytes());
+                }
             }
             Self::Kinds(kinds) => {
                 file.array(5, kinds.len());
-                kinds.iter().for_each(|kind| file.u32(*kind as u32));
+                for kind in kinds {
+                    file.u32(*kind as u32);
+                }
             }
         }
     }

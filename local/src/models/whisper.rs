@@ -117,7 +117,9 @@ impl Writer {
         self.count(shape.len());
         self.count(name.len());
         self.u32(format);
-        shape.iter().for_each(|length| self.count(*length));
+        for length in shape {
+            self.count(*length);
+        }
         self.bytes(name.as_bytes());
         shape.iter().product()
     }

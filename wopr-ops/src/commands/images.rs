@@ -40,9 +40,8 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Re
     }
     let _lock = super::lock(paths)?;
     let engine = engine::ensure(ui, paths).await?;
-    let wanted = |name: &str| match args.only.is_empty() {
-        true => NAMES.contains(&name),
-        false => args.only.iter().any(|only| only == name),
+    let wanted = |name: &str| {
+        if args.only.is_empty() { NAMES.contains(&name) } else { args.only.iter().any(|only| only == name) }
     };
     ensure(ui, paths, &engine, Programs::Compile(args.profile), wanted).await?;
     Ok(())

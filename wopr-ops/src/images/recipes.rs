@@ -173,21 +173,11 @@ pub(crate) const MACHINE: Assembly = Assembly {
 pub(crate) const MACHINE_DATA: &str = "/var/lib/docker";
 /// A tmpfs: process numbers kept over a kill would name other processes.
 pub(crate) const MACHINE_RUN: &str = "/run";
-/// The engine's socket inside the machine.
-pub(crate) const MACHINE_SOCKET: &str = "/var/run/docker.sock";
 /// Variable: the directory, usually mounted from outside, that the engine's second socket is made in as
-/// [`MACHINE_SOCKET_FILE`]. Without it there is no second socket.
+/// [`MACHINE_SOCKET_FILE`].
 pub(crate) const MACHINE_SOCKET_DIRECTORY_VARIABLE: &str = "WOPR_MACHINE_SOCKET_DIR";
 /// The name of the second socket.
 pub(crate) const MACHINE_SOCKET_FILE: &str = "docker.sock";
-/// Variable: the control group of the engine's containers. Without it, `inner` below the machine's own group, which a
-/// machine finds where it is started with the host's control group namespace.
-pub(crate) const MACHINE_CGROUP_VARIABLE: &str = "WOPR_MACHINE_CGROUP_PARENT";
-/// How long a machine may take to stop its containers in order, in seconds: its own stop timeout.
-pub(crate) const MACHINE_STOP_SECONDS: u32 = 30;
-/// The program that exits 0 while the engine answers; the image's health check. Further arguments to the image's entry
-/// point are handed to the daemon.
-pub(crate) const MACHINE_HEALTH: [&str; 2] = ["/wopr-machine", "health"];
 
 /// llama.cpp's server with a tiny model, for chat and for embeddings.
 pub(crate) const LLAMA: Assembly = Assembly {
@@ -204,8 +194,6 @@ pub(crate) const LLAMA: Assembly = Assembly {
     files: &[],
     models: &[("models/llama.gguf", "llama")],
 };
-/// The port that the server listens on.
-pub(crate) const LLAMA_PORT: u16 = 8080;
 /// The model in the image.
 pub(crate) const LLAMA_MODEL: &str = "/models/llama.gguf";
 /// Arguments for chat; answers `/health` and `/v1/chat/completions`.
@@ -242,6 +230,7 @@ pub(crate) const LLAMA_EMBEDDINGS: [&str; 13] = [
     "--pooling",
     "mean",
 ];
+
 /// whisper.cpp's server with a small random model. Needs a tmpfs at `/tmp`.
 pub(crate) const WHISPER: Assembly = Assembly {
     name: "whisper",
@@ -257,8 +246,6 @@ pub(crate) const WHISPER: Assembly = Assembly {
     files: &[],
     models: &[("models/whisper.bin", "whisper")],
 };
-/// The port that the server listens on.
-pub(crate) const WHISPER_PORT: u16 = 8000;
 /// Its arguments; answers `/health` and `/v1/audio/transcriptions`. More threads than one spin while they wait for each
 /// other, which takes the processor from everybody else on a small machine.
 pub(crate) const WHISPER_COMMAND: [&str; 11] = [
@@ -292,8 +279,6 @@ pub(crate) const SPEECH: Assembly = Assembly {
     files: &[],
     models: &[],
 };
-/// The port that it listens on; variable `PORT` changes it.
-pub(crate) const SPEECH_PORT: u16 = 5123;
 /// The program that exits 0 while it answers; the image's health check.
 pub(crate) const SPEECH_HEALTH: [&str; 2] = ["/wopr-speech", "health"];
 
@@ -312,13 +297,6 @@ pub(crate) const CADDY: Assembly = Assembly {
     files: &[("etc/caddy/config.json", include_str!("../../../local/images/wopr-caddy/config.json"))],
     models: &[],
 };
-/// Arguments of the proxy: it starts with the configuration at [`CADDY_CONFIG`].
-pub(crate) const CADDY_COMMAND: [&str; 3] = ["run", "--config", CADDY_CONFIG];
-/// The configuration, JSON. That of the image has the admin API listen at [`CADDY_ADMIN_SOCKET`] and nothing else; mount
-/// another over it, which has to name the admin API's address again. Caddy 2.6 takes it from nowhere else.
-pub(crate) const CADDY_CONFIG: &str = "/etc/caddy/config.json";
-/// The admin API's socket.
-pub(crate) const CADDY_ADMIN_SOCKET: &str = "/run/caddy/admin.sock";
 
 /// The object store: S3's wire, objects as files in `/data`, which is a volume.
 pub(crate) const OBJECTS: Program = Program {
@@ -329,11 +307,6 @@ pub(crate) const OBJECTS: Program = Program {
     uid: SERVICE_UID,
     dockerfile: include_str!("../../../local/images/wopr-objects/Dockerfile"),
 };
-/// The port that it listens on; `GET /-/health` answers without a signature.
-pub(crate) const OBJECTS_PORT: u16 = 9000;
-/// Variables: files with the key's name and the key, without which it does not start, and buckets to make.
-pub(crate) const OBJECTS_VARIABLES: [&str; 3] =
-    ["OBJECTS_ACCESS_KEY_FILE", "OBJECTS_SECRET_KEY_FILE", "OBJECTS_BUCKETS"];
 /// The program that exits 0 while it can be written to; the image's health check.
 pub(crate) const OBJECTS_HEALTH: [&str; 2] = ["/wopr-objects", "health"];
 
