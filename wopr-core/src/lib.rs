@@ -11,7 +11,7 @@
 //! | [`notify`] | mails, queued in the transaction that causes them |
 //! | [`audit`] | what was done by whom, written in the transaction of what it records |
 //!
-//! Shared vocabulary without I/O: [`ids`], [`money`], [`clock`]. Storage: [`db`]. The real outside, one cargo feature
+//! Shared vocabulary without I/O: [`ids`], [`money`], [`clock`], and [`protocol`], what other machines are told. Storage: [`db`]. The real outside, one cargo feature
 //! each: [`adapters`].
 //!
 //! # Embedding it
@@ -48,5 +48,6 @@ pub mod fleet;
 pub mod ids;
 pub mod money;
 pub mod notify;
+pub mod protocol;
 #[cfg(feature = "testing")]
 pub mod testing;
