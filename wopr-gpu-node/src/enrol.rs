@@ -69,13 +69,16 @@ pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let work = async {
         let progress = Progress::new(&node.settings.state_file, &node.settings.node_id);
         let mut taken = progress.load();
+        let mut complained = false;
         loop {
             for stage in remaining(taken) {
                 wait_for(&node, *stage).await;
                 insist(&node, *stage, None).await;
                 tracing::info!(%stage, "the platform knows that this node has done {stage}");
                 node.stage.send_replace(Some(*stage));
-                if let Err(error) = progress.save(*stage) {
+                if let Err(error) = progress.save(*stage)
+                    && !std::mem::replace(&mut complained, true)
+                {
                     let path = node.settings.state_file.display();
                     tracing::warn!("a restart will report every stage again: {path} cannot be written: {error}");
                 }

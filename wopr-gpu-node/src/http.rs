@@ -1,10 +1,15 @@
 //! HTTP clients: one for the platform, one for the services.
 
 use std::error::Error as _;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
+
+/// Python's servers hang up after five idle seconds: <https://www.uvicorn.org/settings/#timeouts>. A request must not meet
+/// that moment, for one with a body cannot be sent twice.
+const POOL_IDLE: Duration = Duration::from_secs(3);
 
 /// A client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +29,7 @@ pub(crate) fn platform(timeout: Duration) -> Result<reqwest::Client, ClientError
 
 /// For the services on this machine: without a limit on the whole answer, which may stream for long.
 pub(crate) fn services(connect: Duration, idle: Duration) -> Result<reqwest::Client, ClientError> {
-    Ok(base()?.connect_timeout(connect).read_timeout(idle).build()?)
+    Ok(base()?.connect_timeout(connect).read_timeout(idle).pool_idle_timeout(POOL_IDLE).build()?)
 }
 
 fn base() -> Result<reqwest::ClientBuilder, ClientError> {
@@ -57,8 +62,11 @@ impl Lost {
         while let Some(inner) = cause {
             if let Some(io) = inner.downcast_ref::<std::io::Error>() {
                 match io.kind() {
-                    std::io::ErrorKind::ConnectionRefused => return Self::Refused,
-                    std::io::ErrorKind::TimedOut => timed_out = true,
+                    // A container that is gone leaves an address that nobody answers for.
+                    ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+                        return Self::Refused;
+                    }
+                    ErrorKind::TimedOut => timed_out = true,
                     _ => {}
                 }
             }

@@ -4,7 +4,7 @@
 //! services ([`health`] is what it makes of it) and at the cards ([`probe`]), and stands before the services' ports: what
 //! they are is open to all, what they do only to the platform.
 //!
-//! Nothing here reads the date, so a clock that is set does no harm; nothing waits for a driver, so one that hangs for
+//! Nothing here depends on the date, so a clock that is set does no harm; nothing waits for a driver, so one that hangs for
 //! ever delays no heartbeat; and every call of somebody else has an end.
 
 pub mod agent;

@@ -1,7 +1,7 @@
 //! NVIDIA's driver through its management library, which is loaded when the program runs.
 //!
-//! A machine without the library still runs the daemon. So does a statically linked build, which cannot load any
-//! library: it says so instead of a reading.
+//! A machine without the library still runs the daemon. So does a statically linked build, which says so instead of giving
+//! a reading: it could load a library only beside the very C library that it was linked with.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl GpuProbe for NvidiaGpu {
     fn watch(&mut self, listener: &Listener) -> Result<(), NoGpu> {
         if cfg!(target_feature = "crt-static") {
             return Err(NoGpu(
-                "this build is static and cannot load the driver's library; a dynamically linked one can".to_owned(),
+                "this build is static and does not load the driver's library; a dynamically linked one does".to_owned(),
             ));
         }
         let nvml = Nvml::init().map_err(|error| NoGpu(format!("the driver's library does not start: {error}")))?;
