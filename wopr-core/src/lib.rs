@@ -11,7 +11,7 @@
 //! | [`notify`] | mails, queued in the transaction that causes them |
 //! | [`audit`] | what was done by whom, written in the transaction of what it records |
 //!
-//! Shared vocabulary without I/O: [`ids`], [`money`], [`clock`]. Storage: [`db`]. The real outside, one cargo feature
+//! Shared vocabulary without I/O: [`ids`], [`money`], [`clock`], and [`protocol`], what other machines are told. Storage: [`db`]. The real outside, one cargo feature
 //! each: [`adapters`].
 //!
 //! # Embedding it
@@ -35,18 +35,27 @@
 //!
 //! # Features
 //!
-//! `docker`, `stripe` and `smtp` (all on by default) bring the adapters; `testing` brings fakes of the ports, a clock
+//! `postgres` brings the domains and their storage; without it only the vocabulary and [`protocol`] are left. `docker`,
+//! `stripe` and `smtp` bring the adapters; these four are on by default. `testing` brings fakes of the ports, a clock
 //! that stands still, and a database for each test.
 
+#[cfg(feature = "postgres")]
 pub mod adapters;
+#[cfg(feature = "postgres")]
 pub mod audit;
+#[cfg(feature = "postgres")]
 pub mod auth;
+#[cfg(feature = "postgres")]
 pub mod billing;
 pub mod clock;
+#[cfg(feature = "postgres")]
 pub mod db;
+#[cfg(feature = "postgres")]
 pub mod fleet;
 pub mod ids;
 pub mod money;
+#[cfg(feature = "postgres")]
 pub mod notify;
+pub mod protocol;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -259,7 +259,7 @@ impl<'a> Work<'a> {
     }
 
     fn gpu(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
-        let handovers = inference::handovers(self.secrets.get("GPU_NODE_SECRET")?.to_owned());
+        let handovers = inference::handovers(self.secrets.get("GPU_NODE_SECRET")?);
         let stack = inference::stack(&self.images, address, &handovers, &format!("{SHARED}/{FILES}"));
         Ok((stack, handovers))
     }

@@ -333,9 +333,26 @@ pub(crate) const UI_HEALTH: [&str; 2] = ["/wopr-ui", "health"];
 /// Every image that the two-machine topology runs and the flat stack does not, made from packages.
 pub(crate) const ASSEMBLIES: [&Assembly; 5] = [&MACHINE, &LLAMA, &WHISPER, &SPEECH, &CADDY];
 
+/// The daemon of a GPU machine.
+pub(crate) const GPU_NODE: Program = Program {
+    repository: "wopr-gpu-node",
+    tag: "local",
+    package: "wopr-gpu-node",
+    binary: "wopr-gpu-node",
+    uid: SERVICE_UID,
+    dockerfile: include_str!("../../../local/images/wopr-gpu-node/Dockerfile"),
+};
+
 /// Every program that is alone in its image, by the name of the image.
-pub(crate) const PROGRAMS: [(&str, Program); 6] =
-    [("api", API), ("stripe", STRIPE), ("mail", MAIL), ("bot", BOT), ("objects", OBJECTS), ("ui", UI)];
+pub(crate) const PROGRAMS: [(&str, Program); 7] = [
+    ("api", API),
+    ("stripe", STRIPE),
+    ("mail", MAIL),
+    ("bot", BOT),
+    ("objects", OBJECTS),
+    ("ui", UI),
+    ("gpu-node", GPU_NODE),
+];
 
 /// `repository:tag` of an image, by its name.
 pub(crate) fn tagged(name: &str) -> Option<String> {

@@ -5,10 +5,13 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
+use secrecy::ExposeSecret;
+use wopr_core::protocol::gpu::node_secret;
+
 use super::{
     machines,
     platform::{API_PORT, Images, MIB, service},
-    spec::{Ready, Service, Stack},
+    spec::{Mount, Ready, Service, Stack},
 };
 use crate::{
     images::recipes::{LLAMA_CHAT, LLAMA_EMBEDDINGS, PROBE_PROGRAM, SERVICE_UID, SPEECH_HEALTH, WHISPER_COMMAND},
@@ -32,9 +35,10 @@ pub(crate) const NODE_ID: &str = "local-gpu-node-001";
 /// Ports of the four services on their machine.
 pub(crate) const PORTS: [u16; 4] = [8080, 8081, 8082, 8083];
 
-/// The GPU machine's services. `secret` is the credential of the node.
-pub(crate) fn handovers(secret: String) -> BTreeMap<&'static str, Handover> {
-    BTreeMap::from([(NODE, Handover::from([("GPU_NODE_SECRET".to_owned(), secret)]))])
+/// The files of the machine's services. The daemon is handed its node's own secret, derived from the one all come from.
+pub(crate) fn handovers(shared_secret: &str) -> BTreeMap<&'static str, Handover> {
+    let own = node_secret(&shared_secret.to_owned().into(), NODE_ID);
+    BTreeMap::from([(NODE, Handover::from([("GPU_NODE_SECRET".to_owned(), own.expose_secret().to_owned())]))])
 }
 
 /// All of them.
@@ -60,8 +64,11 @@ pub(crate) fn stack(
         let mut node = service(NODE, reference, handovers.get(NODE), handover_directory, SERVICE_UID);
         node.set([
             ("NODE_ID", NODE_ID.to_owned()),
+            ("STATE_FILE", "/data/state.json".to_owned()),
+            ("PROBE_INTERVAL", "1s".to_owned()),
             ("PLATFORM_URL", format!("http://{}.{}:{API_PORT}", machines::VPS, machines::NETWORK)),
         ]);
+        node.mounts.push(Mount::Volume { name: "wopr-gpu-node-data", target: "/data" });
         node.ports = PORTS.map(|port| (port, port)).to_vec();
         node.after = vec![LLAMA, CHATTERBOX, WHISPER, EMBEDDINGS];
         node.ready = Ready::Http(PORTS.map(|port| (port, "/health")).to_vec());
@@ -77,6 +84,7 @@ pub(crate) fn stack(
             inference(CHATTERBOX, "chatterbox", "speech", &[], SPEECH_HEALTH.to_vec()),
             inference(WHISPER, "whisper", "whisper", &WHISPER_COMMAND, vec![PROBE_PROGRAM, "8000", "/health"]),
             inference(EMBEDDINGS, "qwen-embeddings", "llama", &LLAMA_EMBEDDINGS, llama()),
+            node,
         ],
     }
 }

@@ -38,7 +38,7 @@ fn stack_of(api: &str, ports: Ports, password: &str) -> Stack {
 /// Everything there is: both topologies.
 fn all_stacks(password: &str) -> Vec<Stack> {
     let address = Ipv4Addr::new(172, 18, 0, 2);
-    let handovers = inference::handovers(password.to_owned());
+    let handovers = inference::handovers(password);
     vec![
         stack_of("bb", Ports::default(), password),
         stack_at(Place::Machine(address), "bb", Ports::default(), password),
