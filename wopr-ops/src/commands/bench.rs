@@ -55,7 +55,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Res
     let warm = bench.timed(bench.up(programs)).await?;
     let restarted = bench.timed(async {
         let (site, name) = crate::exec::sites::find(paths, engine.clone(), "platform-api").await?;
-        crate::exec::apply::remove_container(&site.engine, &name).await?;
+        crate::exec::apply::remove_container(&site.engine, &name, true).await?;
         bench.up(programs).await
     });
     let restarted = restarted.await?;
@@ -129,7 +129,7 @@ impl Bench<'_> {
 
     /// Containers, networks and volumes go; images and secrets stay.
     async fn nothing(&self) -> anyhow::Result<()> {
-        remove::containers(self.engine, Scope::Stack).await?;
+        remove::containers(self.engine, Scope::Stack, false).await?;
         remove::networks(self.engine, Scope::Stack).await?;
         remove::volumes(self.engine, Scope::Stack).await?;
         Ok(())

@@ -9,7 +9,7 @@ use crate::{cli::DownArgs, engine, exec::remove, images, paths::Paths, plan::rem
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DownArgs) -> anyhow::Result<()> {
     let _lock = super::lock(paths)?;
     let engine = engine::require().await?;
-    report(ui, "containers", &remove::containers(&engine, Scope::Stack).await?);
+    report(ui, "containers", &remove::containers(&engine, Scope::Stack, !args.volumes).await?);
     report(ui, "networks", &remove::networks(&engine, Scope::Stack).await?);
     if args.volumes {
         report(ui, "volumes", &remove::volumes(&engine, Scope::Stack).await?);

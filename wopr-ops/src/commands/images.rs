@@ -96,7 +96,7 @@ pub(crate) async fn ensure(
     let mut images: References = database.into_iter().chain(assembled).collect();
     let build = programs.iter().map(async |(name, recipe)| {
         let built = compiled.get(recipe.binary).with_context(|| format!("{} was not compiled", recipe.binary))?;
-        anyhow::Ok((*name, program(ui, engine, recipe, built).await?))
+        anyhow::Ok((*name, program(ui, engine, paths, recipe, built).await?))
     });
     images.extend(try_join_all(build).await?);
     let current: Vec<Image> = images.values().cloned().collect();

@@ -26,7 +26,7 @@ pub(crate) async fn restart(ui: &Ui, paths: &Paths, args: &RestartArgs) -> anyho
     let _lock = super::lock(paths)?;
     let (site, name) = find(paths, engine::require().await?, service).await?;
     let task = ui.start(format!("removing {name}"));
-    task.ends(remove_container(&site.engine, &name).await, |()| String::new())?;
+    task.ends(remove_container(&site.engine, &name, true).await, |()| String::new())?;
     bring(ui, paths, &args.start).await
 }
 

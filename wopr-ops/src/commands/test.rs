@@ -191,7 +191,7 @@ async fn engine_and_sweep(ui: &Ui, paths: &Paths) -> anyhow::Result<Docker> {
 
 /// Removes what tests left behind, also those that were killed.
 async fn sweep(ui: &Ui, engine: &Docker) -> anyhow::Result<()> {
-    let mut swept = remove::containers(engine, Scope::Tests).await?;
+    let mut swept = remove::containers(engine, Scope::Tests, false).await?;
     swept.extend(remove::networks(engine, Scope::Tests).await?);
     swept.extend(remove::volumes(engine, Scope::Tests).await?);
     if !swept.is_empty() {
@@ -263,7 +263,7 @@ async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> 
 async fn take_down(ui: &Ui, engine: &Docker) -> anyhow::Result<()> {
     let task = ui.start("taking the stack down again");
     let removed = async {
-        remove::containers(engine, Scope::Stack).await?;
+        remove::containers(engine, Scope::Stack, false).await?;
         remove::networks(engine, Scope::Stack).await?;
         remove::volumes(engine, Scope::Stack).await
     }

@@ -90,7 +90,7 @@ async fn service_steps(
             }
             Step::Remove { service, why } => {
                 task.get_or_insert_with(|| ui.start(format!("{service} ({why})")));
-                remove_container(engine, service).await
+                remove_container(engine, service, true).await
             }
             Step::Create { service: name, why } => {
                 task.get_or_insert_with(|| ui.start(format!("{name} ({why})")));
@@ -117,13 +117,19 @@ async fn service_steps(
     Ok(())
 }
 
-/// Stops a container, kindly first, and removes it with its anonymous volumes; one that has gone is fine.
-pub(crate) async fn remove_container(engine: &Docker, name: &str) -> anyhow::Result<()> {
+async fn stop_container(engine: &Docker, name: &str) -> anyhow::Result<()> {
     // How long it gets to end by itself was settled when it was created.
     match engine.stop_container(name, None::<StopContainerOptions>).await {
         // 304: it has already stopped.
-        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 304 | 404, .. }) => {}
-        Err(error) => return Err(error).with_context(|| format!("{name} could not be stopped")),
+        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 304 | 404, .. }) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("{name} could not be stopped")),
+    }
+}
+
+/// Removes a container with its anonymous volumes, kindly by stopping it first; one that has gone is fine.
+pub(crate) async fn remove_container(engine: &Docker, name: &str, kindly: bool) -> anyhow::Result<()> {
+    if kindly {
+        stop_container(engine, name).await?;
     }
     let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
     match engine.remove_container(name, Some(options)).await {

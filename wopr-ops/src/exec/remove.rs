@@ -15,7 +15,9 @@ use super::{apply::remove_container, observe::name_of};
 use crate::plan::removal::Scope;
 
 /// Removes all containers of the scope, the API first, so that it does not bring bots back; answers with their names.
-pub(crate) async fn containers(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
+///
+/// Kindly, they end by themselves first; otherwise at once, which is for those whose data goes, too.
+pub(crate) async fn containers(engine: &Docker, scope: Scope, kindly: bool) -> anyhow::Result<Vec<String>> {
     let mut found = BTreeMap::new();
     for label in scope.filters() {
         let filters = HashMap::from([("label", vec![*label])]);
@@ -28,9 +30,9 @@ pub(crate) async fn containers(engine: &Docker, scope: Scope) -> anyhow::Result<
         }
     }
     if let Some(id) = found.get(crate::plan::platform::FLAT.api) {
-        remove_container(engine, id).await?;
+        remove_container(engine, id, kindly).await?;
     }
-    try_join_all(found.values().map(|id| remove_container(engine, id))).await?;
+    try_join_all(found.values().map(|id| remove_container(engine, id, kindly))).await?;
     Ok(found.into_keys().collect())
 }
 

@@ -114,19 +114,25 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
 }
 
 /// The image of a program that was built, built if there is none of it.
-pub(crate) async fn program(ui: &Ui, engine: &Docker, program: &Program, built: &Built) -> anyhow::Result<Image> {
-    let bundle = bundle()?;
+pub(crate) async fn program(
+    ui: &Ui,
+    engine: &Docker,
+    paths: &Paths,
+    program: &Program,
+    built: &Built,
+) -> anyhow::Result<Image> {
+    let bundle = digest_of(paths, Path::new(CA_BUNDLE)).await?;
     let inputs = Inputs {
         repository: program.repository,
         tag: program.tag,
-        recipe: fingerprint([LAYOUT.as_bytes(), program.dockerfile.as_bytes(), bundle.as_slice()]),
-        program: Some(digest(built).await?),
+        recipe: fingerprint([LAYOUT.as_bytes(), program.dockerfile.as_bytes(), bundle.as_bytes()]),
+        program: Some(digest(paths, built).await?),
     };
     let Some(why) = reason_to_build(engine, &inputs).await? else {
         return unchanged(ui, engine, &inputs).await;
     };
     let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
-    let result = match program_rootfs(program, built, &bundle) {
+    let result = match program_rootfs(program, built) {
         Ok(rootfs) => build(engine, &inputs, program.dockerfile, &rootfs, HashMap::new()).await.map(|()| rootfs.len()),
         Err(error) => Err(error),
     };
@@ -158,7 +164,7 @@ pub(crate) async fn base(
     paths: &Paths,
     recipe: &'static Assembly,
 ) -> anyhow::Result<Option<Base>> {
-    if same_recipe(engine, recipe).await? {
+    if same_recipe(engine, paths, recipe).await? {
         return Ok(None);
     }
     unpacked(ui, paths, recipe).await.map(Some)
@@ -189,16 +195,18 @@ pub(crate) async fn assembled(
     base: Option<Base>,
     compiled: &HashMap<&'static str, Built>,
 ) -> anyhow::Result<Image> {
-    let parts = parts(paths, recipe, compiled).await?;
     let mut programs = Vec::new();
-    for built in &parts.programs {
-        programs.push(digest(built).await?);
+    for binary in recipe.programs {
+        programs.push(digest(paths, compiled_program(compiled, binary.name)?).await?);
     }
-    programs.extend(parts.models.iter().map(|(_, model)| fingerprint([model.as_slice()])));
+    // The same program writes the same models: they need not be written to know whether they have changed.
+    if !recipe.models.is_empty() {
+        programs.push(digest(paths, compiled_program(compiled, MODELS.name)?).await?);
+    }
     let inputs = Inputs {
         repository: recipe.repository,
         tag: recipe.tag,
-        recipe: recipe_of(recipe)?,
+        recipe: recipe_of(paths, recipe).await?,
         program: Some(fingerprint(programs.iter().map(String::as_bytes))),
     };
     let Some(why) = reason_to_build(engine, &inputs).await? else {
@@ -210,6 +218,7 @@ pub(crate) async fn assembled(
     };
     let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
     let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), base.packages.join(" "))]);
+    let parts = parts(paths, recipe, compiled).await?;
     let result = match assembly_rootfs(recipe, base.layer, &parts) {
         Ok(rootfs) => build(engine, &inputs, recipe.dockerfile, &rootfs, labels).await.map(|()| rootfs.len()),
         Err(error) => Err(error),
@@ -219,32 +228,35 @@ pub(crate) async fn assembled(
 }
 
 /// Whether the image that carries the recipe's tag was made from this recipe, whatever its programs.
-async fn same_recipe(engine: &Docker, recipe: &Assembly) -> anyhow::Result<bool> {
+async fn same_recipe(engine: &Docker, paths: &Paths, recipe: &Assembly) -> anyhow::Result<bool> {
     let labels = labels_of(engine, &format!("{}:{}", recipe.repository, recipe.tag)).await?;
-    let wanted = recipe_of(recipe)?;
+    let wanted = recipe_of(paths, recipe).await?;
     Ok(labels.is_some_and(|labels| labels.get(RECIPE_LABEL) == Some(&wanted)))
 }
 
-fn recipe_of(recipe: &Assembly) -> anyhow::Result<String> {
-    let bundle = bundle()?;
+async fn recipe_of(paths: &Paths, recipe: &Assembly) -> anyhow::Result<String> {
+    let bundle = digest_of(paths, Path::new(CA_BUNDLE)).await?;
     let layout = format!("{:?} {:?} {:?} {:?}", recipe.directories, recipe.links, recipe.files, recipe.models);
     let suite = recipe.suite.name().unwrap_or_default();
     let uid = recipe.uid.to_string();
     let texts = [LAYOUT, recipe.dockerfile, recipe.packages, suite, &uid, &layout];
-    Ok(fingerprint(texts.map(str::as_bytes).into_iter().chain([bundle.as_slice()])))
+    Ok(fingerprint(texts.map(str::as_bytes).into_iter().chain([bundle.as_bytes()])))
+}
+
+fn compiled_program<'c>(compiled: &'c HashMap<&'static str, Built>, name: &str) -> anyhow::Result<&'c Built> {
+    compiled.get(name).with_context(|| format!("{name} was not compiled"))
 }
 
 /// Finds the programs of an assembly and has its models written.
 async fn parts(paths: &Paths, recipe: &Assembly, compiled: &HashMap<&'static str, Built>) -> anyhow::Result<Parts> {
-    let program = |name: &str| compiled.get(name).with_context(|| format!("{name} was not compiled"));
     let mut parts = Parts::default();
     for binary in recipe.programs {
-        parts.programs.push(program(binary.name)?.clone());
+        parts.programs.push(compiled_program(compiled, binary.name)?.clone());
     }
     for (path, kind) in recipe.models {
         let file = paths.data.join("cache").join(format!("model-{kind}"));
         let output =
-            tokio::process::Command::new(&program(MODELS.name)?.executable).arg(kind).arg(&file).output().await;
+            tokio::process::Command::new(&compiled_program(compiled, MODELS.name)?.executable).arg(kind).arg(&file).output().await;
         let output = output.with_context(|| format!("{} could not be run", MODELS.name))?;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "{} {kind}: {}", MODELS.name, said.trim());
@@ -255,15 +267,39 @@ async fn parts(paths: &Paths, recipe: &Assembly, compiled: &HashMap<&'static str
 }
 
 /// Fingerprint of a program and its libraries.
+async fn digest(paths: &Paths, built: &Built) -> anyhow::Result<String> {
+    let mut digests = Vec::new();
+    for file in [&built.executable].into_iter().chain(&built.libraries) {
+        digests.push(digest_of(paths, file).await?);
+    }
+    Ok(fingerprint(digests.iter().map(String::as_bytes)))
+}
+
+/// SHA-256 of a file, as hexadecimal digits; read again only if the file is another than when it was read last.
 ///
 /// `sha256sum` reads 100 MB in a moment, where this program, which is never compiled for speed, takes ten seconds.
-async fn digest(built: &Built) -> anyhow::Result<String> {
-    let files = [&built.executable].into_iter().chain(&built.libraries);
-    let output = tokio::process::Command::new("sha256sum").arg("--").args(files).output().await;
+async fn digest_of(paths: &Paths, file: &Path) -> anyhow::Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let unreadable = || format!("{} cannot be read", file.display());
+    let metadata = fs::metadata(file).with_context(unreadable)?;
+    let stamp = format!("{} {} {}.{}", metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    let directory = paths.data.join("cache/digests");
+    let memo = directory.join(fingerprint([file.as_os_str().as_encoded_bytes()]));
+    if let Some(known) = fs::read_to_string(&memo).ok().as_deref().and_then(|text| text.strip_prefix(&stamp)) {
+        return Ok(known.trim().to_owned());
+    }
+    let output = tokio::process::Command::new("sha256sum").arg("--").arg(file).output().await;
     let output = output.context("sha256sum could not be run")?;
     anyhow::ensure!(output.status.success(), "sha256sum: {}", String::from_utf8_lossy(&output.stderr).trim());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(fingerprint(text.lines().filter_map(|line| line.split(' ').next()).map(str::as_bytes)))
+    let sum = text.split(' ').next().with_context(unreadable)?.to_owned();
+    fs::create_dir_all(&directory).with_context(|| format!("{} could not be created", directory.display()))?;
+    // Several images have the same libraries: whoever comes second writes the same.
+    let draft = memo.with_extension(format!("{:08x}", rand::random::<u32>()));
+    fs::write(&draft, format!("{stamp} {sum}"))
+        .and_then(|()| fs::rename(&draft, &memo))
+        .with_context(|| format!("{} cannot be written", memo.display()))?;
+    Ok(sum)
 }
 
 /// Certificate authorities of this machine; package `ca-certificates`.
@@ -435,11 +471,11 @@ fn names(summary: &bollard::models::ImageSummary) -> Vec<String> {
     if tags.is_empty() { vec![summary.id.clone()] } else { tags }
 }
 
-fn program_rootfs(program: &Program, built: &Built, bundle: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn program_rootfs(program: &Program, built: &Built) -> anyhow::Result<Vec<u8>> {
     let owner = Owner { uid: u64::from(program.uid), gid: u64::from(program.uid) };
     let mut layer = Layer::new();
     layer.directory("data", 0o700, owner)?;
-    accounts(&mut layer, program.uid, bundle)?;
+    accounts(&mut layer, program.uid, &bundle()?)?;
     for library in &built.libraries {
         let path = library.to_str().context("a library's path is not text")?;
         layer.file(path.trim_start_matches('/'), 0o755, ROOT, &read(library)?)?;
