@@ -316,8 +316,8 @@ async fn heartbeats(node: Arc<Node>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
-            changed = changes.changed() => {
-                if changed.is_err() {
+            told = changes.changed() => {
+                if told.is_err() {
                     return;
                 }
             }

@@ -31,9 +31,8 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) fn check(stage: Stage, around: &Surroundings<'_>) -> Result<(), String> {
     match stage {
         Stage::InstallingDrivers => match around.gpu {
-            GpuMode::Nvidia { .. } => Ok(()),
             GpuMode::Cpu { reason } if around.require_gpu => Err(format!("no card: {reason}")),
-            GpuMode::Cpu { .. } => Ok(()),
+            GpuMode::Nvidia { .. } | GpuMode::Cpu { .. } => Ok(()),
             GpuMode::Unresponsive { .. } => Err("the driver does not answer".to_owned()),
         },
         Stage::DownloadingModels if !around.missing_files.is_empty() => {

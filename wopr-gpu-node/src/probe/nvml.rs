@@ -88,7 +88,7 @@ impl NvidiaGpu {
                         self.xids.insert(uuid, u32::try_from(xid).unwrap_or(u32::MAX));
                     }
                     Some(XidError::Unknown) => {
-                        tracing::error!(gpu.uuid = uuid, "the driver logged an error for {uuid}")
+                        tracing::error!(gpu.uuid = uuid, "the driver logged an error for {uuid}");
                     }
                     None => {}
                 }

@@ -17,7 +17,7 @@ pub(crate) fn tone() -> Vec<u8> {
     wav.extend(b"data");
     wav.extend(data_len.to_le_bytes());
     for at in 0..samples {
-        let level: i16 = if (at / HALF_PERIOD) % 2 == 0 { 8_000 } else { -8_000 };
+        let level: i16 = if (at / HALF_PERIOD).is_multiple_of(2) { 8_000 } else { -8_000 };
         wav.extend(level.to_le_bytes());
     }
     wav

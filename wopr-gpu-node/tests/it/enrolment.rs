@@ -5,7 +5,7 @@ use std::time::Duration;
 use wopr_core::protocol::gpu::{GpuService, ServiceState, Stage};
 use wopr_gpu_node::probe::fake::FakeGpu;
 
-use crate::platform::Fate;
+use crate::platform::{Fate, Seen};
 use crate::services::Mood;
 use crate::support::{Bench, PATIENCE};
 
@@ -20,7 +20,7 @@ async fn stages_come_in_order_and_done_waits_for_every_service() {
         bench.platform.until_state(service, ServiceState::Ready).await;
     }
     bench.platform.until_state(GpuService::Llama, ServiceState::Loading).await;
-    assert_eq!(bench.platform.look(|seen| seen.stages()), Stage::REPORTED[..5], "done before llama was");
+    assert_eq!(bench.platform.look(Seen::stages), Stage::REPORTED[..5], "done before llama was");
     bench.service(GpuService::Llama).be(Mood::Well);
     bench.platform.until("done", |seen| seen.stages() == Stage::REPORTED).await;
     bench.platform.look(|seen| {
@@ -72,7 +72,7 @@ async fn a_stage_that_takes_too_long_is_reported_with_its_reason_and_goes_on_whe
     control.show(vec![FakeGpu::card(0)]);
     assert_eq!(failure(Stage::DownloadingModels).await, format!("missing or empty: {}", model.display()));
     std::fs::write(&model, "").unwrap();
-    assert_eq!(bench.platform.look(|seen| seen.stages()), Stage::REPORTED[..2], "an empty file is none");
+    assert_eq!(bench.platform.look(Seen::stages), Stage::REPORTED[..2], "an empty file is none");
     std::fs::write(&model, "gguf").unwrap();
     bench.platform.until("done", |seen| seen.stages() == Stage::REPORTED).await;
     agent.drain().await;
@@ -100,7 +100,7 @@ async fn a_restart_goes_on_and_never_back() {
     bench.service(GpuService::Whisper).be(Mood::Well);
     let agent = bench.start().await;
     bench.platform.until("done", |seen| seen.stages().last() == Some(&Stage::Done)).await;
-    assert_eq!(bench.platform.look(|seen| seen.stages()), [Stage::Registering, Stage::Done]);
+    assert_eq!(bench.platform.look(Seen::stages), [Stage::Registering, Stage::Done]);
     kept(&bench, Stage::Done).await;
     agent.drain().await;
     // Once done, a restart says only that, and only once the services answer again.
@@ -108,7 +108,7 @@ async fn a_restart_goes_on_and_never_back() {
     bench.service(GpuService::Whisper).be(Mood::Loading);
     let agent = bench.start().await;
     bench.platform.until_state(GpuService::Whisper, ServiceState::Loading).await;
-    assert_eq!(bench.platform.look(|seen| seen.stages()), []);
+    assert_eq!(bench.platform.look(Seen::stages), []);
     bench.service(GpuService::Whisper).be(Mood::Well);
     bench.platform.until("done", |seen| seen.stages() == [Stage::Done]).await;
     agent.drain().await;

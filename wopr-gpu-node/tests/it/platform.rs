@@ -126,12 +126,12 @@ async fn met(fate: Fate) -> Result<(), Response> {
     }
 }
 
-fn authorized(shared: &Shared, headers: &HeaderMap) -> Result<(), Response> {
+fn authorized(shared: &Shared, headers: &HeaderMap) -> Result<(), StatusCode> {
     let expected = format!("Bearer {}", shared.secret);
     if headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes() == expected.as_bytes()) {
         Ok(())
     } else {
-        Err((StatusCode::UNAUTHORIZED, Json(json!({ "success": false, "error": "Unauthorized" }))).into_response())
+        Err(StatusCode::UNAUTHORIZED)
     }
 }
 
@@ -151,7 +151,7 @@ async fn register(
         seen.reports_tried += 1;
         fate = seen.report_fates.pop_front().unwrap_or(Fate::Take);
     });
-    authorized(&shared, &headers)?;
+    authorized(&shared, &headers).map_err(axum::response::IntoResponse::into_response)?;
     met(fate).await?;
     shared.seen.send_modify(|seen| seen.reports.push((query.stage, report)));
     Ok(Json(Accepted::YES))
@@ -167,7 +167,7 @@ async fn heartbeat(
         seen.heartbeats_tried += 1;
         fate = seen.heartbeat_fate;
     });
-    authorized(&shared, &headers)?;
+    authorized(&shared, &headers).map_err(axum::response::IntoResponse::into_response)?;
     met(fate).await?;
     shared.seen.send_modify(|seen| seen.heartbeats.push(heartbeat));
     Ok(Json(Accepted::YES))

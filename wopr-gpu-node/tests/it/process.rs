@@ -3,7 +3,6 @@
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tokio::sync::watch;
 use wopr_core::protocol::gpu::{GpuService, ServiceState, Stage};
@@ -52,7 +51,7 @@ impl Program {
             let status = self.child.wait().unwrap();
             (status.code(), self.lines.borrow().join("\n"))
         });
-        tokio::time::timeout(PATIENCE, status).await.expect("the program ends").unwrap()
+        tokio::time::timeout(PATIENCE, status).await.unwrap().unwrap()
     }
 }
 
@@ -196,7 +195,7 @@ async fn a_script_can_report_a_stage_or_its_failure() {
         let mut command = command(&bench);
         command.arg("report").args(args);
         let output = tokio::task::spawn_blocking(move || command.output().unwrap());
-        let output = tokio::time::timeout(Duration::from_secs(60), output).await.unwrap().unwrap();
+        let output = tokio::time::timeout(PATIENCE, output).await.unwrap().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, said) = report(&["--stage", "installing_drivers", "--tries", "5"]).await;

@@ -16,7 +16,7 @@ use crate::platform::FakePlatform;
 use crate::services::FakeService;
 
 /// How long a condition may take. Machines that test are slow at times.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const NODE_ID: &str = "gpu-0a1b2c3d";
 pub(crate) const MASTER: &str = "a-master-secret-for-tests";
 
