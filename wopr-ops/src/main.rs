@@ -45,8 +45,10 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         tokio::select! {
-            result = run(&ui, cli.command) => Some(result),
+            // What a terminal interrupts are all programs in it: that those at work for this one failed is no news then.
+            biased;
             Ok(()) = tokio::signal::ctrl_c() => None,
+            result = run(&ui, cli.command) => Some(result),
         }
     });
     // Threads that read packages or wait for programs do not hold the end up.
