@@ -50,7 +50,7 @@ pub(super) const OUR_PREFIXES: [&str; 12] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 37] = [
+pub static KEYS: [Key; 39] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -85,6 +85,18 @@ pub static KEYS: [Key; 37] = [
         "image-allowlist",
         Some("ghcr.io/wopr-network/"),
         "prefixes of images that bots may run, separated by commas",
+    ),
+    plain(
+        "FLEET_NETWORK_RANGE",
+        "network-range",
+        Some("10.192.0.0/11"),
+        "private addresses for tenants' networks; nothing else that bots' machines reach may be there",
+    ),
+    plain(
+        "FLEET_NETWORK_PREFIX",
+        "network-prefix",
+        Some("26"),
+        "size of one tenant's network in that range: /26 is 61 bots",
     ),
     plain("REGISTRY_SERVER", "registry-server", Some("ghcr.io"), "the registry that wants a password"),
     plain("REGISTRY_USERNAME", "registry-username", None, "its account"),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use wopr_core::auth::OperatorToken;
+use wopr_core::fleet::NetworkRange;
 
 pub use self::keys::{KEYS, Key};
 pub use self::read::origin_of;
@@ -107,6 +108,8 @@ pub struct Config {
     pub operator_tokens: Vec<OperatorToken>,
     /// Images that bots may run, as prefixes.
     pub image_allowlist: Vec<String>,
+    /// Where the addresses of tenants' networks come from.
+    pub tenant_networks: NetworkRange,
     /// How to pull images, if they are not public.
     pub registry: Option<RegistryConfig>,
     /// The Docker engine; `None` for the default socket.

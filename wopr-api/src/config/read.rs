@@ -2,9 +2,10 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use axum::http::Uri;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use secrecy::SecretString;
 use wopr_core::auth::{OperatorToken, Scope};
+use wopr_core::fleet::NetworkRange;
 
 use super::keys::{KEYS, TENANT_TOKEN_PREFIX};
 use super::source::{ConfigErrors, Layer, Setting, Sources, Values, merge};
@@ -46,6 +47,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         trusted_proxies: reader.networks("TRUSTED_PROXY_IPS"),
         operator_tokens: reader.operator_tokens(),
         image_allowlist: reader.list("FLEET_IMAGE_ALLOWLIST"),
+        tenant_networks: reader.tenant_networks(),
         registry: reader.registry(),
         docker_host: reader.text("DOCKER_HOST"),
         stripe: reader.stripe(production),
@@ -242,6 +244,19 @@ impl Reader {
         } else if is_placeholder(token) {
             self.wrong(format!("{name} looks like a sample's placeholder"));
         }
+    }
+
+    fn tenant_networks(&mut self) -> NetworkRange {
+        let prefix = self.number("FLEET_NETWORK_PREFIX", 16, 28);
+        let text = self.text("FLEET_NETWORK_RANGE").unwrap_or_default();
+        let range = text.parse::<Ipv4Net>().map_err(|error| error.to_string());
+        let range = range.and_then(|range| {
+            NetworkRange::new(range.addr(), range.prefix_len(), prefix).map_err(|error| error.to_string())
+        });
+        range.unwrap_or_else(|error| {
+            self.wrong(format!("FLEET_NETWORK_RANGE is {text:?} with FLEET_NETWORK_PREFIX {prefix}: {error}"));
+            NetworkRange::default()
+        })
     }
 
     fn registry(&mut self) -> Option<RegistryConfig> {

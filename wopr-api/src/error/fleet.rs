@@ -63,7 +63,7 @@ fn host(error: HostError) -> ApiError {
             ApiError::unavailable("The container engine cannot be asked at the moment").because(error)
         }
         HostError::NotFound(_) => ApiError::not_found("The bot has no container at the moment"),
-        HostError::ImageUnavailable { .. } | HostError::Refused(_) => {
+        HostError::ImageUnavailable { .. } | HostError::Refused(_) | HostError::SubnetTaken(_) => {
             ApiError::new(StatusCode::BAD_GATEWAY, "BAD_GATEWAY", "The container engine refused").because(error)
         }
     }

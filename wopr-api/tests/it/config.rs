@@ -229,3 +229,21 @@ fn the_program_says_everything_that_is_wrong_at_once() {
     assert!(openapi["openapi"].as_str().unwrap().starts_with("3.1"));
     assert!(run(&BTreeMap::new(), &["routes"]).1.contains("settings.health"));
 }
+
+#[test]
+fn the_networks_of_tenants_are_private_and_part_of_their_range() {
+    let config = Config::load(&with(&[])).unwrap();
+    assert_eq!(config.tenant_networks, wopr_core::fleet::NetworkRange::default());
+    let config = Config::load(&with(&[("FLEET_NETWORK_RANGE", "172.20.0.0/14"), ("FLEET_NETWORK_PREFIX", "28")]));
+    assert_eq!(config.unwrap().tenant_networks.count(), 16_384);
+    let table = [
+        ("8.8.0.0/16", "26", "private"),
+        ("10.1.0.0/8", "26", "host bits"),
+        ("10.0.0.0/24", "20", "part of the range"),
+        ("10.0.0.0", "26", "FLEET_NETWORK_RANGE"),
+    ];
+    for (range, prefix, wanted) in table {
+        let message = error(&with(&[("FLEET_NETWORK_RANGE", range), ("FLEET_NETWORK_PREFIX", prefix)]));
+        assert!(message.contains(wanted), "{range}: {message}");
+    }
+}

@@ -63,6 +63,9 @@ pub enum HostError {
     /// The disk is full.
     #[error("the container engine has no space left")]
     NoSpace(String),
+    /// Somebody else on the engine has the addresses.
+    #[error("the addresses of the tenant's network are taken on the container engine")]
+    SubnetTaken(String),
     /// The engine understood and refused.
     #[error("the container engine refused: {0}")]
     Refused(String),
@@ -72,7 +75,9 @@ impl HostError {
     /// Whether the same step may succeed later without anybody changing the bot.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::TimedOut(_) | Self::NoSpace(_) | Self::NotFound(_) => true,
+            Self::Unreachable(_) | Self::TimedOut(_) | Self::NoSpace(_) | Self::NotFound(_) | Self::SubnetTaken(_) => {
+                true
+            }
             Self::ImageUnavailable { .. } | Self::Refused(_) => false,
         }
     }

@@ -8,20 +8,23 @@ use super::charging::accrue_in;
 use super::container::ContainerSpec;
 use super::error::{FleetError, HostError};
 use super::model::{Bot, DesiredState, Permission, Phase, Seen};
+use super::network::Subnet;
 use super::planner::{Aim, Desired, Step, Verdict, aim, judge, plan};
 use super::ports::Observed;
-use super::repository::BotRepository;
+use super::repository::{BotRepository, NetworkRepository};
 use super::service::{Fleet, save_change_in};
 use crate::audit::{self, AuditEntry, Origin, Resource};
 use crate::auth::{Auth, Scope};
 use crate::billing::Standing;
 use crate::db::DbError;
-use crate::ids::BotId;
+use crate::ids::{BotId, TenantId};
 
 /// Plans made in one go before the bot is left for the next look.
 const MAX_ROUNDS: usize = 12;
 /// How soon a bot is looked at again whose engine is at work.
 const AWAIT_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// Networks tried in one go where the engine has the addresses of each.
+const MAX_SUBNETS: usize = 32;
 /// The longest pause after failures that pass by themselves.
 const TRANSIENT_PAUSE: i64 = 5;
 /// The longest pause after other failures.
@@ -220,7 +223,7 @@ impl Fleet {
                     self.bounded(deadlines.pull, host.pull_image(image)).await?;
                 }
             }
-            Step::EnsureNetwork => self.bounded(quick, host.ensure_network(bot.tenant_id)).await?,
+            Step::EnsureNetwork => self.ensure_network(bot.tenant_id).await?,
             Step::EnsureVolumes => self.bounded(quick, host.ensure_volumes(bot.id, bot.tenant_id)).await?,
             Step::CreateContainer => {
                 if let Some(spec) = ContainerSpec::of(bot) {
@@ -235,19 +238,79 @@ impl Fleet {
                 }
             }
             Step::Start => {
-                self.bounded(quick, host.start_container(bot.id)).await?;
+                let started = self.bounded(quick, host.start_container(bot.id)).await;
+                self.replace_if_refused(bot, started).await?;
                 self.restarted(bot).await?;
             }
             Step::Restart => {
-                self.bounded(deadlines.stop, host.restart_container(bot.id)).await?;
+                let restarted = self.bounded(deadlines.stop, host.restart_container(bot.id)).await;
+                self.replace_if_refused(bot, restarted).await?;
                 self.restarted(bot).await?;
             }
             Step::Resume => self.bounded(quick, host.resume_container(bot.id)).await?,
             Step::Stop => self.bounded(deadlines.stop, host.stop_container(bot.id)).await?,
             Step::RemoveContainer => self.bounded(deadlines.stop, host.remove_container(bot.id)).await?,
             Step::RemoveVolumes => self.bounded(quick, host.remove_volumes(bot.id)).await?,
-            Step::RemoveNetwork => self.bounded(quick, host.remove_network_if_unused(bot.tenant_id)).await?,
+            Step::RemoveNetwork => self.remove_network_if_unused(bot.tenant_id).await?,
             Step::Await => {}
+        }
+        Ok(())
+    }
+
+    /// An engine that was killed may keep remains of a container, and refuses to start it ever after. One that is refused
+    /// again and again is removed, so that the next attempt makes another: all that a bot keeps is in its volumes.
+    async fn replace_if_refused(&self, bot: &Bot, result: Result<(), HostError>) -> Result<(), HostError> {
+        if matches!(result, Err(HostError::Refused(_))) && bot.attempts > 0 {
+            self.bounded(self.config().deadlines.stop, self.host().remove_container(bot.id)).await?;
+        }
+        result
+    }
+
+    /// Makes the tenant's network, with other addresses if somebody else on the engine has those it was to have.
+    async fn ensure_network(&self, tenant: TenantId) -> Result<(), FleetError> {
+        let mut taken = None;
+        for _ in 0..MAX_SUBNETS {
+            let subnet = self.subnet_of(tenant, taken).await?;
+            let made = self.bounded(self.config().deadlines.call, self.host().ensure_network(tenant, subnet)).await;
+            match made {
+                Err(HostError::SubnetTaken(reason)) => {
+                    tracing::warn!(tenant.id = %tenant, "{subnet} is taken on the engine, another follows: {reason}");
+                    taken = Some(subnet);
+                }
+                other => return Ok(other?),
+            }
+        }
+        // The next attempt goes on after the last of these.
+        Err(HostError::SubnetTaken(format!("{MAX_SUBNETS} in a row")).into())
+    }
+
+    /// The addresses of the tenant's network, chosen now if it has none or has those that are `taken` elsewhere.
+    async fn subnet_of(&self, tenant: TenantId, taken: Option<Subnet>) -> Result<Subnet, FleetError> {
+        let (range, now) = (self.config().networks, self.clock().now());
+        let found = self.db().transaction(async |conn| {
+            let mut networks = NetworkRepository::new(conn);
+            networks.lock().await?;
+            let current = networks.find(range, tenant).await?;
+            let number = match current {
+                Some(number) if Some(range.nth(number)) != taken => return Ok(Some(range.nth(number))),
+                Some(number) => number + 1,
+                None => range.start(tenant),
+            };
+            let free = networks.find_free(range, number % range.count()).await?;
+            if let Some(subnet) = free {
+                networks.save(tenant, subnet, now).await?;
+            }
+            Ok::<_, DbError>(free)
+        });
+        found.await?.ok_or_else(|| HostError::SubnetTaken("every network of the range has a tenant".to_owned()).into())
+    }
+
+    /// Removes the tenant's network if no container is on it, and gives its addresses back with the tenant's last bot.
+    pub(super) async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<(), FleetError> {
+        let call = self.config().deadlines.call;
+        if self.bounded(call, self.host().remove_network_if_unused(tenant)).await? {
+            let mut conn = self.db().connection().await?;
+            NetworkRepository::new(&mut conn).remove_if_unneeded(tenant).await?;
         }
         Ok(())
     }
@@ -457,7 +520,10 @@ impl From<HostError> for Failure {
 
 impl From<FleetError> for Failure {
     fn from(error: FleetError) -> Self {
-        Self::Fleet(error)
+        match error {
+            FleetError::Host(error) => Self::Host(error),
+            other => Self::Fleet(other),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod executor;
 mod image;
 mod logs;
 mod model;
+mod network;
 pub mod planner;
 mod ports;
 mod repository;
@@ -32,6 +33,7 @@ pub use self::executor::Outcome;
 pub use self::image::{DEFAULT_REGISTRY, ImageAllowList, ImageDigest, ImageReference, InvalidImage};
 pub use self::logs::{LogLevel, LogLine};
 pub use self::model::{Bot, BotChange, BotSpec, DesiredState, NewBot, Permission, Phase, Seen};
+pub use self::network::{InvalidNetworkRange, NetworkRange, Subnet};
 pub use self::ports::{
     ContainerHealth, ContainerHost, ContainerState, ContainerStats, Inventory, Labelled, Observed, ObservedContainer,
     RawLogLine,

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use super::container::ContainerSpec;
 use super::error::HostError;
 use super::image::{ImageDigest, ImageReference};
+use super::network::Subnet;
 use crate::ids::{BotId, TenantId};
 
 /// A container engine that runs bots.
@@ -26,8 +27,8 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// What there is of a bot. `image` is the one it is to run, if that is known.
     async fn observe(&self, bot: BotId, tenant: TenantId, image: Option<&ImageDigest>) -> Result<Observed, HostError>;
 
-    /// Makes the tenant's network.
-    async fn ensure_network(&self, tenant: TenantId) -> Result<(), HostError>;
+    /// Makes the tenant's network, with these addresses unless it is there already.
+    async fn ensure_network(&self, tenant: TenantId, subnet: Subnet) -> Result<(), HostError>;
 
     /// Makes the bot's volumes.
     async fn ensure_volumes(&self, bot: BotId, tenant: TenantId) -> Result<(), HostError>;
@@ -56,8 +57,8 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// Removes the bot's volumes with everything in them.
     async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError>;
 
-    /// Removes the tenant's network unless a container is on it.
-    async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<(), HostError>;
+    /// Removes the tenant's network unless a container is on it, and answers whether it is gone.
+    async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError>;
 
     /// The last `tail` lines the bot wrote, oldest first, each with the time the engine read it.
     async fn logs(&self, bot: BotId, tail: u32) -> Result<Vec<RawLogLine>, HostError>;
@@ -84,7 +85,7 @@ pub struct Observed {
     pub has_volumes: bool,
     /// Whether one of its volumes exists.
     pub has_any_volume: bool,
-    /// Whether its tenant's network exists.
+    /// Whether its tenant's network exists, and is the one its container was made for.
     pub has_network: bool,
 }
 

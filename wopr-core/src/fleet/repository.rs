@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use diesel::dsl::{exists, select};
+use diesel::dsl::{exists, not, select};
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use jiff::Timestamp;
@@ -10,11 +10,12 @@ use uuid::Uuid;
 
 use super::image::ImageReference;
 use super::model::{Bot, BotSpec, DesiredState, Phase, Seen};
+use super::network::{NetworkRange, Subnet};
 use super::ports::{ContainerHealth, ContainerState};
 use super::settings::{BotEnv, Discovery};
 use crate::billing::{ChargeKind, ResourceTier, StorageTier};
 use crate::db::DbError;
-use crate::db::schema::fleet::{bot_charges, bot_progress, bots};
+use crate::db::schema::fleet::{bot_charges, bot_progress, bots, tenant_networks};
 use crate::ids::{BotId, TenantId, UserId};
 use crate::money::Money;
 
@@ -463,5 +464,94 @@ impl<'c> BotRepository<'c> {
             .execute(self.conn)
             .await?;
         Ok(waived)
+    }
+}
+
+/// The addresses of tenants' networks.
+pub(super) struct NetworkRepository<'c> {
+    conn: &'c mut AsyncPgConnection,
+}
+
+#[derive(QueryableByName)]
+struct FreeRow {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    number: i64,
+}
+
+impl<'c> NetworkRepository<'c> {
+    pub(super) fn new(conn: &'c mut AsyncPgConnection) -> Self {
+        Self { conn }
+    }
+
+    /// Keeps others from choosing until the transaction ends.
+    pub(super) async fn lock(&mut self) -> Result<(), DbError> {
+        diesel::sql_query("LOCK TABLE tenant_networks IN SHARE ROW EXCLUSIVE MODE").execute(self.conn).await?;
+        Ok(())
+    }
+
+    /// The number of the tenant's network; nothing if it has none in this range.
+    pub(super) async fn find(&mut self, range: NetworkRange, tenant: TenantId) -> Result<Option<u32>, DbError> {
+        let row: Option<(i64, i32)> = tenant_networks::table
+            .find(tenant.as_uuid())
+            .select((tenant_networks::first_address, tenant_networks::addresses))
+            .first(self.conn)
+            .await
+            .optional()?;
+        Ok(row.and_then(|(first, addresses)| range.number_of(first, addresses)))
+    }
+
+    /// The first network that no tenant has, from that number on and then from the beginning.
+    pub(super) async fn find_free(&mut self, range: NetworkRange, from: u32) -> Result<Option<Subnet>, DbError> {
+        for (from, to) in [(from, range.count()), (0, from)] {
+            let row: Option<FreeRow> = diesel::sql_query(
+                "SELECT number FROM generate_series($1, $2 - 1) number
+                 CROSS JOIN LATERAL (SELECT $3 + number * $4 AS first_address) own
+                 WHERE NOT EXISTS (SELECT FROM tenant_networks t
+                     WHERE int8range(t.first_address, t.first_address + t.addresses)
+                        && int8range(own.first_address, own.first_address + $4))
+                 ORDER BY number LIMIT 1",
+            )
+            .bind::<diesel::sql_types::BigInt, _>(i64::from(from))
+            .bind::<diesel::sql_types::BigInt, _>(i64::from(to))
+            .bind::<diesel::sql_types::BigInt, _>(i64::from(range.nth(0).first()))
+            .bind::<diesel::sql_types::BigInt, _>(i64::from(range.nth(0).addresses()))
+            .get_result(self.conn)
+            .await
+            .optional()?;
+            if let Some(number) = row.and_then(|row| u32::try_from(row.number).ok()) {
+                return Ok(Some(range.nth(number)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives the tenant these addresses instead of any it had.
+    pub(super) async fn save(&mut self, tenant: TenantId, subnet: Subnet, now: Timestamp) -> Result<(), DbError> {
+        let addresses =
+            i32::try_from(subnet.addresses()).map_err(|error| DbError::inconsistent("tenant_networks", error))?;
+        let values = (
+            tenant_networks::first_address.eq(i64::from(subnet.first())),
+            tenant_networks::addresses.eq(addresses),
+            tenant_networks::created_at.eq(now.to_diesel()),
+        );
+        diesel::insert_into(tenant_networks::table)
+            .values((tenant_networks::tenant_id.eq(tenant.as_uuid()), values))
+            .on_conflict(tenant_networks::tenant_id)
+            .do_update()
+            .set(values)
+            .execute(self.conn)
+            .await?;
+        Ok(())
+    }
+
+    /// Takes the addresses back of a tenant that has no bot which is to stay.
+    pub(super) async fn remove_if_unneeded(&mut self, tenant: TenantId) -> Result<(), DbError> {
+        let staying = bots::table
+            .filter(bots::tenant_id.eq(tenant.as_uuid()))
+            .filter(bots::desired_state.ne(DesiredState::Destroyed.as_str()));
+        let unneeded =
+            tenant_networks::table.filter(tenant_networks::tenant_id.eq(tenant.as_uuid())).filter(not(exists(staying)));
+        diesel::delete(unneeded).execute(self.conn).await?;
+        Ok(())
     }
 }

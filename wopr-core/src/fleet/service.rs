@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use diesel_async::AsyncPgConnection;
@@ -11,6 +11,7 @@ use super::error::{FleetError, HostError};
 use super::image::{ImageAllowList, ImageReference};
 use super::logs::{self, LogLine};
 use super::model::{Bot, BotChange, BotSpec, DesiredState, NewBot, Phase, Seen};
+use super::network::NetworkRange;
 use super::ports::{ContainerHost, ContainerStats};
 use super::repository::BotRepository;
 use super::settings::BotEnv;
@@ -35,6 +36,8 @@ pub struct FleetConfig {
     pub start_patience: SignedDuration,
     /// How long an engine may take to answer.
     pub deadlines: Deadlines,
+    /// Where the addresses of tenants' networks come from.
+    pub networks: NetworkRange,
 }
 
 /// How long an engine may take to answer.
@@ -59,6 +62,7 @@ impl Default for FleetConfig {
                 stop: Duration::from_secs(40),
                 pull: Duration::from_mins(10),
             },
+            networks: NetworkRange::default(),
         }
     }
 }
@@ -76,6 +80,9 @@ struct Inner {
     host: Arc<dyn ContainerHost>,
     config: FleetConfig,
     wake: Arc<Notify>,
+    wake_sweep: Arc<Notify>,
+    /// Names of orphans that were told of already.
+    orphans: Mutex<HashSet<String>>,
     in_flight: Mutex<HashSet<BotId>>,
 }
 
@@ -94,13 +101,20 @@ impl Fleet {
         host: Arc<dyn ContainerHost>,
         config: FleetConfig,
     ) -> Self {
-        let (wake, in_flight) = (Arc::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { db, clock, billing, host, config, wake, in_flight }) }
+        let (wake, wake_sweep) = (Arc::default(), Arc::default());
+        let (orphans, in_flight) = (Mutex::default(), Mutex::default());
+        let inner = Inner { db, clock, billing, host, config, wake, wake_sweep, orphans, in_flight };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Notified whenever there is something to do: whoever runs [`Fleet::spawn_due`] waits for it.
     pub fn waker(&self) -> Arc<Notify> {
         Arc::clone(&self.inner.wake)
+    }
+
+    /// Notified whenever the engine may have changed unseen: whoever runs [`Fleet::reconcile`] waits for it.
+    pub fn sweep_waker(&self) -> Arc<Notify> {
+        Arc::clone(&self.inner.wake_sweep)
     }
 
     pub(super) fn db(&self) -> &Db {
@@ -121,6 +135,14 @@ impl Fleet {
 
     pub(super) fn config(&self) -> &FleetConfig {
         &self.inner.config
+    }
+
+    /// Those of `found` that were not among the orphans before.
+    pub(super) fn new_orphans<'f>(&self, found: &'f [String]) -> Vec<&'f String> {
+        let mut known = self.inner.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = found.iter().filter(|name| !known.contains(*name)).collect();
+        *known = found.iter().cloned().collect();
+        new
     }
 
     pub(super) fn in_flight(&self) -> &Mutex<HashSet<BotId>> {

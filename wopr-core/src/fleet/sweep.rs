@@ -6,7 +6,6 @@ use futures_util::stream;
 use super::error::FleetError;
 use super::executor::Outcome;
 use super::model::Phase;
-use super::ports::Labelled;
 use super::repository::BotRepository;
 use super::service::Fleet;
 use crate::ids::{BotId, TenantId};
@@ -23,8 +22,8 @@ pub struct SweepReport {
     pub observed: usize,
     /// Bots that are not as wanted.
     pub failed: usize,
-    /// Names of containers, volumes and networks that carry our labels and belong to no bot of this database. They are
-    /// reported and left alone: they may be another installation's.
+    /// Names of containers and volumes that say they are a bot's which this database does not know. They are reported
+    /// and left alone: they may be another installation's.
     pub orphans: Vec<String>,
 }
 
@@ -76,9 +75,11 @@ impl Fleet {
         let inventory = self.bounded(self.config().deadlines.stop, self.host().inventory()).await?;
         let mut left_behind = Vec::new();
         for thing in inventory.containers.iter().chain(&inventory.volumes) {
-            match self.owner_phase(thing).await? {
+            // Other things of the installation carry the label too, and are nobody's bot.
+            let Some(id) = thing.bot_id else { continue };
+            match self.phase_of(id).await? {
                 None => report.orphans.push(thing.name.clone()),
-                Some((id, Phase::Destroyed)) if !left_behind.contains(&id) => left_behind.push(id),
+                Some(Phase::Destroyed) if !left_behind.contains(&id) => left_behind.push(id),
                 Some(_) => {}
             }
         }
@@ -86,12 +87,11 @@ impl Fleet {
             let Some(tenant) = network.tenant_id else { continue };
             // A tenant unknown here may be another installation's on the same engine: its network is not ours to remove.
             if self.has_only_former_bots(tenant).await? {
-                let call = self.config().deadlines.call;
-                self.bounded(call, self.host().remove_network_if_unused(tenant)).await?;
+                self.remove_network_if_unused(tenant).await?;
             }
         }
         report.failed += self.drive_all(left_behind).await;
-        for name in &report.orphans {
+        for name in self.new_orphans(&report.orphans) {
             tracing::warn!(orphan = name, "{name} carries our labels and belongs to no bot of this database");
         }
         Ok(report)
@@ -103,6 +103,8 @@ impl Fleet {
     /// [`FleetError::Storage`]; [`FleetError::Host`] when the engine cannot be reached.
     pub async fn watch(&self) -> Result<(), FleetError> {
         let mut events = self.bounded(self.config().deadlines.call, self.host().events()).await?;
+        // What happened while nobody watched.
+        self.sweep_waker().notify_one();
         while let Some(id) = events.next().await {
             let mut conn = self.db().connection().await?;
             BotRepository::new(&mut conn).make_due(id, self.clock().now()).await?;
@@ -133,11 +135,9 @@ impl Fleet {
         }
     }
 
-    async fn owner_phase(&self, thing: &Labelled) -> Result<Option<(BotId, Phase)>, FleetError> {
-        let Some(id) = thing.bot_id else { return Ok(None) };
+    async fn phase_of(&self, id: BotId) -> Result<Option<Phase>, FleetError> {
         let mut conn = self.db().connection().await?;
-        let bot = BotRepository::new(&mut conn).find(id).await?;
-        Ok(bot.map(|bot| (id, bot.phase)))
+        Ok(BotRepository::new(&mut conn).find(id).await?.map(|bot| bot.phase))
     }
 
     async fn has_only_former_bots(&self, tenant: TenantId) -> Result<bool, FleetError> {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::fleet::container::{ContainerSpec, container_name, data_volume_name, network_name, run_volume_name};
 use crate::fleet::{
     ContainerHealth, ContainerHost, ContainerState, ContainerStats, HostError, ImageDigest, ImageReference, Inventory,
-    Labelled, Observed, ObservedContainer, RawLogLine,
+    Labelled, Observed, ObservedContainer, RawLogLine, Subnet,
 };
 use crate::ids::{BotId, TenantId};
 
@@ -38,7 +38,10 @@ pub struct MemoryHost {
 struct State {
     containers: BTreeMap<BotId, Container>,
     volumes: BTreeMap<String, (BotId, Option<TenantId>, Vec<u8>)>,
-    networks: BTreeMap<String, TenantId>,
+    networks: BTreeMap<String, (TenantId, Subnet)>,
+    others_subnets: Vec<Subnet>,
+    services: Vec<String>,
+    spoiled: Vec<String>,
     images: Vec<ImageDigest>,
     made: u64,
     calls: Vec<&'static str>,
@@ -90,6 +93,28 @@ impl MemoryHost {
     /// Loses a bot's container, as after an engine's accident.
     pub fn lose_container(&self, bot: BotId) {
         self.lock().containers.remove(&bot);
+    }
+
+    /// Makes the engine refuse to start a bot's present container, whenever it is asked.
+    pub fn spoil_container(&self, bot: BotId) {
+        let mut state = self.lock();
+        let id = state.containers.get(&bot).map(|container| container.id.clone());
+        state.spoiled.extend(id);
+    }
+
+    /// Gives addresses to a network of somebody else's.
+    pub fn take_subnet(&self, subnet: Subnet) {
+        self.lock().others_subnets.push(subnet);
+    }
+
+    /// Runs something of the installation that is no bot and carries the label of all that is managed.
+    pub fn run_service(&self, name: &str) {
+        self.lock().services.push(name.to_owned());
+    }
+
+    /// The addresses of a tenant's network; nothing if it has none.
+    pub fn subnet_of(&self, tenant: TenantId) -> Option<Subnet> {
+        self.lock().networks.get(&network_name(tenant)).map(|(_, subnet)| *subnet)
     }
 
     /// Lets a bot's process end.
@@ -173,7 +198,11 @@ fn container(state: &mut State, bot: BotId) -> Result<&mut Container, HostError>
 fn begin(state: &mut State, bot: BotId) -> Result<(), HostError> {
     let broken = state.broken_images.clone();
     let networks: Vec<String> = state.networks.keys().cloned().collect();
+    let spoiled = state.spoiled.clone();
     let container = container(state, bot)?;
+    if spoiled.contains(&container.id) {
+        return Err(HostError::Refused(format!("task {}: already exists", container.id)));
+    }
     if !networks.contains(&network_name(container.spec.tenant_id)) {
         return Err(HostError::NotFound(network_name(container.spec.tenant_id)));
     }
@@ -230,9 +259,17 @@ impl ContainerHost for MemoryHost {
         .await
     }
 
-    async fn ensure_network(&self, tenant: TenantId) -> Result<(), HostError> {
+    async fn ensure_network(&self, tenant: TenantId, subnet: Subnet) -> Result<(), HostError> {
         self.call("ensure_network", |state| {
-            state.networks.insert(network_name(tenant), tenant);
+            let name = network_name(tenant);
+            if state.networks.contains_key(&name) {
+                return Ok(());
+            }
+            let mut taken = state.networks.values().map(|(_, subnet)| subnet).chain(&state.others_subnets);
+            if taken.any(|taken| *taken == subnet) {
+                return Err(HostError::SubnetTaken(subnet.to_string()));
+            }
+            state.networks.insert(name, (tenant, subnet));
             Ok(())
         })
         .await
@@ -313,12 +350,13 @@ impl ContainerHost for MemoryHost {
         .await
     }
 
-    async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<(), HostError> {
+    async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError> {
         self.call("remove_network_if_unused", |state| {
-            if !state.containers.values().any(|container| container.spec.tenant_id == tenant) {
+            let used = state.containers.values().any(|container| container.spec.tenant_id == tenant);
+            if !used {
                 state.networks.remove(&network_name(tenant));
             }
-            Ok(())
+            Ok(!used)
         })
         .await
     }
@@ -350,12 +388,15 @@ impl ContainerHost for MemoryHost {
                 bot_id: Some(container.spec.bot_id),
                 tenant_id: Some(container.spec.tenant_id),
             });
+            let services =
+                state.services.iter().map(|name| Labelled { name: name.clone(), bot_id: None, tenant_id: None });
+            let containers = containers.chain(services);
             let volumes = state.volumes.iter().map(|(name, (bot, tenant, _))| Labelled {
                 name: name.clone(),
                 bot_id: Some(*bot),
                 tenant_id: *tenant,
             });
-            let networks = state.networks.iter().map(|(name, tenant)| Labelled {
+            let networks = state.networks.iter().map(|(name, (tenant, _))| Labelled {
                 name: name.clone(),
                 bot_id: None,
                 tenant_id: Some(*tenant),

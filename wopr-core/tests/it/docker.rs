@@ -78,7 +78,7 @@ impl Yard {
         assert!(has_image, "no {IMAGE} on the Docker engine: run `cargo wopr images` once");
         let (test, clock) = (TestDb::create().await, SkippingClock::default());
         let billing = Billing::new(test.db.clone(), Arc::new(clock.clone()), BillingConfig::default());
-        let host = Arc::new(DockerHost::new(None, None).unwrap());
+        let host = Arc::new(DockerHost::new(None, None).unwrap().with_label("wopr.test", "docker"));
         let config = FleetConfig::default();
         let fleet = Fleet::new(test.db.clone(), Arc::new(clock.clone()), billing.clone(), host, config);
         Self { _test: test, clock, billing, fleet, docker }
@@ -248,6 +248,14 @@ async fn a_bots_life_on_a_real_engine() {
 
     // Destroyed, nothing is left.
     yard.fleet.destroy(&Origin::system("test"), tenant, id).await.unwrap();
-    yard.fleet.advance().await.unwrap();
-    assert_eq!(yard.remains(tenant, id).await, [""; 0]);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
+    loop {
+        yard.fleet.advance().await.unwrap();
+        let remains = yard.remains(tenant, id).await;
+        if remains.is_empty() {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "still there: {remains:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

@@ -7,8 +7,8 @@ use wopr_core::audit::{Actor, Origin};
 use wopr_core::billing::{Billing, BillingConfig, BillingError, Transfer, TransferKind};
 use wopr_core::clock::Clock as _;
 use wopr_core::fleet::{
-    Bot, BotChange, ContainerHost as _, ContainerState, Fleet, FleetConfig, FleetError, HostError, NewBot, Phase,
-    RestartPolicy,
+    Bot, BotChange, ContainerHost as _, ContainerState, Fleet, FleetConfig, FleetError, HostError, NetworkRange,
+    NewBot, Phase, RestartPolicy,
 };
 use wopr_core::ids::{BotId, TenantId};
 use wopr_core::money::Money;
@@ -348,12 +348,61 @@ async fn two_installations_on_one_engine_leave_each_other_alone() {
         one.host.clone(),
         FleetConfig::default(),
     );
+    // What both run on is nobody's orphan.
+    one.host.run_service("wopr-postgres");
     // The network is made and nothing is on it yet: the moment in which a foreign sweep would take it.
-    one.host.ensure_network(tenant).await.unwrap();
+    one.host.ensure_network(tenant, NetworkRange::default().nth(0)).await.unwrap();
     elsewhere.reconcile().await.unwrap();
     assert_eq!(one.host.counts(), (0, 0, 1));
     let id = one.running(tenant).await;
     let report = elsewhere.reconcile().await.unwrap();
     assert_eq!((report.orphans.len(), one.host.counts()), (3, (1, 2, 1)), "{report:?}");
     one.assert_runs(tenant, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_get_networks_apart_and_give_them_back() {
+    // Four networks in all.
+    let networks = NetworkRange::new([10, 9, 8, 0].into(), 26, 28).unwrap();
+    let yard = Yard::with(FleetConfig { networks, ..FleetConfig::default() }).await;
+    let somebody_elses = networks.nth(2);
+    yard.host.take_subnet(somebody_elses);
+    let mut bots = Vec::new();
+    for _ in 0..3 {
+        let tenant = yard.customer(500).await;
+        bots.push((tenant, yard.running(tenant).await));
+    }
+    let mut subnets: Vec<_> = bots.iter().map(|(tenant, _)| yard.host.subnet_of(*tenant).unwrap()).collect();
+    subnets.sort_by_key(ToString::to_string);
+    assert_eq!(subnets, [0, 1, 3].map(|number| networks.nth(number)));
+
+    // One more does not fit, and says so until somebody makes room.
+    let late = yard.customer(500).await;
+    let waiting = yard.bot(late).await.id;
+    yard.fleet.advance().await.unwrap();
+    let bot = yard.fleet.get(late, waiting).await.unwrap();
+    assert_eq!((bot.phase, yard.host.subnet_of(late)), (Phase::Error, None));
+    assert!(bot.last_error.unwrap().contains("addresses"));
+    let (leaving, id) = bots[1];
+    let freed = yard.host.subnet_of(leaving).unwrap();
+    yard.fleet.destroy(&origin(), leaving, id).await.unwrap();
+    yard.settle().await;
+    yard.assert_runs(late, waiting).await;
+    assert_eq!(yard.host.subnet_of(late), Some(freed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_the_engine_never_starts_again_is_replaced_with_its_data_kept() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    yard.host.write_data(id, b"remember");
+    yard.host.spoil_container(id);
+    yard.host.end(id, 137);
+    yard.fleet.reconcile().await.unwrap();
+    let bot = yard.fleet.get(tenant, id).await.unwrap();
+    assert_eq!((bot.phase, yard.host.state_of(id)), (Phase::Error, Some(ContainerState::Exited)));
+    yard.settle().await;
+    yard.assert_runs(tenant, id).await;
+    assert_eq!(yard.host.read_data(id).unwrap(), b"remember");
 }

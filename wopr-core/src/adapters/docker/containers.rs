@@ -12,7 +12,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{DockerHost, failed, optional, owned};
+use super::{DockerHost, failed, optional};
 use crate::fleet::container::{
     BOT_PORT, ContainerSpec, DATA_PATH, KEY_FILE, RUN_PATH, SPEC_LABEL, container_name, data_volume_name, network_name,
     run_volume_name,
@@ -22,6 +22,8 @@ use crate::fleet::{HostError, RestartPolicy as Policy};
 use crate::ids::BotId;
 
 const SECOND_NANOS: i64 = 1_000_000_000;
+/// How often a bot's health is looked at, unless its image wants it more often.
+const INTERVAL_NANOS: i64 = 5 * SECOND_NANOS;
 /// The period Docker counts CPU quotas in, in microseconds.
 const CPU_PERIOD_MICROS: i64 = 100_000;
 /// How large one log file grows, and how many there are: a bot that writes a lot must not fill its machine.
@@ -39,18 +41,19 @@ pub(super) async fn create(host: &DockerHost, spec: &ContainerSpec) -> Result<St
         };
     }
     let image = host.docker.inspect_image(spec.image.as_str()).await.map_err(failed)?;
-    let has_own_check = image
-        .config
-        .and_then(|config| config.healthcheck)
-        .and_then(|check| check.test)
-        .is_some_and(|test| !test.is_empty());
-    let body = describe(spec, has_own_check);
+    let own_check = image.config.and_then(|config| config.healthcheck);
+    let own_check = own_check.filter(|check| check.test.as_ref().is_some_and(|test| !test.is_empty()));
+    let body = describe(spec, host.labelled(spec.labels()), own_check.as_ref());
     let options = CreateContainerOptions { name: Some(name), ..CreateContainerOptions::default() };
     Ok(host.docker.create_container(Some(options), body).await.map_err(failed)?.id)
 }
 
 /// Everything but the name. Capabilities, privileges, file systems and limits are the same whatever a bot asks for.
-fn describe(spec: &ContainerSpec, has_own_check: bool) -> ContainerCreateBody {
+fn describe(
+    spec: &ContainerSpec,
+    labels: HashMap<String, String>,
+    own_check: Option<&HealthConfig>,
+) -> ContainerCreateBody {
     let limits = Limits::of(spec.tier);
     let tmpfs = || "rw,noexec,nosuid,nodev,size=64m".to_owned();
     let host_config = HostConfig {
@@ -86,8 +89,8 @@ fn describe(spec: &ContainerSpec, has_own_check: bool) -> ContainerCreateBody {
         image: Some(spec.image.to_string()),
         hostname: Some(spec.host_name.clone()),
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        labels: Some(owned(spec.labels())),
-        healthcheck: Some(health_check(has_own_check)),
+        labels: Some(labels),
+        healthcheck: Some(health_check(own_check)),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     }
@@ -107,9 +110,11 @@ fn restart_policy(policy: Policy) -> RestartPolicy {
     RestartPolicy { name: Some(name), maximum_retry_count: None }
 }
 
-/// The image's own check where it has one, only asked more often; otherwise a request to the bot's port, by whichever
+/// The image's own check where it has one, only asked at least every five seconds; otherwise a request to the bot's port, by whichever
 /// of `node`, `curl` and `wget` the image has. An image with none of them is not well, and has to bring a check.
-fn health_check(has_own: bool) -> HealthConfig {
+fn health_check(own: Option<&HealthConfig>) -> HealthConfig {
+    let has_own = own.is_some();
+    let own_interval = own.and_then(|check| check.interval).filter(|interval| *interval >= SECOND_NANOS);
     let url = format!("http://127.0.0.1:{BOT_PORT}/health");
     let probe = format!(
         "if command -v node >/dev/null 2>&1; then \
@@ -119,8 +124,9 @@ fn health_check(has_own: bool) -> HealthConfig {
     );
     HealthConfig {
         test: (!has_own).then(|| vec!["CMD-SHELL".to_owned(), probe]),
-        // An engine without a pace of its own for the start waits this long before it looks for the first time.
-        interval: Some(5 * SECOND_NANOS),
+        // Engines before version 25 know no pace of their own for the start: they look for the first time after this
+        // long, and that is how long a bot takes to be known as well. Each look is a process more in the bot.
+        interval: Some(own_interval.map_or(INTERVAL_NANOS, |interval| interval.min(INTERVAL_NANOS))),
         timeout: (!has_own).then_some(10 * SECOND_NANOS),
         retries: (!has_own).then_some(3),
         start_period: (!has_own).then_some(15 * SECOND_NANOS),

@@ -2,6 +2,7 @@
 
 mod containers;
 mod images;
+mod networks;
 mod reading;
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,11 +10,11 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{EventMessage, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{EventMessage, VolumeCreateRequest};
 use bollard::query_parameters::{
-    EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
-    ListVolumesOptions, LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, RestartContainerOptions,
-    StartContainerOptions, StatsOptions, StopContainerOptions,
+    EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
+    LogsOptions, RemoveContainerOptions, RemoveVolumeOptions, RestartContainerOptions, StartContainerOptions,
+    StatsOptions, StopContainerOptions,
 };
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -21,10 +22,11 @@ use secrecy::SecretString;
 
 use crate::fleet::container::{
     BOT_LABEL, ContainerSpec, MANAGED_LABEL, MANAGED_NETWORK_LABEL, TENANT_LABEL, container_name, data_volume_name,
-    network_labels, network_name, run_volume_name, volume_labels,
+    network_name, run_volume_name, volume_labels,
 };
 use crate::fleet::{
     ContainerHost, ContainerStats, HostError, ImageDigest, ImageReference, Inventory, Labelled, Observed, RawLogLine,
+    Subnet,
 };
 use crate::ids::{BotId, TenantId};
 
@@ -48,6 +50,7 @@ pub struct RegistryLogin {
 pub struct DockerHost {
     docker: Docker,
     login: Option<RegistryLogin>,
+    labels: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for DockerHost {
@@ -72,7 +75,20 @@ impl DockerHost {
             Some(address) => Docker::connect_with_unix(address, CLIENT_TIMEOUT_SECONDS, version),
         };
         let docker = docker.map_err(|error| HostError::Refused(error.to_string()))?;
-        Ok(Self { docker: docker.with_request_modifier(images::url_safe_login), login })
+        let docker = docker.with_request_modifier(images::url_safe_login);
+        Ok(Self { docker, login, labels: BTreeMap::new() })
+    }
+
+    /// Puts one more label on everything made from now on, so that it can be told from what others make.
+    #[must_use]
+    pub fn with_label(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The labels of a thing, with those that everything gets.
+    fn labelled(&self, own: BTreeMap<String, String>) -> HashMap<String, String> {
+        self.labels.clone().into_iter().chain(own).collect()
     }
 }
 
@@ -123,10 +139,6 @@ fn failed(error: Error) -> HostError {
     }
 }
 
-fn owned(labels: BTreeMap<String, String>) -> HashMap<String, String> {
-    labels.into_iter().collect()
-}
-
 fn with_label(label: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{label}=true")])])
 }
@@ -154,38 +166,31 @@ impl ContainerHost for DockerHost {
         let container = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await;
         let data = optional(self.docker.inspect_volume(&data_volume_name(bot)).await)?.is_some();
         let run = optional(self.docker.inspect_volume(&run_volume_name(bot)).await)?.is_some();
-        let network = self.docker.inspect_network(&network_name(tenant), None::<InspectNetworkOptions>).await;
+        let networks = networks::list(self, tenant).await?;
         let has_image = match image {
             Some(image) => optional(self.docker.inspect_image(image.as_str()).await)?.is_some(),
             None => false,
         };
+        let container = optional(container)?;
+        let joined = container.as_ref().and_then(|container| reading::network_id(container, &network_name(tenant)));
         Ok(Observed {
-            container: optional(container)?.map(reading::container).transpose()?,
+            container: container.map(reading::container).transpose()?,
             has_image,
             has_volumes: data && run,
             has_any_volume: data || run,
-            has_network: optional(network)?.is_some(),
+            // A container stays with the network it was first started in, and cannot start in another of that name. One
+            // that never was started needs a name that only one network has.
+            has_network: joined.map_or(networks.len() == 1, |joined| networks.contains(&joined)),
         })
     }
 
-    async fn ensure_network(&self, tenant: TenantId) -> Result<(), HostError> {
-        let name = network_name(tenant);
-        // The engine lets several networks have one name: look first, and let the conflict tell of a race.
-        if optional(self.docker.inspect_network(&name, None::<InspectNetworkOptions>).await)?.is_some() {
-            return Ok(());
-        }
-        let request = NetworkCreateRequest {
-            name,
-            driver: Some("bridge".to_owned()),
-            labels: Some(owned(network_labels(tenant))),
-            ..NetworkCreateRequest::default()
-        };
-        unless_conflict(self.docker.create_network(request).await.map(drop))
+    async fn ensure_network(&self, tenant: TenantId, subnet: Subnet) -> Result<(), HostError> {
+        networks::ensure(self, tenant, subnet).await
     }
 
     async fn ensure_volumes(&self, bot: BotId, tenant: TenantId) -> Result<(), HostError> {
         for name in [data_volume_name(bot), run_volume_name(bot)] {
-            let labels = Some(owned(volume_labels(bot, tenant)));
+            let labels = Some(self.labelled(volume_labels(bot, tenant)));
             let request = VolumeCreateRequest { name: Some(name), labels, ..VolumeCreateRequest::default() };
             self.docker.create_volume(request).await.map_err(failed)?;
         }
@@ -235,19 +240,8 @@ impl ContainerHost for DockerHost {
         Ok(())
     }
 
-    async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<(), HostError> {
-        let name = network_name(tenant);
-        // Stopped containers are not among those attached, but need their network when they start.
-        let filters = Some(HashMap::from([("network".to_owned(), vec![name.clone()])]));
-        let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
-        if !self.docker.list_containers(Some(options)).await.map_err(failed)?.is_empty() {
-            return Ok(());
-        }
-        match self.docker.remove_network(&name).await {
-            // A container was attached a moment ago.
-            Err(Error::DockerResponseServerError { status_code: 403 | 409, .. }) => Ok(()),
-            other => unless_absent(other),
-        }
+    async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError> {
+        networks::remove_if_unused(self, tenant).await
     }
 
     async fn logs(&self, bot: BotId, tail: u32) -> Result<Vec<RawLogLine>, HostError> {

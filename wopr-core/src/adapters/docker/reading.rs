@@ -34,6 +34,12 @@ pub(super) fn container(answer: ContainerInspectResponse) -> Result<ObservedCont
     })
 }
 
+/// The network of that name which the container was started in last; nothing if it never was.
+pub(super) fn network_id(answer: &ContainerInspectResponse, name: &str) -> Option<String> {
+    let networks = answer.network_settings.as_ref()?.networks.as_ref()?;
+    networks.get(name)?.network_id.clone().filter(|id| !id.is_empty())
+}
+
 /// The engine writes year 1 for never.
 fn instant(text: &str) -> Option<Timestamp> {
     let at: Timestamp = text.parse().ok()?;

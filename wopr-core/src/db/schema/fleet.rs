@@ -52,6 +52,15 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    tenant_networks (tenant_id) {
+        tenant_id -> Uuid,
+        first_address -> BigInt,
+        addresses -> Integer,
+        created_at -> Timestamptz,
+    }
+}
+
 diesel::joinable!(bot_progress -> bots (bot_id));
 diesel::joinable!(bot_charges -> bots (bot_id));
-diesel::allow_tables_to_appear_in_same_query!(bots, bot_progress, bot_charges);
+diesel::allow_tables_to_appear_in_same_query!(bots, bot_progress, bot_charges, tenant_networks);
