@@ -255,8 +255,11 @@ async fn parts(paths: &Paths, recipe: &Assembly, compiled: &HashMap<&'static str
     }
     for (path, kind) in recipe.models {
         let file = paths.data.join("cache").join(format!("model-{kind}"));
-        let output =
-            tokio::process::Command::new(&compiled_program(compiled, MODELS.name)?.executable).arg(kind).arg(&file).output().await;
+        let output = tokio::process::Command::new(&compiled_program(compiled, MODELS.name)?.executable)
+            .arg(kind)
+            .arg(&file)
+            .output()
+            .await;
         let output = output.with_context(|| format!("{} could not be run", MODELS.name))?;
         let said = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "{} {kind}: {}", MODELS.name, said.trim());
