@@ -11,12 +11,15 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, KEYS, Sources};
 use wopr_api::{Adapters, AppState, app};
+use wopr_core::adapters::cloud::DigitalOcean;
 use wopr_core::adapters::docker::{DockerHost, RegistryLogin};
+use wopr_core::adapters::inference::HttpProbe;
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
+use wopr_core::gpu::CloudProvider;
 use wopr_core::notify::Mailer;
 
 /// The exit code of a configuration that is wrong.
@@ -156,7 +159,15 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
         tracing::warn!("STRIPE_SECRET_KEY is not set: nothing can be bought");
         None
     };
-    Ok(Adapters { containers, mailer, payments })
+    let cloud = if let Some(cloud) = &config.gpu.cloud {
+        let account = DigitalOcean::new(&cloud.token, Some(&cloud.api_base))?;
+        Some(Arc::new(account) as Arc<dyn CloudProvider>)
+    } else {
+        tracing::info!("DO_API_TOKEN is not set: no machine is made, rebooted or removed");
+        None
+    };
+    let inference = Arc::new(HttpProbe::new()?);
+    Ok(Adapters { containers, mailer, payments, cloud, inference })
 }
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {

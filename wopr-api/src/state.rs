@@ -8,6 +8,7 @@ use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
 use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig};
+use wopr_core::gpu::{CloudProvider, Gpu, GpuConfig, ServiceProbe, WatchdogPolicy};
 use wopr_core::notify::{Mailer, Notifier};
 
 use crate::config::{Config, Environment};
@@ -25,6 +26,8 @@ pub struct AppState {
     pub payments: Payments,
     /// Bots.
     pub fleet: Fleet,
+    /// GPU nodes.
+    pub gpu: Gpu,
     /// Queued mails.
     pub notifier: Notifier,
     /// Counters of requests.
@@ -54,6 +57,10 @@ pub struct Adapters {
     pub mailer: Option<Arc<dyn Mailer>>,
     /// Takes payments; without it nothing can be bought.
     pub payments: Option<Arc<dyn PaymentProvider>>,
+    /// Rents machines; without it none is made, rebooted or removed.
+    pub cloud: Option<Arc<dyn CloudProvider>>,
+    /// Asks services of GPU nodes how they are.
+    pub inference: Arc<dyn ServiceProbe>,
 }
 
 /// Why the services cannot be put together.
@@ -89,6 +96,7 @@ impl AppState {
         let images = config.image_allowlist.join(",").parse().map_err(|_| AssemblyError::ImageAllowList)?;
         let fleet_config = FleetConfig { images, networks: config.tenant_networks, ..FleetConfig::default() };
         let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
+        let gpu = Gpu::new(db.clone(), clock.clone(), adapters.cloud, adapters.inference, gpu_config(&config));
         let payments =
             Payments::new(db.clone(), clock.clone(), billing.clone(), adapters.payments, payments_config(&config)?);
         Ok(Self {
@@ -96,6 +104,7 @@ impl AppState {
             billing,
             payments,
             fleet,
+            gpu,
             notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
             session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
@@ -141,6 +150,17 @@ impl AppState {
         workers.add("fleet.charge", MINUTE, None, move || {
             let fleet = fleet.clone();
             async move { fleet.charge_due_days().await }
+        });
+        let (gpu, wake) = (self.gpu.clone(), self.gpu.waker());
+        workers.add("gpu.provision", 5 * SECOND, Some(wake), move || {
+            let gpu = gpu.clone();
+            async move { gpu.provision_due().await }
+        });
+        // Each node says itself when it is due.
+        let gpu = self.gpu.clone();
+        workers.add("gpu.watch", 5 * SECOND, None, move || {
+            let gpu = gpu.clone();
+            async move { gpu.watch().await }
         });
         let (notifier, wake) = (self.notifier.clone(), Arc::clone(&self.wakers.mail));
         workers.add("notify.deliver", 2 * SECOND, Some(wake), move || {
@@ -212,6 +232,15 @@ fn payments_config(config: &Config) -> Result<PaymentsConfig, AssemblyError> {
         redirects: redirects.map_err(|_| AssemblyError::RedirectOrigin)?,
         operator_email: config.platform_admin_email.clone(),
     })
+}
+
+fn gpu_config(config: &Config) -> GpuConfig {
+    GpuConfig {
+        masters: config.gpu.masters.clone(),
+        operator_email: config.platform_admin_email.clone(),
+        watchdog: WatchdogPolicy::default(),
+        provisioning: config.gpu.provisioning.clone(),
+    }
 }
 
 fn auth_config(config: &Config) -> Result<AuthConfig, AssemblyError> {

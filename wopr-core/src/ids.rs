@@ -134,6 +134,8 @@ typed_ids! {
     UnmatchedPaymentId = "unmatched";
     /// A comparison of the payment provider's books with the ledger.
     ReconciliationId = "reconciliation";
+    /// A reboot of a GPU node.
+    RebootId = "reboot";
 }
 
 impl From<UserId> for TenantId {

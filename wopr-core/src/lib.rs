@@ -8,6 +8,7 @@
 //! | [`auth`] | users, sessions, API keys: who is calling, and for which tenant |
 //! | [`billing`] | prepaid credit: every cent that moved, once, and why |
 //! | [`fleet`] | bots: what should run, what runs, and the way from one to the other |
+//! | [`gpu`] | GPU nodes: enrolled or made, watched, rebooted, and never forgotten |
 //! | [`notify`] | mails, queued in the transaction that causes them |
 //! | [`audit`] | what was done by whom, written in the transaction of what it records |
 //!
@@ -35,9 +36,9 @@
 //!
 //! # Features
 //!
-//! `postgres` brings the domains and their storage; without it only the vocabulary and [`protocol`] are left. `docker`,
-//! `stripe` and `smtp` bring the adapters; these four are on by default. `testing` brings fakes of the ports, a clock
-//! that stands still, and a database for each test.
+//! `postgres` brings the domains and their storage; without it only the vocabulary and [`protocol`] are left. `cloud`,
+//! `docker`, `inference`, `stripe` and `smtp` bring the adapters; all of these are on by default. `testing` brings fakes
+//! of the ports, a clock that stands still, and a database for each test.
 
 #[cfg(feature = "postgres")]
 pub mod adapters;
@@ -52,6 +53,8 @@ pub mod clock;
 pub mod db;
 #[cfg(feature = "postgres")]
 pub mod fleet;
+#[cfg(feature = "postgres")]
+pub mod gpu;
 pub mod ids;
 pub mod money;
 #[cfg(feature = "postgres")]

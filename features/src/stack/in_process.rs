@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::docker::DockerHost;
+use wopr_core::adapters::inference::HttpProbe;
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::testing::TestDb;
@@ -144,6 +145,8 @@ fn adapters(config: &Config) -> Result<Adapters> {
         payments: Some(Arc::new(StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?)),
         containers: Arc::new(DockerHost::new(config.docker_host.as_deref(), None)?.with_label(TEST_LABEL, "journeys")),
         mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)),
+        cloud: None,
+        inference: Arc::new(HttpProbe::new()?),
     })
 }
 

@@ -1,3 +1,5 @@
+use wopr_core::adapters::cloud::DIGITALOCEAN;
+
 /// One thing that can be configured.
 #[derive(Debug)]
 pub struct Key {
@@ -31,11 +33,15 @@ const fn secret(name: &'static str, help: &'static str) -> Key {
 pub(super) const TENANT_TOKEN_PREFIX: &str = "FLEET_TOKEN_";
 
 /// Names that begin so are ours: one that is not known is a mistake.
-pub(super) const OUR_PREFIXES: [&str; 12] = [
+pub(super) const OUR_PREFIXES: [&str; 16] = [
     "BETTER_AUTH_",
     "COOKIE_DOMAIN",
     "DATABASE_URL",
+    "DO_API_",
+    "DO_GPU_",
+    "DO_SSH_",
     "FLEET_",
+    "GPU_",
     "MAIL_FROM",
     "PLATFORM_",
     "REGISTRY_",
@@ -50,7 +56,7 @@ pub(super) const OUR_PREFIXES: [&str; 12] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 39] = [
+pub static KEYS: [Key; 54] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -102,6 +108,31 @@ pub static KEYS: [Key; 39] = [
     plain("REGISTRY_USERNAME", "registry-username", None, "its account"),
     secret("REGISTRY_PASSWORD", "its password or token"),
     plain("DOCKER_HOST", "docker-host", None, "the Docker engine; the default socket unless given"),
+    secret("GPU_NODE_SECRET", "what GPU nodes' secrets are made from, newest first, separated by commas"),
+    plain("PLATFORM_URL", "platform-url", None, "where other machines reach this API; BETTER_AUTH_URL unless given"),
+    secret("DO_API_TOKEN", "DigitalOcean's API token; no machine is made, rebooted or removed without it"),
+    plain("DO_API_BASE", "do-api-base", Some(DIGITALOCEAN), "DigitalOcean, or in development a stand-in"),
+    plain("DO_SSH_KEY_ID", "do-ssh-key-id", None, "the key that may sign in to machines"),
+    plain("DO_GPU_DEFAULT_REGION", "do-gpu-default-region", Some("nyc1"), "where GPU machines are made"),
+    plain("DO_GPU_DEFAULT_SIZE", "do-gpu-default-size", Some("gpu-h100x1-80gb"), "which GPU machines are made"),
+    plain("DO_GPU_IMAGE", "do-gpu-image", Some("gpu-h100x1-base"), "the image that GPU machines are made from"),
+    plain("GPU_AGENT_IMAGE", "gpu-agent-image", None, "the image of the daemon on GPU nodes, by digest"),
+    plain("GPU_LLAMA_MODEL_URL", "gpu-llama-model-url", None, "the text model's .gguf file"),
+    plain("GPU_LLAMA_MODEL_SHA256", "gpu-llama-model-sha256", None, "its SHA-256"),
+    plain("GPU_EMBEDDINGS_MODEL_URL", "gpu-embeddings-model-url", None, "the embedding model's .gguf file"),
+    plain("GPU_EMBEDDINGS_MODEL_SHA256", "gpu-embeddings-model-sha256", None, "its SHA-256"),
+    plain(
+        "GPU_WHISPER_MODEL",
+        "gpu-whisper-model",
+        Some("Systran/faster-whisper-small"),
+        "the speech model's name at Hugging Face",
+    ),
+    plain(
+        "GPU_PLATFORM_NETWORKS",
+        "gpu-platform-networks",
+        None,
+        "IPv4 networks from which this platform reaches GPU nodes, separated by commas",
+    ),
     secret("STRIPE_SECRET_KEY", "Stripe's API key; payments are off without it"),
     secret("STRIPE_WEBHOOK_SECRET", "whole whsec_… values, newest first, separated by commas"),
     plain("STRIPE_API_BASE", "stripe-api-base", Some(super::STRIPE_API_BASE), "Stripe, or in development a stand-in"),

@@ -1,5 +1,6 @@
 //! Configuration: flag over environment over file over default, typed, and refused as a whole when any of it is wrong.
 
+mod gpu;
 mod keys;
 mod read;
 mod source;
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use wopr_core::auth::OperatorToken;
 use wopr_core::fleet::NetworkRange;
+use wopr_core::gpu::{MasterSecrets, ProvisionConfig};
 
 pub use self::keys::{KEYS, Key};
 pub use self::read::origin_of;
@@ -67,6 +69,26 @@ pub struct MailConfig {
     pub from: String,
 }
 
+/// GPU nodes, and the cloud provider that has their machines.
+#[derive(Debug, Clone)]
+pub struct GpuSettings {
+    /// What nodes prove themselves with.
+    pub masters: MasterSecrets,
+    /// The cloud provider's account; `None` switches it off.
+    pub cloud: Option<CloudConfig>,
+    /// How machines are made, or the names of the keys that are missing for it.
+    pub provisioning: Result<ProvisionConfig, Vec<&'static str>>,
+}
+
+/// How to reach the cloud provider.
+#[derive(Debug, Clone)]
+pub struct CloudConfig {
+    /// Its token.
+    pub token: SecretString,
+    /// The API's base URL.
+    pub api_base: String,
+}
+
 /// Everything the server is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -114,6 +136,8 @@ pub struct Config {
     pub registry: Option<RegistryConfig>,
     /// The Docker engine; `None` for the default socket.
     pub docker_host: Option<String>,
+    /// GPU nodes.
+    pub gpu: GpuSettings,
     /// Payments; `None` switches them off.
     pub stripe: Option<StripeConfig>,
     /// Stripe price ids by the dollars of their pack.

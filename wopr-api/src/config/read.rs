@@ -27,6 +27,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
     };
     let mut trusted_origins = ui_origins.clone();
     trusted_origins.extend(origin_of(&base_url).filter(|origin| !ui_origins.contains(origin)));
+    let gpu = reader.gpu(&base_url, production);
     let config = Config {
         environment: if production { Environment::Production } else { Environment::Development },
         port: reader.number("PORT", 0, u16::MAX),
@@ -50,6 +51,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         tenant_networks: reader.tenant_networks(),
         registry: reader.registry(),
         docker_host: reader.text("DOCKER_HOST"),
+        gpu,
         stripe: reader.stripe(production),
         credit_prices: reader.credit_prices(),
         mail: reader.mail(),
@@ -76,18 +78,18 @@ pub fn origin_of(url: &str) -> Option<String> {
     })
 }
 
-struct Reader(Values);
+pub(super) struct Reader(Values);
 
 impl Reader {
-    fn text(&self, name: &str) -> Option<String> {
+    pub(super) fn text(&self, name: &str) -> Option<String> {
         self.0.values.get(name).map(|(value, _)| value.clone())
     }
 
-    fn wrong(&mut self, error: impl Into<String>) {
+    pub(super) fn wrong(&mut self, error: impl Into<String>) {
         self.0.errors.push(error.into());
     }
 
-    fn list(&self, name: &str) -> Vec<String> {
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
         let text = self.text(name).unwrap_or_default();
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
@@ -136,6 +138,11 @@ impl Reader {
         if items.is_empty() {
             self.wrong(format!("{name} is missing"));
         }
+        self.strong(name, items)
+    }
+
+    /// Keys that may be absent, but not weak.
+    pub(super) fn strong(&mut self, name: &str, items: Vec<String>) -> Vec<SecretString> {
         for item in &items {
             let chars = item.chars().count();
             if chars < MIN_SECRET_CHARS {
@@ -147,7 +154,7 @@ impl Reader {
         items.into_iter().map(SecretString::from).collect()
     }
 
-    fn url(&mut self, name: &str, https: bool) -> String {
+    pub(super) fn url(&mut self, name: &str, https: bool) -> String {
         let Some(text) = self.text(name) else {
             self.wrong(format!("{name} is missing"));
             return String::new();
@@ -259,7 +266,7 @@ impl Reader {
         })
     }
 
-    fn registry(&mut self) -> Option<RegistryConfig> {
+    pub(super) fn registry(&mut self) -> Option<RegistryConfig> {
         match (self.text("REGISTRY_USERNAME"), self.text("REGISTRY_PASSWORD")) {
             (Some(username), Some(password)) => Some(RegistryConfig {
                 server: self.text("REGISTRY_SERVER").unwrap_or_default(),

@@ -16,7 +16,7 @@ pub(crate) enum Surface {
     Auth,
     /// REST whose error shape is fixed: `{error, …}`.
     Contract,
-    /// Machine to machine: `{success: false, error}`.
+    /// Machine to machine, and the operator's machines: `{success: false, error}`.
     Internal,
     /// Everything else: RFC 9457.
     Problem,
@@ -30,7 +30,7 @@ impl Surface {
             Self::Trpc
         } else if under("/api/auth") {
             Self::Auth
-        } else if under("/internal") {
+        } else if under("/internal") || under("/api/admin/gpu") {
             Self::Internal
         } else if under("/fleet") || under("/api/billing") || under("/auth") {
             Self::Contract
@@ -47,6 +47,11 @@ impl Surface {
             Self::Contract => json_response(error.status, &contract(error, request_id)),
             Self::Internal => {
                 let mut body = json!({ "success": false, "error": error.message });
+                if let Value::Object(body) = &mut body {
+                    for (key, value) in error.details.iter().flat_map(|details| details.iter()) {
+                        body.entry(key).or_insert_with(|| value.clone());
+                    }
+                }
                 add_request_id(&mut body, "requestId", error, request_id);
                 json_response(error.status, &body)
             }
@@ -209,6 +214,8 @@ mod tests {
             ("/fleet/bots", Surface::Contract),
             ("/api/billing/webhook", Surface::Contract),
             ("/internal/nodes", Surface::Internal),
+            ("/api/admin/gpu/gpu-1", Surface::Internal),
+            ("/api/admin/gpux", Surface::Problem),
             ("/health", Surface::Problem),
         ];
         for (path, surface) in table {

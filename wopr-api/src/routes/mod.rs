@@ -5,6 +5,7 @@
 mod auth;
 mod billing;
 mod fleet;
+mod gpu;
 mod health;
 mod payments;
 mod settings;
@@ -41,6 +42,11 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         .description(Some("An API key or an operator token; its scope is read, write or admin."))
         .build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let node = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("What a GPU node proves itself with; no session and no API key is accepted."))
+        .build();
+    components.add_security_scheme("gpuNode", SecurityScheme::Http(node));
     let cookie = ApiKeyValue::with_description(
         crate::extract::SESSION_COOKIE,
         "A session, with the prefix __Secure- over HTTPS. It counts as scope admin of the user's own tenant.",
@@ -50,6 +56,7 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         .merge(auth::router())
         .merge(billing::router())
         .merge(fleet::router())
+        .merge(gpu::router())
         .merge(health::router())
         .merge(payments::router())
         .split_for_parts()

@@ -20,8 +20,9 @@ use wopr_core::audit::Origin;
 use wopr_core::auth::{Email, Scope, SignUp, SignedIn};
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SharedClock;
+use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::TenantId;
-use wopr_core::testing::{FixedClock, MemoryHost, MemoryMailer, MemoryPayments, TestDb};
+use wopr_core::testing::{FixedClock, MemoryCloud, MemoryHost, MemoryMailer, MemoryPayments, MemoryProbe, TestDb};
 
 /// The page that is allowed to call.
 pub(crate) const ORIGIN: &str = "http://localhost:3000";
@@ -35,6 +36,10 @@ pub(crate) struct TestApp {
     pub(crate) containers: Arc<MemoryHost>,
     /// Takes payments where a test configures Stripe.
     pub(crate) provider: MemoryPayments,
+    /// Rents machines where a test configures it.
+    pub(crate) cloud: MemoryCloud,
+    /// Services of GPU nodes.
+    pub(crate) probe: MemoryProbe,
     pub(crate) state: AppState,
     router: Router,
     /// Counts up when each request comes from a client of its own.
@@ -120,14 +125,17 @@ impl TestApp {
         let containers = Arc::new(MemoryHost::default());
         let prices = [5, 10, 25, 50, 100].map(|dollars| (format!("price_{dollars}"), dollars * 100));
         let provider = MemoryPayments::new(Arc::clone(&shared), prices);
+        let (cloud, probe) = (MemoryCloud::default(), MemoryProbe::default());
         let adapters = Adapters {
             containers: containers.clone(),
             mailer: Some(mailer.clone()),
             payments: config.stripe.is_some().then(|| Arc::new(provider.clone()) as Arc<dyn PaymentProvider>),
+            cloud: config.gpu.cloud.is_some().then(|| Arc::new(cloud.clone()) as Arc<dyn CloudProvider>),
+            inference: Arc::new(probe.clone()),
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
-        Self { db, clock, mailer, containers, provider, state, router, clients: None }
+        Self { db, clock, mailer, containers, provider, cloud, probe, state, router, clients: None }
     }
 
     /// From now on each request comes from a client of its own, so that no limit is met.

@@ -199,6 +199,53 @@ fn the_cookie_stays_with_the_host_on_localhost() {
 }
 
 #[test]
+fn gpu_nodes_are_optional_and_half_a_configuration_for_machines_is_said() {
+    let config = Config::load(&with(&[])).unwrap();
+    assert!(config.gpu.masters.is_empty() && config.gpu.cloud.is_none());
+    assert!(config.gpu.provisioning.unwrap_err().contains(&"GPU_AGENT_IMAGE"));
+
+    let sum = "0123456789abcdef".repeat(4);
+    let image = format!("ghcr.io/wopr-network/wopr-gpu-node@sha256:{sum}");
+    let whole = [
+        ("GPU_NODE_SECRET", "0123456789abcdef0123456789abcdef-new,0123456789abcdef0123456789abcdef-old"),
+        ("GPU_AGENT_IMAGE", &image),
+        ("GPU_LLAMA_MODEL_URL", "https://models.example/llama.gguf"),
+        ("GPU_LLAMA_MODEL_SHA256", &sum),
+        ("GPU_EMBEDDINGS_MODEL_URL", "https://models.example/qwen.gguf"),
+        ("GPU_EMBEDDINGS_MODEL_SHA256", &sum),
+        ("GPU_PLATFORM_NETWORKS", "203.0.113.7, 10.0.0.0/8"),
+        ("PLATFORM_URL", "https://api-eu.example.com/"),
+    ];
+    let machines = Config::load(&with(&whole)).unwrap().gpu.provisioning.unwrap();
+    assert_eq!(machines.setup.platform_url.as_str(), "https://api-eu.example.com");
+    assert_eq!((machines.default_region.as_str(), machines.default_size.as_str()), ("nyc1", "gpu-h100x1-80gb"));
+    for (name, value) in [
+        ("GPU_NODE_SECRET", "short"),
+        ("GPU_AGENT_IMAGE", "ghcr.io/wopr-network/wopr-gpu-node:latest"),
+        ("GPU_LLAMA_MODEL_URL", "https://models.example/$(id).gguf"),
+        ("GPU_EMBEDDINGS_MODEL_SHA256", "0123"),
+        ("GPU_EMBEDDINGS_MODEL_SHA256", ""),
+        ("GPU_PLATFORM_NETWORKS", "everywhere"),
+        ("GPU_WHISPER_MODEL", "whisper"),
+        ("PLATFORM_URL", "https://api.example.com/a b"),
+        ("PLATFORM_URL", "https://api.example.com/a_b"),
+        ("DO_GPU_DEFAULT_REGION", "nyc1;reboot"),
+        ("DO_SSH_KEY_ID", "a b"),
+        ("GPU_NODE_SECRETS", "0123456789abcdef0123456789abcdef"),
+    ] {
+        let mut sources = with(&whole);
+        sources.environment.insert(name.to_owned(), value.to_owned());
+        let said = error(&sources);
+        assert!(said.contains(name) && !said.contains("abcdef-new"), "{name}: {said}");
+    }
+    let elsewhere = [("DO_API_TOKEN", "dop_v1_1"), ("DO_API_BASE", "https://do.example.com")];
+    assert!(error(&production(&elsewhere)).contains("DO_API_BASE"));
+    assert!(Config::load(&with(&elsewhere)).unwrap().gpu.cloud.is_some());
+    // Somebody else's variable that begins alike.
+    Config::load(&with(&[("DO_NOT_TRACK", "1")])).unwrap();
+}
+
+#[test]
 fn the_program_says_everything_that_is_wrong_at_once() {
     let run = |environment: &BTreeMap<String, String>, arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wopr-api"));

@@ -100,7 +100,10 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
             json!({ "id": "evt_1", "type": "charge.dispute.created", "data": { "object": { "id": "dp_1" } } }),
             StatusCode::BAD_REQUEST,
         ),
+        // Sessions and keys prove nothing to machines.
+        name if name.contains(" /internal/") => Refused(json!({ "nodeId": "victim" }), StatusCode::UNAUTHORIZED),
         name if name.contains(" admin.") => Refused(json!({ "tenantId": tenant }), forbidden),
+        name if name.contains(" /api/admin/gpu") => Refused(json!({ "nodeId": "victim" }), forbidden),
         name if name.contains(" /api/admin/") => Refused(json!({ "tenant_id": tenant }), forbidden),
         "DELETE /api/keys/{id}" => Refused(json!({ "id": victim.key }), absent),
         "POST /api/auth/revoke-session" => Unnoticed(json!({ "token": victim.user.signed_in.session.id })),

@@ -2,15 +2,19 @@
 //! and what a port's implementations must have in common.
 
 mod clock;
+mod cloud;
 mod database;
 mod host;
 mod mailer;
 mod payments;
 mod payments_contract;
+mod probe;
 
 pub use self::clock::FixedClock;
+pub use self::cloud::MemoryCloud;
 pub use self::database::TestDb;
 pub use self::host::{Fault, MemoryHost};
 pub use self::mailer::MemoryMailer;
 pub use self::payments::MemoryPayments;
 pub use self::payments_contract::{Payer, payment_provider_contract};
+pub use self::probe::MemoryProbe;

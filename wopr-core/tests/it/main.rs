@@ -4,10 +4,17 @@
 
 mod auth;
 mod billing;
+#[cfg(feature = "cloud")]
+mod cloud;
 mod db;
+#[cfg(feature = "cloud")]
+mod digital_ocean;
 #[cfg(feature = "docker")]
 mod docker;
 mod fleet;
+mod gpu;
+#[cfg(feature = "inference")]
+mod inference;
 mod lease;
 mod notify;
 mod payments;

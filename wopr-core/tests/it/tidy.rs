@@ -8,6 +8,7 @@ const DOMAINS: &[(&str, &[&str])] = &[
     ("notify", &["audit"]),
     ("billing", &["audit", "notify"]),
     ("auth", &["audit", "notify", "billing"]),
+    ("gpu", &["audit", "notify"]),
     ("fleet", &["audit", "notify", "billing", "auth"]),
 ];
 

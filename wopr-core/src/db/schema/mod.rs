@@ -4,4 +4,5 @@ pub(crate) mod auth;
 pub(crate) mod billing;
 pub(crate) mod fleet;
 pub(crate) mod foundation;
+pub(crate) mod gpu;
 pub(crate) mod payments;
