@@ -27,6 +27,7 @@ use crate::{
         steps::{Plan, plan},
     },
     secrets::{Handover, Secrets, hand_over},
+    seed,
     ui::Ui,
 };
 
@@ -175,6 +176,10 @@ impl<'a> Work<'a> {
         )?;
         if self.args.only.is_empty() {
             transfer::prune(&self.paths.archives(), &self.current)?;
+        }
+        if self.args.only.is_empty() {
+            seed::gpu(self.ui, &self.http, self.args.ports.api_port, self.secrets.get("FLEET_API_TOKEN_ADMIN")?)
+                .await?;
         }
         if unchanged && vps_unchanged && gpu_unchanged {
             self.ui.note("nothing had to be changed");

@@ -230,6 +230,7 @@ pub(crate) fn handovers<'s>(
         (names.stripe, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
     ]);
     if place != Place::Here {
+        api.extend(files(&["GPU_NODE_SECRET"])?);
         all.insert(names.objects, files(&["OBJECTS_ACCESS_KEY", "OBJECTS_SECRET_KEY"])?);
         all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config()))]));
     }
