@@ -87,7 +87,7 @@ impl AppState {
         let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
         let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
         let images = config.image_allowlist.join(",").parse().map_err(|_| AssemblyError::ImageAllowList)?;
-        let fleet_config = FleetConfig { images, ..FleetConfig::default() };
+        let fleet_config = FleetConfig { images, networks: config.tenant_networks, ..FleetConfig::default() };
         let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
         let payments =
             Payments::new(db.clone(), clock.clone(), billing.clone(), adapters.payments, payments_config(&config)?);
@@ -128,7 +128,12 @@ impl AppState {
             async move { fleet.spawn_due().await }
         });
         let fleet = self.fleet.clone();
-        workers.add("fleet.reconcile", 15 * SECOND, None, move || {
+        workers.watch("fleet.watch", SECOND, move || {
+            let fleet = fleet.clone();
+            async move { fleet.watch().await }
+        });
+        let (fleet, wake) = (self.fleet.clone(), self.fleet.sweep_waker());
+        workers.add("fleet.reconcile", 15 * SECOND, Some(wake), move || {
             let fleet = fleet.clone();
             async move { fleet.reconcile().await }
         });

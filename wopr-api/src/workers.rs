@@ -35,6 +35,8 @@ struct Task {
     name: &'static str,
     pace: Duration,
     wake: Option<Arc<Notify>>,
+    /// Whether it is left in the middle when the workers stop.
+    endless: bool,
     step: Box<Step>,
 }
 
@@ -61,11 +63,35 @@ impl Workers {
         F: Future<Output = Result<T, E>> + Send + 'static,
         E: Into<StepError> + 'static,
     {
+        self.push(name, pace, wake, false, step);
+    }
+
+    /// Adds a step that goes on for as long as there is something to watch, and is begun again `pace` after that ended.
+    /// It has to bear being dropped at any point.
+    pub fn watch<F, T, E>(&mut self, name: &'static str, pace: Duration, step: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<StepError> + 'static,
+    {
+        self.push(name, pace, None, true, step);
+    }
+
+    fn push<F, T, E>(
+        &mut self,
+        name: &'static str,
+        pace: Duration,
+        wake: Option<Arc<Notify>>,
+        endless: bool,
+        step: impl Fn() -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        E: Into<StepError> + 'static,
+    {
         let step = Box::new(move || -> Pin<Box<dyn Future<Output = Result<(), StepError>> + Send>> {
             let step = step();
             Box::pin(async move { step.await.map(drop).map_err(Into::into) })
         });
-        self.0.push(Task { name, pace, wake, step });
+        self.0.push(Task { name, pace, wake, endless, step });
     }
 
     /// Caps every pace, for a process whose clock runs ahead of the machine's.
@@ -103,7 +129,7 @@ async fn run(task: Task, state: AppState, leases: Arc<Leases>, stop: Cancellatio
             () = tokio::time::sleep(pause) => {}
             () = woken => {}
         }
-        pause = match attempt(&task, &state, &leases).await {
+        pause = match attempt(&task, &state, &leases, &stop).await {
             Ok(Attempt::Made) => task.pace,
             Ok(Attempt::Skipped) => task.pace.min(SKIPPED_PAUSE),
             Err(error) => {
@@ -120,11 +146,25 @@ enum Attempt {
 }
 
 /// One step, if this process may serve and has the lease.
-async fn attempt(task: &Task, state: &AppState, leases: &Leases) -> Result<Attempt, StepError> {
+async fn attempt(
+    task: &Task,
+    state: &AppState,
+    leases: &Leases,
+    stop: &CancellationToken,
+) -> Result<Attempt, StepError> {
     if state.readiness.require(state).await.is_err() || !leases.try_acquire(task.name).await? {
         return Ok(Attempt::Skipped);
     }
-    let result = AssertUnwindSafe((task.step)()).catch_unwind().await;
+    let work = AssertUnwindSafe((task.step)()).catch_unwind();
+    let result = if task.endless {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(Ok(())),
+            result = work => result,
+        }
+    } else {
+        work.await
+    };
     leases.release(task.name).await?;
     match result {
         Ok(result) => result.map(|()| Attempt::Made),

@@ -95,6 +95,33 @@ async fn a_step_whose_lease_was_taken_at_the_start_does_not_wait_for_its_next_da
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_watched_is_watched_again_when_it_ends_and_left_when_the_workers_stop() {
+    let app = TestApp::start().await;
+    let stop = CancellationToken::new();
+    let (begun, mut seen) = watch::channel(0_u32);
+    let begun = Arc::new(begun);
+    let mut workers = Workers::default();
+    workers.watch("test", Duration::from_millis(1), move || {
+        let begun = Arc::clone(&begun);
+        async move {
+            begun.send_modify(|count| *count += 1);
+            let count = *begun.borrow();
+            match count {
+                1 => Ok(()),
+                2 => Err("a failure on purpose"),
+                _ => std::future::pending().await,
+            }
+        }
+    });
+    let mut running = workers.start(&app.state, &stop);
+    tokio::time::timeout(PATIENCE, seen.wait_for(|count| *count >= 3)).await.unwrap().unwrap();
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, running.join_next()).await.unwrap().unwrap().unwrap();
+    // Its lease is free again.
+    assert!(wopr_core::db::Leases::new(app.state.db.clone()).try_acquire("test").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_runs_on_a_schema_that_is_behind() {
     let app = TestApp::start().await;
     app.db.db.revert_all().await.unwrap();
