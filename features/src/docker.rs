@@ -15,7 +15,10 @@ use futures_util::TryStreamExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// The machine's engine.
+/// How long an engine may take to answer.
+const TIMEOUT_SECONDS: u64 = 60;
+
+/// An engine.
 #[derive(Debug, Clone)]
 pub struct Engine(Docker);
 
@@ -28,6 +31,22 @@ impl Engine {
         let docker = Docker::connect_with_defaults().context("DOCKER_HOST")?;
         let docker = docker.negotiate_version().await.context("the journeys need a Docker engine")?;
         Ok(Self(docker))
+    }
+
+    /// The one behind this socket.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn at(socket: &Path) -> Result<Self> {
+        let address = socket.to_str().context("a socket's path is text")?;
+        let docker = Docker::connect_with_unix(address, TIMEOUT_SECONDS, bollard::API_DEFAULT_VERSION)?;
+        let docker = docker.negotiate_version().await.with_context(|| format!("no engine answers at {address}"))?;
+        Ok(Self(docker))
+    }
+
+    /// The client itself.
+    pub fn client(&self) -> &Docker {
+        &self.0
     }
 
     /// Whether it has an image under this name.

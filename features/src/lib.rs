@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod docker;
+pub mod engine;
 pub mod http;
 pub mod mailbox;
 pub mod person;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::clock::TravelClock;
 use crate::docker::{Cable, Engine};
 use crate::http::ORIGIN;
 
+/// On everything that tests make on an engine, so that what a crash of theirs leaves is found.
+const TEST_LABEL: &str = "wopr.test";
 /// How often periodic work is done: its own pace is meant for days that last a day.
 const PACE: Duration = Duration::from_millis(250);
 /// How long a step under way may take to end.
@@ -31,7 +34,8 @@ const GRACE: Duration = Duration::from_secs(20);
 /// What this process started.
 pub(super) struct Platform {
     pub(super) clock: TravelClock,
-    pub(super) cable: Cable,
+    /// To the machine's engine.
+    pub(super) cable: Option<Cable>,
     stripe: StripeStandin,
     mail: MailCatcher,
     stop: CancellationToken,
@@ -47,8 +51,11 @@ impl std::fmt::Debug for Platform {
     }
 }
 
-pub(super) async fn start() -> Result<Stack> {
-    let docker = Engine::connect().await?;
+pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
+    let docker = match engine {
+        Some(socket) => Engine::at(socket).await?,
+        None => Engine::connect().await?,
+    };
     let clock = TravelClock::start();
     let database = TestDb::create().await;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -64,8 +71,14 @@ pub(super) async fn start() -> Result<Stack> {
     stripe.retry_max = Duration::from_secs(1);
     let stripe = StripeStandin::start(stripe, Arc::new(clock.clone())).await?;
     let mail = MailCatcher::start(wopr_local::mail::Config::for_tests(), Arc::new(clock.clone())).await?;
-    let socket = std::env::temp_dir().join(format!("wopr-journey-{}.sock", uuid::Uuid::new_v4().simple()));
-    let cable = Cable::plug_in(socket)?;
+    // Whoever has an engine of their own cuts off the engine itself.
+    let cable = if engine.is_some() {
+        None
+    } else {
+        let name = format!("wopr-journey-{}.sock", uuid::Uuid::new_v4().simple());
+        Some(Cable::plug_in(std::env::temp_dir().join(name))?)
+    };
+    let socket = cable.as_ref().map(Cable::path).or(engine).context("no engine")?.display().to_string();
 
     let environment = BTreeMap::from(
         [
@@ -77,7 +90,7 @@ pub(super) async fn start() -> Result<Stack> {
             // Each person's requests come through a proxy of their own, so that they are counted apart.
             ("TRUSTED_PROXY_IPS", "127.0.0.1".to_owned()),
             ("FLEET_API_TOKEN_ADMIN", admin_token.clone()),
-            ("DOCKER_HOST", format!("unix://{}", cable.path().display())),
+            ("DOCKER_HOST", format!("unix://{socket}")),
             ("STRIPE_SECRET_KEY", stripe_key.clone()),
             ("STRIPE_WEBHOOK_SECRET", webhook_secret.clone()),
             ("STRIPE_API_BASE", stripe.base_url().to_owned()),
@@ -128,7 +141,7 @@ fn adapters(config: &Config) -> Result<Adapters> {
     let stripe = config.stripe.as_ref().context("no Stripe is configured")?;
     Ok(Adapters {
         payments: Some(Arc::new(StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?)),
-        containers: Arc::new(DockerHost::new(config.docker_host.as_deref(), None)?),
+        containers: Arc::new(DockerHost::new(config.docker_host.as_deref(), None)?.with_label(TEST_LABEL, "journeys")),
         mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)),
     })
 }

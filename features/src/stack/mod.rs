@@ -17,6 +17,8 @@
 mod external;
 mod in_process;
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,8 +57,16 @@ impl Stack {
     pub async fn start() -> Result<Self> {
         match external::target() {
             Some(api) => external::connect(api).await,
-            None => in_process::start().await,
+            None => in_process::start(None).await,
         }
+    }
+
+    /// A platform of this process, with its bots on the engine behind this socket.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn start_on(engine: &Path) -> Result<Self> {
+        in_process::start(Some(engine)).await
     }
 
     /// The tags that this environment cannot serve, and why.
@@ -92,10 +102,10 @@ impl Stack {
     /// The platform's cable to Docker.
     ///
     /// # Errors
-    /// On a stack outside this process.
+    /// On a stack outside this process, or on an engine of its own.
     pub fn cable(&mut self) -> Result<&mut Cable> {
-        let own = self.own.as_mut().context("only a platform of this process has a cable to Docker that can be cut")?;
-        Ok(&mut own.cable)
+        let cable = self.own.as_mut().and_then(|own| own.cable.as_mut());
+        cable.context("only a platform of this process on the machine's engine has a cable to Docker that can be cut")
     }
 
     /// Stops what this process started.

@@ -2,9 +2,9 @@
 //!
 //! | Variable | |
 //! |---|---|
-//! | `WOPR_CRASH_SCHEDULES` | how many schedules each test runs; 8 unless given |
+//! | `WOPR_CRASH_SCHEDULES` | how many schedules each test runs; 8 unless given, 3 of those with a container engine |
 //! | `WOPR_CRASH_SEED` | runs the one schedule that a failure named |
-//! | `WOPR_CRASH_AT_ONCE` | how many run at once; 8 unless given |
+//! | `WOPR_CRASH_AT_ONCE` | how many run at once; 8 unless given, 3 of those with a container engine |
 //!
 //! A seed decides what is done, in which order messages arrive and when a process is killed. How far the process had
 //! come by then is the machine's to say, so a seed that failed may have to be run more than once.
@@ -12,6 +12,7 @@
 #![expect(clippy::similar_names, reason = "seed and seen, held and hold are what they are called")]
 
 mod books;
+mod fleet;
 mod holds;
 mod program;
 mod schedule;

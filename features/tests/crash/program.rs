@@ -30,13 +30,7 @@ impl Program {
     /// # Errors
     /// When it was not.
     pub(crate) fn built(name: &str, directory: &Path, variables: &[(&str, String)]) -> Result<Self> {
-        let test = std::env::current_exe()?;
-        let built = test.parent().and_then(|deps| deps.parent()).context("no target directory")?;
-        let path = built.join(name);
-        ensure!(
-            path.is_file(),
-            "{name} is not built: run `cargo build --workspace --bins`, or test the whole workspace"
-        );
+        let path = path(name)?;
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         Ok(Self { path, variables, log: directory.join(format!("{name}.log")), process: None })
     }
@@ -79,6 +73,15 @@ impl Program {
         let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
         format!("{} {state}; its last lines:\n  {last}", self.path.display())
     }
+}
+
+/// Where a program of ours is that was built together with this test.
+pub(crate) fn path(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let built = test.parent().and_then(|deps| deps.parent()).context("no target directory")?;
+    let path = built.join(name);
+    ensure!(path.is_file(), "{name} is not built: run `cargo build --workspace --bins`, or test the whole workspace");
+    Ok(path)
 }
 
 /// A loopback port of its own for a program. It stays so while nobody listens on it: a schedule that is given the port of

@@ -111,9 +111,17 @@ pub(crate) async fn run<F>(name: &str, schedule: F)
 where
     F: AsyncFn(u64, Course) -> Result<()> + Send + Sync + 'static,
 {
-    let seeds = seeds();
+    run_some(name, SCHEDULES, AT_ONCE, schedule).await;
+}
+
+/// As [`run`], this many and so many at once, unless told otherwise.
+pub(crate) async fn run_some<F>(name: &str, schedules: usize, at_once: usize, schedule: F)
+where
+    F: AsyncFn(u64, Course) -> Result<()> + Send + Sync + 'static,
+{
+    let seeds = seeds(schedules);
     let count = seeds.len();
-    let at_once = number("WOPR_CRASH_AT_ONCE").map_or(AT_ONCE, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    let at_once = number("WOPR_CRASH_AT_ONCE").map_or(at_once, |count| usize::try_from(count).unwrap_or(usize::MAX));
     let (schedule, runtime) = (Arc::new(schedule), Handle::current());
     let failed = AtomicBool::new(false);
     let mut outcomes = stream::iter(seeds)
@@ -175,11 +183,11 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|error| panic!("{name} is {text:?}: {error}")))
 }
 
-fn seeds() -> Vec<u64> {
+fn seeds(schedules: usize) -> Vec<u64> {
     if let Some(seed) = number("WOPR_CRASH_SEED") {
         return vec![seed];
     }
-    let count = number("WOPR_CRASH_SCHEDULES").map_or(SCHEDULES, |count| usize::try_from(count).unwrap_or(usize::MAX));
+    let count = number("WOPR_CRASH_SCHEDULES").map_or(schedules, |count| usize::try_from(count).unwrap_or(usize::MAX));
     let mut random = rand::rng();
     (0..count).map(|_| random.random()).collect()
 }
