@@ -155,15 +155,15 @@ async fn attempt(
     if state.readiness.require(state).await.is_err() || !leases.try_acquire(task.name).await? {
         return Ok(Attempt::Skipped);
     }
-    let step = AssertUnwindSafe((task.step)()).catch_unwind();
+    let work = AssertUnwindSafe((task.step)()).catch_unwind();
     let result = if task.endless {
         tokio::select! {
             biased;
             () = stop.cancelled() => Ok(Ok(())),
-            result = step => result,
+            result = work => result,
         }
     } else {
-        step.await
+        work.await
     };
     leases.release(task.name).await?;
     match result {

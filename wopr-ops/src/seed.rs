@@ -17,8 +17,8 @@ use crate::{
 
 /// How long the node may take to be active: the API's poll comes every 30 seconds.
 const LIMIT: Duration = Duration::from_secs(75);
-/// How often it is asked.
-const PACE: Duration = Duration::from_millis(200);
+/// How often it is asked: within what the API allows one address in a minute.
+const PACE: Duration = Duration::from_secs(1);
 
 /// Enrols the GPU machine if it is not, and waits until the API has found all its services well.
 pub(crate) async fn gpu(ui: &Ui, http: &reqwest::Client, api_port: u16, token: &str) -> anyhow::Result<()> {

@@ -72,13 +72,12 @@ pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
     stripe.retry_max = Duration::from_secs(1);
     let stripe = StripeStandin::start(stripe, Arc::new(clock.clone())).await?;
     let mail = MailCatcher::start(wopr_local::mail::Config::for_tests(), Arc::new(clock.clone())).await?;
-    let cable = match engine {
-        // Whoever has an engine of their own cuts off the engine itself.
-        Some(_) => None,
-        None => {
-            let name = format!("wopr-journey-{}.sock", uuid::Uuid::new_v4().simple());
-            Some(Cable::plug_in(std::env::temp_dir().join(name))?)
-        }
+    // Whoever has an engine of their own cuts off the engine itself.
+    let cable = if engine.is_some() {
+        None
+    } else {
+        let name = format!("wopr-journey-{}.sock", uuid::Uuid::new_v4().simple());
+        Some(Cable::plug_in(std::env::temp_dir().join(name))?)
     };
     let socket = cable.as_ref().map(Cable::path).or(engine).context("no engine")?.display().to_string();
 
