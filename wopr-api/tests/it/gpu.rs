@@ -2,7 +2,10 @@
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::SignedDuration;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use wopr_core::auth::Scope;
 use wopr_core::protocol::gpu::{GpuService, HEARTBEAT_PATH, REGISTER_PATH, node_secret};
@@ -82,7 +85,6 @@ impl Site {
 }
 
 fn own(name: &str) -> String {
-    use secrecy::ExposeSecret as _;
     node_secret(&MASTER.into(), name).expose_secret().to_owned()
 }
 
@@ -368,11 +370,9 @@ async fn a_machine_is_made_in_the_background_and_brings_itself_up() {
     let born = site.say(path, Some(birth), &body).await;
     assert_eq!((born.status, born.header("cache-control")), (StatusCode::OK, "no-store"));
     assert_eq!(born.json()["nodeSecret"], json!(own("gpu-one")));
-    use base64::Engine as _;
-    let login =
-        base64::engine::general_purpose::STANDARD.decode(born.json()["dockerConfig"].as_str().unwrap()).unwrap();
+    let login = BASE64.decode(born.json()["dockerConfig"].as_str().unwrap()).unwrap();
     let login: Value = serde_json::from_slice(&login).unwrap();
-    let auth = base64::engine::general_purpose::STANDARD.encode("wopr:ghp_0123456789");
+    let auth = BASE64.encode("wopr:ghp_0123456789");
     assert_eq!(login, json!({ "auths": { "ghcr.io": { "auth": auth } } }), "and for no other registry");
 
     site.app.probe.set_up(&host, GpuService::ALL);

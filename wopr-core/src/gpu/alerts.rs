@@ -39,11 +39,10 @@ pub(super) fn mail(operator: &str, node: &GpuNode, finding: &Finding, now: Times
         ),
         Finding::Ready | Finding::Reboot | Finding::NoReboot | Finding::ServiceBack(_) => return None,
     };
-    let cause = format!("{id}:{}", now.as_millisecond());
-    let cause = match finding {
-        Finding::ServiceDown(service) => format!("{cause}:{service}"),
-        _ => cause,
-    };
+    let mut cause = format!("{id}:{}", now.as_millisecond());
+    if let Finding::ServiceDown(service) = finding {
+        cause = format!("{cause}:{service}");
+    }
     Some(templates::notice(template, &cause, operator, &title, &[&paragraph, &health]))
 }
 

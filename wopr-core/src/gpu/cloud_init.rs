@@ -141,7 +141,9 @@ impl ModelFile {
     pub fn new(url: &str, sha256: &str) -> Result<Self, InvalidGpuInput> {
         let invalid = |rule| InvalidGpuInput { field: "model", rule };
         let rest = url.strip_prefix("https://").ok_or(invalid("an https URL"))?;
-        if !plain(rest, b"./:_-") || rest.rsplit('/').next().is_none_or(|file| !file.ends_with(".gguf")) {
+        if !plain(rest, b"./:_-")
+            || rest.rsplit('/').next().is_none_or(|file| file.strip_suffix(".gguf").is_none_or(str::is_empty))
+        {
             return Err(invalid("an https URL of letters, digits and ./:_- that ends in the name of a .gguf file"));
         }
         let sha256 = sha256.to_ascii_lowercase();
@@ -170,7 +172,7 @@ pub fn render(setup: &Setup, id: &GpuNodeId, token: &SecretString) -> SecretStri
     ];
     let mut text = String::from("#cloud-config\npackages:\n  - ca-certificates\n  - curl\n  - gnupg\nwrite_files:\n");
     for (path, mode, content) in files {
-        text += &format!("  - path: {path}\n    permissions: \"{mode}\"\n    content: |\n");
+        text += &["  - path: ", path, "\n    permissions: \"", mode, "\"\n    content: |\n"].concat();
         for line in content.lines() {
             text += if line.is_empty() { "" } else { "      " };
             text += line;
@@ -198,7 +200,7 @@ fn settings(setup: &Setup, id: &GpuNodeId) -> String {
         ("EMBEDDINGS_MODEL_SHA256", &setup.embeddings_model.sha256),
         ("WHISPER_MODEL", setup.whisper_model.as_str()),
     ];
-    values.iter().map(|(name, value)| format!("{name}='{value}'\n")).collect()
+    values.iter().map(|(name, value)| [*name, "='", *value, "'\n"].concat()).collect()
 }
 
 #[cfg(test)]

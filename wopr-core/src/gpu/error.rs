@@ -84,9 +84,8 @@ impl CloudError {
     /// Whether the same request may succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::RateLimited { .. } | Self::Protocol(_) => true,
             // A token is replaced by restarting with another one; what waits for it goes on by itself.
-            Self::Unauthorized => true,
+            Self::Unavailable(_) | Self::RateLimited { .. } | Self::Protocol(_) | Self::Unauthorized => true,
             Self::NotFound | Self::Refused(_) => false,
         }
     }

@@ -245,10 +245,10 @@ impl Gpu {
     /// Removes every machine that carries the node's tag, until there is none.
     async fn remove(&self, cloud: &Arc<dyn CloudProvider>, node: &GpuNode) -> Result<Step, Failed> {
         let mut machines = cloud.list_tagged(&node.provision_tag).await?;
-        if let Some(known) = &node.machine_id {
-            if !machines.iter().any(|machine| machine.id == *known) {
-                machines.extend(cloud.find_machine(known).await?);
-            }
+        if let Some(known) = &node.machine_id
+            && !machines.iter().any(|machine| machine.id == *known)
+        {
+            machines.extend(cloud.find_machine(known).await?);
         }
         for machine in &machines {
             cloud.delete_machine(&machine.id).await?;

@@ -67,9 +67,10 @@ impl Gpu {
                 return if back { Ok(()) } else { Err(GpuError::WrongStatus { id, status }) };
             }
         };
-        match finding {
-            Some(finding) => alerts::log(&node, &finding),
-            None => tracing::info!(node.id = %id, gpu.stage = %stage, "GPU node {id} reports {stage}"),
+        if let Some(finding) = finding {
+            alerts::log(&node, &finding);
+        } else {
+            tracing::info!(node.id = %id, gpu.stage = %stage, "GPU node {id} reports {stage}");
         }
         if stage == Stage::Done && node.status == NodeStatus::Bootstrapping {
             self.poll(&node).await?;

@@ -103,7 +103,7 @@ fn inconsistent(detail: impl ToString) -> DbError {
 }
 
 fn time(value: Option<Time>) -> Option<Timestamp> {
-    value.map(|at| at.to_jiff())
+    value.map(Time::to_jiff)
 }
 
 fn stored(value: Option<Timestamp>) -> Option<Time> {

@@ -127,8 +127,8 @@ impl Gpu {
 
     /// What becomes of one; nothing yet, when it is to be tried again.
     async fn finish_reboot(&self, reboot: &DueReboot) -> Result<Option<RebootOutcome>, GpuError> {
-        let waited = self.clock().now().duration_since(reboot.requested_at);
-        if reboot.reason == RebootReason::Operator && waited < OPERATOR_PATIENCE {
+        let age = self.clock().now().duration_since(reboot.requested_at);
+        if reboot.reason == RebootReason::Operator && age < OPERATOR_PATIENCE {
             return Ok(None);
         }
         let id = &reboot.node_id;
@@ -140,7 +140,7 @@ impl Gpu {
             RebootReason::Operator => node.status != NodeStatus::Destroying,
         };
         let machine = node.filter(wanted).and_then(|node| node.machine_id);
-        let Some(machine) = machine.filter(|_| waited < REBOOT_PATIENCE) else {
+        let Some(machine) = machine.filter(|_| age < REBOOT_PATIENCE) else {
             tracing::warn!(node.id = %id, "a reboot of GPU node {id} is not wanted any more");
             return Ok(Some(RebootOutcome::Dropped));
         };

@@ -247,13 +247,14 @@ pub(super) const SETUP_LIMIT: SignedDuration = SignedDuration::from_hours(2);
 /// How long a node may stay at a stage; a stage's name is the last step that was finished.
 const fn stage_limit(stage: Stage) -> SignedDuration {
     match stage {
-        // Long enough to outlast a bad hour of the provider.
-        Stage::Pending | Stage::Creating => SignedDuration::from_mins(30),
         Stage::WaitingActive => SignedDuration::from_mins(5),
         Stage::WaitingAgent | Stage::InstallingDrivers => SignedDuration::from_mins(15),
         Stage::InstallingDocker => SignedDuration::from_mins(60),
         Stage::DownloadingModels => SignedDuration::from_mins(20),
-        Stage::StartingServices | Stage::Registering | Stage::Done => SignedDuration::from_mins(30),
+        // The first two outlast a bad half hour of the provider.
+        Stage::Pending | Stage::Creating | Stage::StartingServices | Stage::Registering | Stage::Done => {
+            SignedDuration::from_mins(30)
+        }
     }
 }
 

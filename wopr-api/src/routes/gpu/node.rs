@@ -67,7 +67,7 @@ fn message<T: DeserializeOwned>(body: Option<Value>) -> Result<T, ApiError> {
 }
 
 /// The stage of a report, from the query.
-fn stage(parts: &Parts) -> Result<Stage, ApiError> {
+fn reported_stage(parts: &Parts) -> Result<Stage, ApiError> {
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(query).unwrap_or_default();
     let stage = pairs.iter().find(|(name, _)| name == "stage").and_then(|(_, stage)| stage.parse().ok());
@@ -98,9 +98,9 @@ async fn register(State(state): State<AppState>, parts: Parts, body: Body) -> Re
     let body = read_body(&parts.extensions, body).await?;
     let body: Option<Value> = serde_json::from_slice(&body).ok();
     let credential = state.gpu.authenticate(&bearer, node_id(body.as_ref())).ok_or_else(unauthorized)?;
-    let stage = stage(&parts)?;
+    let reported = reported_stage(&parts)?;
     let report: StageReport = message(body)?;
-    state.gpu.report(credential, stage, &report).await?;
+    state.gpu.report(credential, reported, &report).await?;
     Ok(TAKEN)
 }
 
