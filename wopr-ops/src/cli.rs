@@ -55,6 +55,11 @@ pub(crate) enum Command {
     /// Plays Stripe
     #[command(subcommand)]
     Stripe(StripeCommand),
+    /// Looks at this machine before anything is up: what is there, what is missing, what to do about it
+    Doctor(DoctorArgs),
+    /// What is known about running WOPR: checked, shown, compared with what runs
+    #[command(subcommand)]
+    Runbook(RunbookCommand),
     /// Runs every check: formatting, lints, documentation, licences, tests, conformance
     Test(TestArgs),
     /// Runs the conformance suites: official clients against our servers
@@ -237,6 +242,34 @@ pub(crate) struct TriggerArgs {
     /// Port of the API on this machine
     #[arg(long, default_value_t = 3100, value_name = "PORT")]
     pub(crate) api_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunbookCommand {
+    /// Compares runbook.toml with itself and with what the programs do; needs nothing that runs
+    Lint,
+    /// Makes every check on the two machines that run; exit code 9 if one fails
+    Verify(VerifyArgs),
+    /// Writes the runbook as Markdown
+    Render,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
 }
 
 #[derive(Debug, Args)]

@@ -19,7 +19,7 @@ pub(crate) enum Exit {
     NotReady = 7,
     /// The stack is up, but the happy path does not work on it.
     HappyPath = 8,
-    /// A check of `test` or `conformance` failed.
+    /// A check of `test`, `conformance` or `runbook` failed.
     Check = 9,
     /// Stopped by ctrl-C; the same command again goes on where it stopped.
     Interrupted = 130,

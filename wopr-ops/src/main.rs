@@ -2,6 +2,7 @@
 //!
 //! - [`plan`] decides: what is wanted and what was seen become steps. Pure, pinned by tests.
 //! - [`exec`] carries steps out on the Docker engine.
+//! - [`runbook`] is what is known about running it, as data, and the checks of that.
 //! - [`images`] builds everything that runs, from this checkout and from Debian packages.
 //! - [`commands`] ties them together, one file per command.
 
@@ -17,6 +18,7 @@ mod images;
 mod paths;
 mod plan;
 mod ports;
+mod runbook;
 mod secrets;
 mod seed;
 mod stripe;
@@ -70,6 +72,8 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
     let paths = Paths::find()?;
     let done = match command {
         Command::Exec(args) => return commands::exec::run(&paths, &args).await,
+        Command::Runbook(command) => return commands::runbook::run(ui, &paths, &command).await,
+        Command::Doctor(args) => return commands::doctor::run(ui, &paths, &args).await,
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "wopr-ops", &mut std::io::stdout());
             Ok(())

@@ -64,6 +64,11 @@ const INVENTORY: [(&str, Shape); 10] = [
     ("STRIPE_WEBHOOK_SECRET", Shape { prefix: "whsec_", bytes: 32 }),
 ];
 
+/// Name and length in characters of every secret that is made.
+pub(crate) fn inventory() -> impl Iterator<Item = (&'static str, usize)> {
+    INVENTORY.iter().map(|(name, shape)| (*name, shape.prefix.len() + 2 * shape.bytes))
+}
+
 /// The secrets of one stack. `Debug` shows names only.
 pub(crate) struct Secrets {
     values: BTreeMap<&'static str, String>,
@@ -124,6 +129,24 @@ impl Secrets {
                 .into());
         }
         Self::load_or_create(directory).map(|(secrets, _)| secrets)
+    }
+
+    /// Reads the secrets and changes nothing.
+    ///
+    /// # Errors
+    /// If one is missing or damaged.
+    pub(crate) fn read(directory: &Path) -> anyhow::Result<Self> {
+        let mut values = BTreeMap::new();
+        for (name, shape) in INVENTORY {
+            let file = directory.join(name);
+            let text = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+            let value = text.trim_end_matches('\n').to_owned();
+            if let Some(problem) = shape.problem(&value) {
+                anyhow::bail!("{}: {problem}", file.display());
+            }
+            values.insert(name, value);
+        }
+        Ok(Self { values, directory: directory.to_owned() })
     }
 
     /// The value of a secret of the inventory.

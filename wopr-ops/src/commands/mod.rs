@@ -3,11 +3,13 @@
 pub(crate) mod bench;
 pub(crate) mod bundle;
 pub(crate) mod conformance;
+pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod fault;
 pub(crate) mod images;
 pub(crate) mod logs;
+pub(crate) mod runbook;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;

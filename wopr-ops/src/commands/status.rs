@@ -22,6 +22,7 @@ use crate::{
 
 /// One container, as `--json` shows it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Row {
     /// The machine it runs on; `null` for this one.
     machine: Option<&'static str>,
@@ -131,5 +132,15 @@ fn missing(machine: Option<&'static str>, name: &str) -> Row {
         status: String::new(),
         image: String::new(),
         ports: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Row;
+
+    #[test]
+    fn the_schema_is_that_of_the_rows() {
+        crate::runbook::assert_schema("status", &schemars::schema_for!(Vec<Row>));
     }
 }

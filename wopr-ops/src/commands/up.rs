@@ -326,7 +326,7 @@ impl<'a> Work<'a> {
 }
 
 /// Below a machine's directory: one directory of files per service.
-const FILES: &str = "run";
+pub(crate) const FILES: &str = "run";
 
 /// Writes what the services are handed.
 fn write_files(stack: &Stack, handovers: &BTreeMap<&'static str, Handover>, directory: &Path) -> anyhow::Result<()> {
@@ -425,7 +425,7 @@ fn taken(port: u16, service: &str, flag: &str, container: Option<String>) -> Fai
 }
 
 /// The running container that publishes a port of this machine.
-async fn published_by(engine: &Docker, port: u16) -> anyhow::Result<Option<String>> {
+pub(crate) async fn published_by(engine: &Docker, port: u16) -> anyhow::Result<Option<String>> {
     let running = engine
         .list_containers(None::<bollard::query_parameters::ListContainersOptions>)
         .await

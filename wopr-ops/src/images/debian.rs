@@ -39,9 +39,9 @@ const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// Package lists younger than this are used as they are.
 const LISTS_FRESH: Duration = Duration::from_hours(12);
 /// Where the packages of a named release come from; a proxy that apt is configured with is used.
-const ARCHIVE: &str = "http://deb.debian.org/debian";
+pub(crate) const ARCHIVE: &str = "http://deb.debian.org/debian";
 /// What that archive's signatures are checked against; package `debian-archive-keyring`.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Line of a package list: dependencies are not added, the list names all there is.
 const NO_DEPENDENCIES: &str = "--no-dependencies";
 

@@ -169,7 +169,7 @@ fn recreate(service: &Service, why: String) -> Vec<Step> {
 }
 
 /// In which aspects the container is not what is wanted; `None` if in none.
-fn difference(service: &Service, container: &Container) -> Option<String> {
+pub(crate) fn difference(service: &Service, container: &Container) -> Option<String> {
     if container.aspects.is_empty() {
         return Some("it was not created by this command".to_owned());
     }

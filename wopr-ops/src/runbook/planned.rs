@@ -1,0 +1,100 @@
+//! The stacks that the two machines should run, made from what is there: nothing is built, made or written.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+
+use super::Where;
+use crate::{
+    commands::{
+        images::{NAMES, TOPOLOGY_NAMES},
+        up::FILES,
+    },
+    engine,
+    plan::{
+        inference,
+        machines::{self, SHARED},
+        platform::{self, Images, Inputs, Place, Ports},
+        spec::Stack,
+    },
+    secrets::Handover,
+};
+
+/// The stacks, and the files of their services.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    here: Stack,
+    vps: Stack,
+    gpu: Stack,
+    /// Files by service, of both machines.
+    pub(crate) handovers: BTreeMap<&'static str, Handover>,
+}
+
+/// What the plan follows from.
+pub(crate) struct Given<'a, S> {
+    pub(crate) images: &'a Images,
+    pub(crate) ports: Ports,
+    /// The directory with one directory per machine.
+    pub(crate) machines: &'a Path,
+    pub(crate) capabilities: &'a [String],
+    /// The group that may use the engine's socket on the platform's machine.
+    pub(crate) group: u32,
+    /// Addresses of the two machines.
+    pub(crate) addresses: (Ipv4Addr, Ipv4Addr),
+    /// Looks a secret up.
+    pub(crate) secret: S,
+}
+
+impl Planned {
+    /// Plans both machines.
+    ///
+    /// # Errors
+    /// Those of looking a secret up.
+    pub(crate) fn new<'s>(given: &Given<'_, impl Fn(&str) -> anyhow::Result<&'s str>>) -> anyhow::Result<Self> {
+        let directory = format!("{SHARED}/{FILES}");
+        let place = Place::Machine(given.addresses.0);
+        let mut handovers = platform::handovers(place, &given.secret)?;
+        handovers.extend(inference::handovers((given.secret)("GPU_NODE_SECRET")?));
+        let image = given.images.get("machine").cloned().unwrap_or_default();
+        let vps = platform::stack(&Inputs {
+            images: given.images,
+            place,
+            ports: given.ports,
+            socket: (engine::SOCKET, given.group),
+            handovers: &handovers,
+            handover_directory: &directory,
+        });
+        let gpu = inference::stack(given.images, given.addresses.1, &handovers, &directory);
+        let here = machines::stack(&image, given.ports, given.machines, given.capabilities);
+        Ok(Self { here, vps, gpu, handovers })
+    }
+
+    /// As it would be on any machine: with images called what `images --only` calls them, and no secret.
+    ///
+    /// # Errors
+    /// None: no secret is looked up.
+    pub(crate) fn anywhere(ports: Ports) -> anyhow::Result<Self> {
+        let images = NAMES.into_iter().chain(TOPOLOGY_NAMES).map(|name| (name, format!("{name}:content"))).collect();
+        Self::new(&Given {
+            images: &images,
+            ports,
+            machines: Path::new("/machines"),
+            capabilities: &[],
+            group: 0,
+            addresses: (super::NOWHERE, super::NOWHERE),
+            secret: |_: &str| Ok("value"),
+        })
+    }
+
+    /// The stack that runs there.
+    pub(crate) fn at(&self, place: Where) -> &Stack {
+        match place {
+            Where::Here => &self.here,
+            Where::Vps => &self.vps,
+            Where::Gpu => &self.gpu,
+        }
+    }
+
+    /// All stacks and where they run.
+    pub(crate) fn all(&self) -> [(Where, &Stack); 3] {
+        [Where::Here, Where::Vps, Where::Gpu].map(|place| (place, self.at(place)))
+    }
+}
