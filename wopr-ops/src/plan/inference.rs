@@ -66,6 +66,8 @@ pub(crate) fn stack(
             ("NODE_ID", NODE_ID.to_owned()),
             ("STATE_FILE", "/data/state.json".to_owned()),
             ("PROBE_INTERVAL", "1s".to_owned()),
+            // Its row is made while it starts.
+            ("RETRY_WAIT_MAX", "2s".to_owned()),
             ("PLATFORM_URL", format!("http://{}.{}:{API_PORT}", machines::VPS, machines::NETWORK)),
         ]);
         node.mounts.push(Mount::Volume { name: "wopr-gpu-node-data", target: "/data" });
