@@ -117,7 +117,7 @@ async fn what_changes_nothing_is_repeated_and_an_order_is_not() {
 
     // A pause too long to wait for here is the caller's to keep.
     double.answer([(StatusCode::TOO_MANY_REQUESTS, Some("600"))]);
-    let wait = CloudError::RateLimited { retry_after: Some(Duration::from_secs(600)) };
+    let wait = CloudError::RateLimited { retry_after: Some(Duration::from_mins(10)) };
     assert_eq!(account.list_regions().await, Err(wait));
     assert_eq!(count(), 1);
 }
