@@ -183,6 +183,11 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|error| panic!("{name} is {text:?}: {error}")))
 }
 
+/// Whether somebody asked for these schedules, rather than for all tests.
+pub(crate) fn is_asked_for() -> bool {
+    ["WOPR_CRASH_SEED", "WOPR_CRASH_SCHEDULES"].into_iter().any(|name| std::env::var_os(name).is_some())
+}
+
 fn seeds(schedules: usize) -> Vec<u64> {
     if let Some(seed) = number("WOPR_CRASH_SEED") {
         return vec![seed];

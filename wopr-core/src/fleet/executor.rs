@@ -233,6 +233,7 @@ impl Fleet {
             Step::InstallKey => {
                 if let Some(container) = container.clone() {
                     let key = self.issue_key(bot).await?;
+                    self.record(bot.id, |bot| bot.keyed_container = None).await?;
                     self.bounded(quick, host.install_key(bot.id, &key)).await?;
                     self.record(bot.id, |bot| bot.keyed_container = Some(container)).await?;
                 }
@@ -316,12 +317,16 @@ impl Fleet {
     }
 
     /// A key of the bot's own; those issued before end.
+    /// A key for a container that has none yet. Those of containers before are good for nothing any more; those of
+    /// earlier attempts with this one are, because an upload that took too long may still arrive, after this one.
     async fn issue_key(&self, bot: &Bot) -> Result<SecretString, FleetError> {
         let now = self.clock().now();
         let label = format!("bot {}", bot.name);
         self.db()
             .transaction(async |conn| {
-                Auth::revoke_bot_keys_in(conn, now, bot.id).await?;
+                if bot.keyed_container.is_some() {
+                    Auth::revoke_bot_keys_in(conn, now, bot.id).await?;
+                }
                 let issued = Auth::issue_key_in(conn, now, Some(bot.tenant_id), Scope::Write, &label, Some(bot.id));
                 Ok::<_, FleetError>(issued.await?.1)
             })
