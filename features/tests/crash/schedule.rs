@@ -143,19 +143,19 @@ where
             async move { (seed, course, running.await.context("it panicked").flatten()) }
         })
         .buffer_unordered(at_once.max(1));
-    let (mut passed, mut failures) = (Vec::new(), String::new());
+    let (mut passed, mut failures) = (Vec::new(), Vec::new());
     while let Some((seed, course, outcome)) = outcomes.next().await {
         match outcome {
             Ok(()) => passed.push(course),
             Err(error) => {
                 failed.store(true, Ordering::Relaxed);
-                failures += &format!("{name}: {error:#}\n{course}\nRun it again with WOPR_CRASH_SEED={seed}\n\n");
+                failures.push(format!("{name}: {error:#}\n{course}\nRun it again with WOPR_CRASH_SEED={seed}"));
             }
         }
     }
     drop(outcomes);
     eprintln!("{name}: {} of {count} schedules passed, {at_once} at once\n{}", passed.len(), summary(&passed));
-    assert!(failures.is_empty(), "{failures}");
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
 /// How long each stage took, in the order in which they came.

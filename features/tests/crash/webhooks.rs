@@ -232,10 +232,10 @@ impl Stage {
             ("Connections to the server", "SELECT state, count(*) FROM pg_stat_activity GROUP BY state"),
         ] {
             let rows = match self.books.rows(query).await {
-                Ok(rows) => rows.iter().map(|row| format!("\n  {row:?}")).collect(),
-                Err(error) => format!(" {error:#}"),
+                Ok(rows) => rows.iter().map(|row| format!("{row:?}")).collect::<Vec<_>>().join("\n  "),
+                Err(error) => format!("{error:#}"),
             };
-            text += &format!("{what}:{rows}\n");
+            text.extend([what, ":\n  ", &rows, "\n"]);
         }
         text + &self.stripe.describe() + "\n" + &self.api.describe()
     }

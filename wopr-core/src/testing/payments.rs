@@ -247,14 +247,13 @@ impl PaymentProvider for MemoryPayments {
     async fn create_customer(&self, key: &IdempotencyKey, new: &NewCustomer) -> Result<Customer, ProviderError> {
         let customer = {
             let mut state = self.open()?;
-            match state.made(key, new)? {
-                Some(id) => get(&state.customers, &id)?,
-                None => {
-                    let customer = Customer { id: state.id("cus"), email: new.email.clone() };
-                    state.note_made(key, new, &customer.id);
-                    state.customers.insert(customer.id.clone(), customer.clone());
-                    customer
-                }
+            if let Some(id) = state.made(key, new)? {
+                get(&state.customers, &id)?
+            } else {
+                let customer = Customer { id: state.id("cus"), email: new.email.clone() };
+                state.note_made(key, new, &customer.id);
+                state.customers.insert(customer.id.clone(), customer.clone());
+                customer
             }
         };
         self.answer(customer).await

@@ -47,8 +47,8 @@ pub(crate) async fn run(paths: &Paths, args: &ExecArgs) -> anyhow::Result<ExitCo
         };
         // The program may end without having read all of its input.
         tokio::select! {
-            shown = show => shown?,
-            fed = feed => fed?,
+            done = show => done?,
+            broken = feed => broken?,
         }
         stdout().flush()?;
     }

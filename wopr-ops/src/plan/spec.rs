@@ -46,8 +46,8 @@ impl Stack {
     /// The stack reduced to those of its services that are named, and what they need.
     pub(crate) fn only(mut self, names: &[String]) -> Self {
         let mut kept: BTreeSet<&'static str> = BTreeSet::new();
-        let named = self.services.iter().map(|service| service.name);
-        let mut wanted: Vec<&'static str> = named.filter(|name| names.iter().any(|wanted| wanted == name)).collect();
+        let all = self.services.iter().map(|service| service.name);
+        let mut wanted: Vec<&'static str> = all.filter(|name| names.iter().any(|asked| asked == name)).collect();
         while let Some(name) = wanted.pop() {
             if kept.insert(name) {
                 let service = self.services.iter().find(|service| service.name == name);
