@@ -9,13 +9,7 @@ mount -t tmpfs -o "size=$2,mode=0711" wopr-engine "$disk"
 ip link set lo up
 set +e
 
-# Containers whose engine was killed go on, and the next engine may not know them for its own any more: it would neither
-# start nor end them. A machine of ours ends them before it starts its engine, and so does this.
-left() { cat /sys/fs/cgroup/"$1"/*/cgroup.procs /sys/fs/cgroup/pids/"$1"/*/cgroup.procs 2>/dev/null; }
-clear() { while processes=$(left "$1") && [ -n "$processes" ]; do kill -KILL $processes 2>/dev/null; sleep 0.01; done; }
-
 start() {
-  clear "$3"
   dockerd --config-file "$home/config.json" --data-root "$disk/docker" --exec-root /run/docker \
     --pidfile /run/docker.pid --host "unix://$home/docker.sock" --cgroup-parent "/$3" \
     --exec-opt native.cgroupdriver=cgroupfs --storage-driver overlay2 --bridge none \
