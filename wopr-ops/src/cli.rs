@@ -102,7 +102,7 @@ pub(crate) struct UpArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// How long the two machines take, beside what cannot be avoided
+    /// How long the two machines take, and two phases of it alone
     Up(BenchArgs),
 }
 

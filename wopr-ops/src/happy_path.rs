@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::unix_seconds,
+    commands::wait_until,
     exec::observe::name_of,
     failure::{Exit, Failure},
     plan::spec::MANAGED_LABEL,
@@ -187,7 +188,7 @@ impl Customer<'_> {
 
     async fn balance_reaches(&self, cents: i64) -> anyhow::Result<String> {
         let balance =
-            until(LIMIT, || async { Ok(Some(self.balance().await?).filter(|balance| *balance >= cents)) }).await?;
+            wait_until(LIMIT, || async { Ok(Some(self.balance().await?).filter(|balance| *balance >= cents)) }).await?;
         anyhow::ensure!(balance == Some(cents), "the balance is {balance:?} cents instead of {cents}");
         Ok(format!("{cents} cents"))
     }
@@ -261,21 +262,6 @@ async fn answer(response: Response, expected: StatusCode) -> anyhow::Result<Valu
 
 fn found<'v>(body: &'v Value, pointer: &str) -> anyhow::Result<&'v Value> {
     body.pointer(pointer).filter(|value| !value.is_null()).with_context(|| format!("{pointer} is missing in {body}"))
-}
-
-/// Asks until there is an answer or the time is over.
-async fn until<T, F: Future<Output = anyhow::Result<Option<T>>>>(
-    limit: Duration,
-    mut ask: impl FnMut() -> F,
-) -> anyhow::Result<Option<T>> {
-    let since = Instant::now();
-    loop {
-        let answer = ask().await?;
-        if answer.is_some() || since.elapsed() > limit {
-            return Ok(answer);
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 /// The session token of a `Set-Cookie` header, as it was sent.

@@ -1,8 +1,7 @@
-//! `bench up`: how long the two machines take, beside what physics asks for, in one run.
+//! `bench up`: how long the two machines take, and two phases of it alone, in one run.
 //!
-//! The bound of a phase is measured in the same run and alone: two machines from created to answering; the images' files
-//! loaded into engines that have nothing; the slowest service from started to ready. What `up` takes longer than their
-//! sum is its own.
+//! The phases are what cannot be avoided: two machines from created to answering, and the images' files loaded into
+//! engines that have nothing.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,6 @@ use crate::{
 struct Row {
     what: &'static str,
     took: Duration,
-    bound: Option<Duration>,
 }
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Result<()> {
@@ -61,29 +59,18 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Res
     let restarted = restarted.await?;
     let down = bench.timed(bench.nothing()).await?;
 
-    let bound = bench.bound(programs).await?;
+    let phases = bench.phases(programs).await?;
     bench.nothing().await?;
-    rows.push(Row { what: "from nothing but images", took: cold, bound: Some(bound.boot + bound.load + bound.ready) });
-    rows.push(Row { what: "after `stop`", took: warm, bound: Some(bound.boot + bound.ready) });
-    rows.push(Row { what: "the API's container anew", took: restarted, bound: None });
-    rows.push(Row { what: "nothing to do", took: idle, bound: None });
-    rows.push(Row { what: "`down`, with all data", took: down, bound: None });
+    rows.push(Row { what: "from nothing but images", took: cold });
+    rows.push(Row { what: "after `stop`", took: warm });
+    rows.push(Row { what: "the API's container anew", took: restarted });
+    rows.push(Row { what: "nothing to do", took: idle });
+    rows.push(Row { what: "`down`, with all data", took: down });
     ui.heading("Times");
-    let cells: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| {
-            let ratio = row.bound.map(|bound| format!("{:.2} ×", row.took.div_duration_f64(bound)));
-            let bound = row.bound.map(seconds).unwrap_or_default();
-            vec![row.what.to_owned(), seconds(row.took), bound, ratio.unwrap_or_default()]
-        })
-        .collect();
-    ui.table(&["UP", "TOOK", "BOUND", "RATIO"], &cells);
-    ui.note(format!(
-        "the bound: engines of both machines answer {}, images load {}, services become ready {}",
-        seconds(bound.boot),
-        seconds(bound.load),
-        seconds(bound.ready)
-    ));
+    let cells: Vec<Vec<String>> = rows.iter().map(|row| vec![row.what.to_owned(), seconds(row.took)]).collect();
+    ui.table(&["UP", "TOOK"], &cells);
+    ui.note(format!("alone: the engines of both machines answer after {}", seconds(phases.boot)));
+    ui.note(format!("alone: all images are loaded after {}", seconds(phases.load)));
     Ok(())
 }
 
@@ -95,10 +82,9 @@ struct Bench<'a> {
 }
 
 /// Phases that cannot be avoided, each measured alone.
-struct Bound {
+struct Phases {
     boot: Duration,
     load: Duration,
-    ready: Duration,
 }
 
 impl Bench<'_> {
@@ -135,7 +121,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    async fn bound(&self, programs: Programs<'_>) -> anyhow::Result<Bound> {
+    async fn phases(&self, programs: Programs<'_>) -> anyhow::Result<Phases> {
         let args = self.args();
         let wanted = up::wanted_images(self.paths, &args)?;
         let images =
@@ -143,7 +129,6 @@ impl Bench<'_> {
         let work = up::Work::new(self.ui, self.paths, self.engine, &images, &args).await?;
         let boot = self.timed(async { work.machines().await.map(drop) }).await?;
         let load = self.timed(work.load()).await?;
-        let ready = self.timed(async { work.two_machines().await.map(drop) }).await?;
-        Ok(Bound { boot, load, ready })
+        Ok(Phases { boot, load })
     }
 }

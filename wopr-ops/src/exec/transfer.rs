@@ -44,7 +44,12 @@ pub(crate) async fn load(
         let task = ui.start(format!("{name}: loading {}", image.reference));
         let loaded = async {
             let archive = saved(here, archives, image).await?;
-            read_into(inner, &archive).await
+            let loaded = read_into(inner, &archive).await;
+            // A power cut may have left half a file under the whole one's name: the next attempt saves the image anew.
+            if loaded.is_err() && exists(here, &image.reference).await? {
+                fs::remove_file(&archive).with_context(|| format!("{}", archive.display()))?;
+            }
+            loaded
         };
         let loaded = task.ends(loaded.await, |size| format!("{} MB", size.div_ceil(1_000_000)))?;
         bytes += loaded;

@@ -124,9 +124,9 @@ pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &
             ],
             memory_bytes: 0,
             after: Vec::new(),
-            ready: Ready::Engine(socket.clone()),
+            ready: Ready::Engine(socket),
             stop_seconds: STOP_SECONDS,
-            machine: Some(Machine { capabilities: capabilities.to_vec(), socket }),
+            machine: Some(Machine { capabilities: capabilities.to_vec() }),
         }
     };
     let vps = [

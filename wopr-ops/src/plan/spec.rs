@@ -99,8 +99,6 @@ pub(crate) struct Service {
 pub(crate) struct Machine {
     /// Capabilities, without `CAP_`.
     pub(crate) capabilities: Vec<String>,
-    /// The inner engine's socket, as seen from outside.
-    pub(crate) socket: PathBuf,
 }
 
 /// Where a service finds its secrets.
