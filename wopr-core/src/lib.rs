@@ -8,6 +8,7 @@
 //! | [`auth`] | users, sessions, API keys: who is calling, and for which tenant |
 //! | [`billing`] | prepaid credit: every cent that moved, once, and why |
 //! | [`fleet`] | bots: what should run, what runs, and the way from one to the other |
+//! | [`gateway`] | calls to models: nobody's call unpaid, nobody's credit overdrawn |
 //! | [`gpu`] | GPU nodes: enrolled or made, watched, rebooted, and never forgotten |
 //! | [`notify`] | mails, queued in the transaction that causes them |
 //! | [`audit`] | what was done by whom, written in the transaction of what it records |
@@ -53,6 +54,8 @@ pub mod clock;
 pub mod db;
 #[cfg(feature = "postgres")]
 pub mod fleet;
+#[cfg(feature = "postgres")]
+pub mod gateway;
 #[cfg(feature = "postgres")]
 pub mod gpu;
 pub mod ids;
