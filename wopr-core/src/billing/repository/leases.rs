@@ -73,6 +73,17 @@ impl<'c> LeaseRepository<'c> {
         Ok(())
     }
 
+    /// Sets the time of everything that the holder has.
+    pub(in crate::billing) async fn renew(&mut self, at: Timestamp, holder: LeaseHolder) -> Result<(), DbError> {
+        diesel::update(credit_leases::table)
+            .filter(credit_leases::holder.eq(holder.as_uuid()))
+            .filter(credit_leases::left_nanos.gt(0))
+            .set(credit_leases::renewed_at.eq(at.to_diesel()))
+            .execute(self.conn)
+            .await?;
+        Ok(())
+    }
+
     /// Locks the wallets of the tenants that have something leased to `holder`, or, without one, leased by anybody and not
     /// renewed since `before`; answers them.
     pub(in crate::billing) async fn lock_leased(

@@ -80,6 +80,15 @@ impl Billing {
             .await
     }
 
+    /// Says that `holder` is still there.
+    ///
+    /// # Errors
+    /// [`BillingError::Storage`].
+    pub async fn renew_leases_of(&self, holder: LeaseHolder) -> Result<(), BillingError> {
+        let mut conn = self.db.connection().await?;
+        Ok(LeaseRepository::new(&mut conn).renew(self.clock.now(), holder).await?)
+    }
+
     /// Gives back all that `holder` has: it has settled what it spent and begins anew. Answers how many leases that were.
     ///
     /// # Errors
