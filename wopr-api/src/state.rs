@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Throttle};
+use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Scope, Throttle};
 use wopr_core::billing::payments::{PaymentProvider, Payments, PaymentsConfig, PriceList, RedirectOrigins};
 use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
@@ -213,7 +213,11 @@ impl AppState {
     /// Who a credential belongs to; `None` when it proves nothing.
     pub(crate) async fn authenticate(&self, credential: &Credential) -> Result<Option<Caller>, AuthError> {
         Ok(match credential {
-            Credential::Bearer(token) => self.auth.find_api_key(token).await?.map(Caller::from),
+            // A key for models opens nothing else.
+            Credential::Bearer(token) => {
+                let holder = self.auth.find_api_key(token).await?;
+                holder.filter(|holder| holder.scope != Scope::Inference).map(Caller::from)
+            }
             Credential::Session { token, signature } if self.session_keys.verify(token, signature) => {
                 self.auth.find_session(token).await?.map(Caller::from)
             }

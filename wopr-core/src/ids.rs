@@ -116,6 +116,10 @@ typed_ids! {
     OneTimeTokenId = "ott";
     /// A stored API key.
     ApiKeyId = "key";
+    /// The journal of a process that spends leased credit.
+    LeaseHolder = "lease";
+    /// A call to a model.
+    CallId = "req";
     /// A bot.
     BotId = hyphenated;
     /// Credit set aside for work in progress.

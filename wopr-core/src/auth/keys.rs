@@ -7,9 +7,11 @@ use secrecy::SecretString;
 use crate::audit::Actor;
 use crate::ids::{ApiKeyId, BotId, TenantId};
 
-/// What a key may do; each scope includes the ones before it.
+/// What a key may do; from `Read` on, each scope includes the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
+    /// Call models, and nothing else: what a bot has.
+    Inference,
     /// Look.
     Read,
     /// Look and change.
@@ -19,9 +21,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// `read`, `write` or `admin`.
+    /// `inference`, `read`, `write` or `admin`.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Inference => "inference",
             Self::Read => "read",
             Self::Write => "write",
             Self::Admin => "admin",
@@ -30,7 +33,7 @@ impl Scope {
 
     /// Whether this scope is enough where `needed` is asked for.
     pub fn includes(self, needed: Self) -> bool {
-        self >= needed
+        self == needed || needed != Self::Inference && self >= needed
     }
 }
 
@@ -40,9 +43,9 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Not `read`, `write` or `admin`.
+/// Not `inference`, `read`, `write` or `admin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a scope: read, write or admin")]
+#[error("not a scope: inference, read, write or admin")]
 pub struct UnknownScope;
 
 impl FromStr for Scope {
@@ -50,6 +53,7 @@ impl FromStr for Scope {
 
     fn from_str(text: &str) -> Result<Self, UnknownScope> {
         match text {
+            "inference" => Ok(Self::Inference),
             "read" => Ok(Self::Read),
             "write" => Ok(Self::Write),
             "admin" => Ok(Self::Admin),
@@ -117,7 +121,7 @@ pub struct ApiKey {
 pub struct NewApiKey {
     /// What is stored of it.
     pub key: ApiKey,
-    /// What lets its holder in: `wopr_<scope>_<32 letters and digits>`.
+    /// What lets its holder in: `wopr_<scope>_<32 letters and digits>`, or `wopr_sk_<43 characters>_<checksum>` for models.
     pub plaintext: SecretString,
 }
 
@@ -126,7 +130,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_scope_includes_the_ones_before_it() {
+    fn each_scope_includes_the_ones_before_it_but_models_are_apart() {
+        for scope in [Scope::Read, Scope::Write, Scope::Admin] {
+            assert!(!scope.includes(Scope::Inference) && !Scope::Inference.includes(scope), "{scope}");
+        }
+        assert!(Scope::Inference.includes(Scope::Inference));
+        assert_eq!("inference".parse(), Ok(Scope::Inference));
         let all = [Scope::Read, Scope::Write, Scope::Admin];
         for (place, scope) in all.into_iter().enumerate() {
             assert_eq!(scope.as_str().parse(), Ok(scope));

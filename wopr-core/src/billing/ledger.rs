@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::BillingError;
 use crate::audit::Actor;
-use crate::ids::{HoldId, TenantId, TransferId, UserId};
+use crate::ids::{HoldId, LeaseHolder, TenantId, TransferId, UserId};
 use crate::money::Money;
 
 /// The longest reference key.
@@ -241,6 +241,8 @@ pub struct Transfer {
     pub actor: Actor,
     /// The hold that it captures.
     pub hold: Option<HoldId>,
+    /// The holder of the lease that it was spent from.
+    pub lease: Option<LeaseHolder>,
     /// The transfer it takes back, in whole or in part.
     pub reverses: Option<TransferId>,
     /// How a purchase was paid.
@@ -269,6 +271,7 @@ impl Transfer {
             amount,
             actor,
             hold: None,
+            lease: None,
             reverses: None,
             funding_source: None,
             attributed_user_id: None,
@@ -331,6 +334,11 @@ impl Transfer {
         self
     }
 
+    pub(super) fn spent_from(mut self, lease: LeaseHolder) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
     /// Refuses what the ledger can never take.
     pub(super) fn check(&self) -> Result<(), BillingError> {
         let refuse = |why| Err(BillingError::InvalidTransfer { reference_key: self.reference_key.clone(), why });
@@ -388,7 +396,7 @@ impl Posted {
 pub struct Balance {
     /// The sum of everything posted. Negative after a refund or dispute of credit already used.
     pub balance: Money,
-    /// Set aside by open holds.
+    /// Set aside by open holds and leases.
     pub held: Money,
     /// What can be spent: `balance - held`.
     pub available: Money,

@@ -1,11 +1,13 @@
 //! The SQL of credit, holds and standings. Row structs stay inside.
 
 mod holds;
+mod leases;
 mod ledger;
 mod reads;
 mod standings;
 
 pub(super) use self::holds::HoldRepository;
+pub(super) use self::leases::LeaseRepository;
 pub(super) use self::ledger::LedgerRepository;
 pub(super) use self::reads::StatementRepository;
 pub(super) use self::standings::StandingRepository;

@@ -3,11 +3,13 @@
 mod admin;
 mod charges;
 mod holds;
+mod leases;
 mod reads;
 mod standings;
 
 pub use self::admin::{AdminCredit, AdminOperation};
 pub use self::charges::DayCharge;
+pub use self::leases::Spent;
 use self::standings::Cause;
 
 use diesel_async::AsyncPgConnection;

@@ -327,7 +327,7 @@ impl Fleet {
                 if bot.keyed_container.is_some() {
                     Auth::revoke_bot_keys_in(conn, now, bot.id).await?;
                 }
-                let issued = Auth::issue_key_in(conn, now, Some(bot.tenant_id), Scope::Write, &label, Some(bot.id));
+                let issued = Auth::issue_key_in(conn, now, Some(bot.tenant_id), Scope::Inference, &label, Some(bot.id));
                 Ok::<_, FleetError>(issued.await?.1)
             })
             .await

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::model::{Capability, Dialect, Usage};
+use crate::db::DbError;
 
 /// One call, as a provider is to be asked.
 #[derive(Debug, Clone)]
@@ -105,4 +106,15 @@ pub trait ModelProvider: Send + Sync {
     /// # Errors
     /// [`ProviderError`].
     async fn call(&self, call: ProviderCall) -> Result<ProviderAnswer, ProviderError>;
+}
+
+/// Services of our own machines that are well at present.
+#[async_trait]
+pub trait OwnBackends: Send + Sync {
+    /// Each with the name that models are offered under, `gpu-<service>`. The provider's own name is that of the machine's
+    /// service: calls on it are counted by it.
+    ///
+    /// # Errors
+    /// [`DbError`] when they cannot be read.
+    async fn list(&self) -> Result<Vec<(String, std::sync::Arc<dyn ModelProvider>)>, DbError>;
 }

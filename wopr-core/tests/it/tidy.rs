@@ -9,6 +9,7 @@ const DOMAINS: &[(&str, &[&str])] = &[
     ("billing", &["audit", "notify"]),
     ("auth", &["audit", "notify", "billing"]),
     ("gpu", &["audit", "notify"]),
+    ("gateway", &["audit", "notify", "billing", "auth"]),
     ("fleet", &["audit", "notify", "billing", "auth"]),
 ];
 

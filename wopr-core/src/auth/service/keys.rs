@@ -15,6 +15,26 @@ const KEY_CHARS: usize = 32;
 /// How many of them are shown to recognise a key by.
 const SHOWN_CHARS: usize = 4;
 const MAX_LABEL_CHARS: usize = 128;
+/// What a key for models begins with, so that it is recognised where it does not belong.
+const SERVICE_KEY_BEGIN: &str = "wopr_sk_";
+/// Letters and digits of a key for models: 256 bits.
+const SERVICE_KEY_CHARS: usize = 43;
+
+/// Whether a text has the form of a key for models, its checksum included. A key that was mistyped or made up is refused
+/// without asking anybody.
+pub fn is_service_key(text: &str) -> bool {
+    let parts = text.strip_prefix(SERVICE_KEY_BEGIN).and_then(|rest| rest.split_once('_'));
+    parts.is_some_and(|(secret, check)| {
+        secret.len() == SERVICE_KEY_CHARS
+            && secret.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            && text.strip_suffix(check).and_then(|rest| rest.strip_suffix('_')).map(checksum).as_deref() == Some(check)
+    })
+}
+
+/// Six hexadecimal digits of SHA-256.
+fn checksum(text: &str) -> String {
+    hex::encode(&random::digest(text)[..3])
+}
 
 impl Auth {
     /// A key's last use is written when the time written before is at least this old.
@@ -138,9 +158,15 @@ fn new_key(
     bot_id: Option<BotId>,
     expires_at: Option<Timestamp>,
 ) -> NewApiKey {
-    let secret = random::letters_and_digits(KEY_CHARS);
-    let plaintext = format!("wopr_{scope}_{}", secret.expose_secret());
-    let prefix = plaintext[..plaintext.len() - KEY_CHARS + SHOWN_CHARS].to_owned();
+    let (begin, length) = match scope {
+        Scope::Inference => (SERVICE_KEY_BEGIN.to_owned(), SERVICE_KEY_CHARS),
+        Scope::Read | Scope::Write | Scope::Admin => (format!("wopr_{scope}_"), KEY_CHARS),
+    };
+    let mut plaintext = format!("{begin}{}", random::letters_and_digits(length).expose_secret());
+    let prefix = plaintext[..begin.len() + SHOWN_CHARS].to_owned();
+    if scope == Scope::Inference {
+        plaintext = format!("{plaintext}_{}", checksum(&plaintext));
+    }
     let key = ApiKey {
         id: ApiKeyId::new(at),
         tenant_id,
@@ -154,4 +180,27 @@ fn new_key(
         revoked_at: None,
     };
     NewApiKey { key, plaintext: plaintext.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_for_models_is_recognised_and_a_wrong_one_is_refused_by_its_form() {
+        let at = Timestamp::constant(1_800_000_000, 0);
+        let new = new_key(at, Some(TenantId::new(at)), Scope::Inference, "bot", None, None);
+        let key = new.plaintext.expose_secret();
+        assert!(is_service_key(key), "{}", key.len());
+        assert!(key.starts_with(&new.key.prefix) && new.key.prefix.len() == SERVICE_KEY_BEGIN.len() + SHOWN_CHARS);
+        let mut swapped: Vec<char> = key.chars().collect();
+        swapped.swap(9, 10);
+        let swapped: String = swapped.into_iter().collect();
+        let longer = format!("{key}0");
+        for wrong in [swapped.as_str(), &longer, &key[..key.len() - 1], &key[1..], "", "wopr_sk_", "wopr_sk__"] {
+            assert!(wrong == key || !is_service_key(wrong), "{wrong}");
+        }
+        let other = new_key(at, None, Scope::Read, "person", None, None);
+        assert!(!is_service_key(other.plaintext.expose_secret()));
+    }
 }

@@ -13,7 +13,7 @@ use crate::billing::ledger::{Account, Balance, FundingSource, Posted, Transfer, 
 use crate::db::DbError;
 use crate::db::schema::billing::{billing_contacts, ledger_transfers, signup_grants, wallets};
 use crate::db::schema::foundation::tenants;
-use crate::ids::{HoldId, TenantId, TransferId, UserId};
+use crate::ids::{HoldId, LeaseHolder, TenantId, TransferId, UserId};
 use crate::money::Money;
 
 pub(in crate::billing) struct LedgerRepository<'c> {
@@ -107,6 +107,7 @@ impl<'c> LedgerRepository<'c> {
                 ledger_transfers::credit_account.eq(transfer.credit.as_uuid()),
                 ledger_transfers::amount_nanos.eq(transfer.amount.as_nanos()),
                 ledger_transfers::hold_id.eq(transfer.hold.map(HoldId::as_uuid)),
+                ledger_transfers::lease_holder.eq(transfer.lease.map(LeaseHolder::as_uuid)),
                 ledger_transfers::reverses.eq(transfer.reverses.map(TransferId::as_uuid)),
                 ledger_transfers::funding_source.eq(transfer.funding_source.map(FundingSource::as_str)),
                 ledger_transfers::attributed_user_id.eq(transfer.attributed_user_id.map(UserId::as_uuid)),
@@ -140,9 +141,10 @@ impl<'c> LedgerRepository<'c> {
         // Ordered by key, so that two groups with keys in common wait for each other instead of deadlocking.
         let rows: Vec<Inserted> = diesel::sql_query(
             "INSERT INTO ledger_transfers (id, reference_key, kind, debit_account, credit_account, amount_nanos, hold_id,
-                 reverses, funding_source, attributed_user_id, description, actor_kind, actor, occurred_at)
-             SELECT *, $14 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::bigint[], $7::uuid[],
-                 $8::uuid[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::text[]) AS wanted (id, reference_key)
+                 reverses, funding_source, attributed_user_id, description, actor_kind, actor, lease_holder, occurred_at)
+             SELECT *, $15 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::bigint[], $7::uuid[],
+                 $8::uuid[], $9::text[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::uuid[])
+                 AS wanted (id, reference_key)
              ORDER BY wanted.reference_key
              ON CONFLICT (reference_key) DO NOTHING RETURNING id",
         )
@@ -159,6 +161,7 @@ impl<'c> LedgerRepository<'c> {
         .bind::<Array<Nullable<Text>>, _>(column(transfers, |t| t.description.clone()))
         .bind::<Array<Text>, _>(column(transfers, |t| t.actor.kind()))
         .bind::<Array<Text>, _>(column(transfers, |t| t.actor.name()))
+        .bind::<Array<Nullable<sql_types::Uuid>>, _>(column(transfers, |t| t.lease.map(LeaseHolder::as_uuid)))
         .bind::<Timestamptz, _>(at.to_diesel())
         .load(self.conn)
         .await?;

@@ -216,7 +216,9 @@ impl<'c> StatementRepository<'c> {
                      SELECT debit_account AS account, -amount_nanos AS signed FROM ledger_transfers
                      UNION ALL SELECT credit_account, amount_nanos FROM ledger_transfers) movement
                  WHERE account > '00000000-0000-0000-0000-0000000000ff' GROUP BY account),
-             open AS (SELECT tenant_id AS account, sum(held_nanos) AS sum FROM credit_holds WHERE state = 'open' GROUP BY 1),
+             open AS (SELECT account, sum(nanos) AS sum FROM (
+                 SELECT tenant_id AS account, held_nanos AS nanos FROM credit_holds WHERE state = 'open'
+                 UNION ALL SELECT tenant_id, left_nanos FROM credit_leases) aside GROUP BY 1),
              compared AS (
                  SELECT account AS tenant_id, coalesce(balance_nanos, 0) AS balance, coalesce(posted.sum, 0)::bigint AS posted,
                         coalesce(held_nanos, 0) AS held, coalesce(open.sum, 0)::bigint AS open_holds

@@ -40,6 +40,16 @@ diesel::table! {
         actor_kind -> Text,
         actor -> Text,
         occurred_at -> Timestamptz,
+        lease_holder -> Nullable<Uuid>,
+    }
+}
+
+diesel::table! {
+    credit_leases (tenant_id, holder) {
+        tenant_id -> Uuid,
+        holder -> Uuid,
+        left_nanos -> BigInt,
+        renewed_at -> Timestamptz,
     }
 }
 

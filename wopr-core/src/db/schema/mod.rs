@@ -4,5 +4,6 @@ pub(crate) mod auth;
 pub(crate) mod billing;
 pub(crate) mod fleet;
 pub(crate) mod foundation;
+pub(crate) mod gateway;
 pub(crate) mod gpu;
 pub(crate) mod payments;

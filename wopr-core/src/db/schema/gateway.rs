@@ -1,0 +1,47 @@
+diesel::table! {
+    prices (id) {
+        id -> Uuid,
+        capability -> Text,
+        provider -> Text,
+        model -> Text,
+        unit -> Text,
+        side -> Text,
+        nanos -> Nullable<BigInt>,
+        valid_from -> Timestamptz,
+        created_by -> Text,
+    }
+}
+
+diesel::table! {
+    models (id, capability, provider) {
+        id -> Text,
+        capability -> Text,
+        provider -> Text,
+        provider_model -> Text,
+        max_output_tokens -> Nullable<Integer>,
+        priority -> Integer,
+        enabled -> Bool,
+    }
+}
+
+diesel::table! {
+    spending_limits (tenant_id, capability) {
+        tenant_id -> Uuid,
+        capability -> Text,
+        alert_cents -> Nullable<BigInt>,
+        hard_cap_cents -> Nullable<BigInt>,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    usage_hours (tenant_id, hour, capability, provider) {
+        tenant_id -> Uuid,
+        hour -> Timestamptz,
+        capability -> Text,
+        provider -> Text,
+        requests -> BigInt,
+        cost_nanos -> BigInt,
+        charge_nanos -> BigInt,
+    }
+}

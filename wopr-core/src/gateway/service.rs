@@ -1,0 +1,675 @@
+//! The handle: calls, and the work that goes on beside them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::call::{self, Answer, InFlight};
+use super::callers::{Caller, Callers};
+use super::catalogue::{Candidate, Catalogue, Model};
+use super::counts::Counts;
+use super::credit::Credit;
+use super::error::GatewayError;
+use super::journal::Journal;
+use super::limits::{Circuits, Class, MonthSpend, RateLimits, SpendingLimit, TooMany, Windows};
+use super::model::Capability;
+use super::ports::{ModelProvider, OwnBackends, ProviderCall, ProviderError};
+use super::price::{Explanation, Price, PriceBook};
+use super::question::{Facts, Question};
+use super::record::{CallRecord, Line, Outcome, UsageSource};
+use super::repository::{self, GatewayRepository, News};
+use super::settle::Settler;
+use super::spending::{Spending, month_of};
+use crate::audit::{self, AuditEntry, Origin, Resource};
+use crate::auth::Auth;
+use crate::billing::Billing;
+use crate::clock::SharedClock;
+use crate::db::{Db, DbError};
+use crate::ids::{CallId, TenantId};
+use crate::money::Money;
+
+/// No more providers are asked for one call.
+const ATTEMPTS: usize = 3;
+/// Calls in progress on one service of one of our machines.
+const OWN_SLOTS: usize = 4;
+/// A call waits so long for one of our machines before somebody else is asked.
+const OWN_WAIT: Duration = Duration::from_secs(5);
+/// How often offers, prices and machines are read again.
+const REFRESH: Duration = Duration::from_secs(2);
+/// How often leases are renewed while they are in use.
+const RENEW: Duration = Duration::from_mins(1);
+/// How often the beat goes.
+const BEAT: Duration = Duration::from_secs(1);
+/// Rows of calls are kept so long.
+const KEPT: SignedDuration = SignedDuration::from_hours(90 * 24);
+
+/// What an operator may choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// Added to the cost of what has no sell price, in hundredths of a per cent.
+    pub margin_bps: u32,
+    /// How many calls are let in.
+    pub rates: RateLimits,
+    /// The most tokens of an answer that the client set no bound for; a model with a smaller bound has its own.
+    pub default_max_output: u32,
+    /// Calls are let in for so long after the database was last heard of.
+    pub outage: Duration,
+}
+
+impl Default for GatewayConfig {
+    /// 30 % margin, the default rates, 4096 tokens, five seconds.
+    fn default() -> Self {
+        Self {
+            margin_bps: 3_000,
+            rates: RateLimits::default(),
+            default_max_output: 4_096,
+            outage: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Calls to models. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) clock: SharedClock,
+    pub(super) journal: Journal,
+    pub(super) spending: Spending,
+    pub(super) counts: Counts,
+    db: Db,
+    billing: Billing,
+    callers: Callers,
+    credit: Credit,
+    config: GatewayConfig,
+    hosted: Vec<Arc<dyn ModelProvider>>,
+    own: Option<Arc<dyn OwnBackends>>,
+    slots: RwLock<HashMap<String, Arc<Semaphore>>>,
+    catalogue: RwLock<Arc<Catalogue>>,
+    stale: Notify,
+    rates: Windows<(TenantId, Class)>,
+    bursts: Windows<uuid::Uuid>,
+    circuits: Circuits,
+    began: Instant,
+    /// Milliseconds after `began` when the database was last heard of.
+    heard_at: AtomicU64,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+/// What a gateway is made of.
+#[derive(Clone)]
+pub struct GatewayParts {
+    /// Storage.
+    pub db: Db,
+    /// The time.
+    pub clock: SharedClock,
+    /// Whose key it is.
+    pub auth: Auth,
+    /// Who pays.
+    pub billing: Billing,
+    /// Where charges are written first.
+    pub journal: Journal,
+    /// Providers by their names.
+    pub hosted: Vec<Arc<dyn ModelProvider>>,
+    /// Our own machines.
+    pub own: Option<Arc<dyn OwnBackends>>,
+    /// What the operator chose.
+    pub config: GatewayConfig,
+}
+
+impl Gateway {
+    /// A gateway that lets nobody in until [`Gateway::run`] has heard of the database.
+    pub fn new(parts: GatewayParts) -> Self {
+        let GatewayParts { db, clock, auth, billing, journal, hosted, own, config } = parts;
+        let inner = Inner {
+            callers: Callers::new(auth, billing.clone()),
+            credit: Credit::new(billing.clone(), db.clone(), journal.holder()),
+            spending: Spending::new(db.clone()),
+            counts: Counts::default(),
+            rates: Windows::new(Duration::from_mins(1)),
+            bursts: Windows::new(config.rates.bot_window),
+            circuits: Circuits::default(),
+            slots: RwLock::default(),
+            catalogue: RwLock::default(),
+            stale: Notify::new(),
+            began: Instant::now(),
+            heard_at: AtomicU64::new(0),
+            db,
+            clock,
+            billing,
+            journal,
+            hosted,
+            own,
+            config,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whose key it is.
+    ///
+    /// # Errors
+    /// [`GatewayError::InvalidKey`], [`GatewayError::AccountSuspended`], [`GatewayError::AccountBanned`],
+    /// [`GatewayError::Storage`].
+    pub async fn authenticate(&self, key: &str) -> Result<Arc<Caller>, GatewayError> {
+        self.inner.callers.get(key).await
+    }
+
+    /// Answers a question, and charges for it.
+    ///
+    /// # Errors
+    /// [`GatewayError`]; nobody was charged then, but for an answer that broke off in the middle.
+    pub async fn call(&self, caller: &Caller, question: Question) -> Result<Answer, GatewayError> {
+        let inner = &self.inner;
+        let result = self.admit(caller, question).await;
+        let (mut call, candidates) = match result {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                inner.counts.refused();
+                return Err(error);
+            }
+        };
+        let (content_type, body) = match self.ask(&mut call, candidates).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                call.end(Outcome::ProviderFailed)?;
+                return Err(error);
+            }
+        };
+        if call.facts().stream() {
+            let call_id = call.call_id();
+            return Ok(Answer { call_id, content_type, body: call::Body::Events(call::events(call, body)) });
+        }
+        // The caller may leave, the answer is read to its end: only there it says what is to be paid.
+        tokio::spawn(call::whole(call, content_type, body)).await.map_err(|_| GatewayError::ProviderFailed)?
+    }
+
+    /// Everything that is checked before anybody is asked; what the call may cost is set aside, and it is written down that
+    /// it began.
+    async fn admit(
+        &self,
+        caller: &Caller,
+        question: Question,
+    ) -> Result<(InFlight, Vec<Candidate>), GatewayError> {
+        let inner = &self.inner;
+        inner.require_accountable()?;
+        let (now, capability, tenant) = (Instant::now(), question.capability, caller.tenant_id);
+        let rates = &inner.config.rates;
+        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), |bot| bot.as_uuid());
+        inner.bursts.trip(who, rates.bot_burst, rates.bot_pause, now).map_err(|TooMany { retry_after }| {
+            GatewayError::CircuitOpen { retry_after }
+        })?;
+        let (class, limit) = rates.per_minute(capability);
+        inner
+            .rates
+            .take((tenant, class), limit, now)
+            .map_err(|TooMany { retry_after }| GatewayError::RateLimited { limit, retry_after })?;
+        let facts = Facts::read(&question).await?;
+        let most = facts.most(u64::from(inner.config.default_max_output));
+        let catalogue = inner.catalogue();
+        let mut candidates = catalogue.candidates(capability, facts.model(), &most);
+        candidates.truncate(ATTEMPTS);
+        let Some(first) = candidates.first() else {
+            return Err(GatewayError::UnknownModel { model: facts.model().to_owned(), capability });
+        };
+        // Whoever of them answers, it is covered.
+        let mut estimate = Money::ZERO;
+        for candidate in &candidates {
+            estimate = estimate.max(candidate.quote.most(&facts.most(inner.most_output(candidate)))?);
+        }
+        let at = inner.clock.now();
+        inner.spending.admit(at, tenant, capability, estimate).await?;
+        let reservation = match inner.credit.reserve(tenant, estimate).await {
+            Ok(reservation) => reservation,
+            Err(error) => {
+                inner.spending.ended(tenant, capability, estimate, Money::ZERO);
+                return Err(error.into());
+            }
+        };
+        let record = CallRecord {
+            id: CallId::new(at).as_uuid(),
+            tenant_id: tenant.as_uuid(),
+            bot_id: caller.bot_id.map(|bot| bot.as_uuid()),
+            key_id: caller.key_id.as_uuid(),
+            capability: capability.as_str().to_owned(),
+            model_asked: facts.model().to_owned(),
+            model_served: None,
+            provider: None,
+            attempts: 0,
+            streamed: facts.stream(),
+            outcome: Outcome::Interrupted,
+            input_units: 0,
+            cached_units: 0,
+            output_units: 0,
+            usage_source: UsageSource::None,
+            explanation: Explanation::default(),
+            cost_nanos: Money::ZERO,
+            charge_nanos: Money::ZERO,
+            reserved_nanos: estimate,
+            started_at: at,
+            first_byte_ms: None,
+            ended_at: at,
+        };
+        if let Err(error) = inner.journal.append(&Line::Begun(record.clone())) {
+            inner.spending.ended(tenant, capability, estimate, Money::ZERO);
+            return Err(error.into());
+        }
+        let quote = Arc::clone(&first.quote);
+        Ok((InFlight::new(Arc::clone(inner), question, facts, record, reservation, quote), candidates))
+    }
+
+    /// Asks one after the other until somebody answers. Nobody is asked twice, and nobody after a first byte.
+    async fn ask(
+        &self,
+        call: &mut InFlight,
+        candidates: Vec<Candidate>,
+    ) -> Result<(String, super::ports::AnswerBody), GatewayError> {
+        let inner = &self.inner;
+        let mut failure = GatewayError::NoProvider { retry_after: None };
+        for candidate in candidates {
+            let name = candidate.provider.name();
+            let Some(dialect) = candidate.dialect(call.question().dialect) else { continue };
+            if !inner.circuits.allows(name, Instant::now()) {
+                continue;
+            }
+            let Ok(slot) = inner.slot(&candidate).await else { continue };
+            let model = &candidate.model.provider_model;
+            let most_output = inner.most_output(&candidate);
+            let body = call.facts().body_for(call.question(), dialect, model, most_output)?;
+            let asked = ProviderCall {
+                capability: call.question().capability,
+                dialect,
+                model: model.clone(),
+                stream: call.facts().stream(),
+                body,
+            };
+            call.asked();
+            match candidate.provider.call(asked).await {
+                Ok(answer) => {
+                    inner.circuits.succeeded(name);
+                    call.answered_by(name, model, dialect, Arc::clone(&candidate.quote), answer.usage, slot);
+                    return Ok((answer.content_type, answer.body));
+                }
+                Err(ProviderError::Refused { status, message }) => {
+                    inner.circuits.succeeded(name);
+                    return Err(GatewayError::ProviderRefused { status, message });
+                }
+                Err(error) => {
+                    inner.circuits.failed(name, Instant::now());
+                    failure = failure_of(name, &error);
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// Everything that can be asked for, and by whom it is served first.
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        self.inner.catalogue().list()
+    }
+
+    /// What happened since the start, for metrics.
+    pub fn counts(&self) -> &Counts {
+        &self.inner.counts
+    }
+
+    /// How far the settlement is behind the journal, in bytes.
+    pub fn unsettled_bytes(&self) -> u64 {
+        self.inner.journal.position().saturating_sub(self.inner.journal.cursor())
+    }
+
+    /// Offers a model, or changes the offer; seen by every process within seconds.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`].
+    pub async fn save_model(&self, origin: &Origin, model: &Model) -> Result<(), GatewayError> {
+        let at = self.inner.clock.now();
+        self.inner
+            .db
+            .transaction(async |conn| {
+                GatewayRepository::new(conn).save_model(model).await?;
+                let entry = AuditEntry::success(origin, None, "gateway.model", Resource::new("model", &model.id))
+                    .with("provider", model.provider.as_str())
+                    .with("capability", model.capability.as_str());
+                Ok::<_, GatewayError>(audit::record_in(conn, at, &entry).await?)
+            })
+            .await?;
+        self.inner.stale.notify_waiters();
+        Ok(())
+    }
+
+    /// Sets a price from now on; `None` ends it. What was charged before stays as it was.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`].
+    pub async fn set_price(&self, origin: &Origin, price: &Price, nanos: Option<i64>) -> Result<(), GatewayError> {
+        let at = self.inner.clock.now();
+        self.inner
+            .db
+            .transaction(async |conn| {
+                GatewayRepository::new(conn).insert_price(at, price, nanos, origin.actor.name().as_ref()).await?;
+                let entry = AuditEntry::success(origin, None, "gateway.price", Resource::new("price", price.id))
+                    .with("provider", price.provider.as_str())
+                    .with("model", price.model.as_str())
+                    .with("unit", price.unit.as_str());
+                Ok::<_, GatewayError>(audit::record_in(conn, at, &entry).await?)
+            })
+            .await?;
+        self.inner.stale.notify_waiters();
+        Ok(())
+    }
+
+    /// The prices that hold now.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`].
+    pub async fn prices(&self) -> Result<Vec<Price>, GatewayError> {
+        let mut conn = self.inner.db.connection().await?;
+        Ok(GatewayRepository::new(&mut conn).list_prices(self.inner.clock.now()).await?)
+    }
+
+    /// What a tenant allows itself.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`].
+    pub async fn spending_limits(&self, tenant: TenantId) -> Result<Vec<SpendingLimit>, GatewayError> {
+        let mut conn = self.inner.db.connection().await?;
+        let limits = GatewayRepository::new(&mut conn).list_limits(tenant).await?;
+        Ok(limits
+            .into_iter()
+            .filter(|limit| limit.alert_cents.is_some() || limit.hard_cap_cents.is_some())
+            .collect())
+    }
+
+    /// Replaces what a tenant allows itself; every process knows within seconds.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`].
+    pub async fn set_spending_limits(
+        &self,
+        origin: &Origin,
+        tenant: TenantId,
+        limits: &[SpendingLimit],
+    ) -> Result<(), GatewayError> {
+        let at = self.inner.clock.now();
+        self.inner
+            .db
+            .transaction(async |conn| {
+                GatewayRepository::new(conn).save_limits(at, tenant, limits).await?;
+                let entry =
+                    AuditEntry::success(origin, Some(tenant), "gateway.limits", Resource::new("tenant", tenant));
+                Ok::<_, GatewayError>(audit::record_in(conn, at, &entry).await?)
+            })
+            .await?;
+        self.inner.spending.forget(tenant).await;
+        Ok(())
+    }
+
+    /// What a tenant has spent in this calendar month (UTC), as far as it is settled.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`].
+    pub async fn month_spend(&self, tenant: TenantId) -> Result<MonthSpend, GatewayError> {
+        let mut conn = self.inner.db.connection().await?;
+        let month = month_of(self.inner.clock.now());
+        Ok(GatewayRepository::new(&mut conn).spend_since(tenant, month).await?)
+    }
+
+    /// Makes room for the calls of the next days, and forgets those of long ago. For a periodic task.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`].
+    pub async fn maintain(&self) -> Result<(), GatewayError> {
+        let now = self.inner.clock.now();
+        let day = |at: Timestamp| at.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let mut conn = self.inner.db.connection().await?;
+        let mut repository = GatewayRepository::new(&mut conn);
+        // Of this day some calls may be in the rest already: its part is made the day before.
+        for ahead in 1..=3 {
+            repository.ensure_day(day(now + SignedDuration::from_hours(24 * ahead))).await?;
+        }
+        repository.drop_days_before(day(now - KEPT)).await?;
+        Ok(())
+    }
+
+    /// Everything that goes on beside the calls, in each process, until `stop` is there. Then all that is written down is
+    /// settled, and all that is leased is given back.
+    pub async fn run(&self, stop: impl Future<Output = ()>) {
+        let work = async { tokio::join!(self.settle_always(), self.beat(), self.listen()) };
+        tokio::select! {
+            () = stop => {}
+            _ = work => {}
+        }
+        if let Err(error) = self.close().await {
+            tracing::error!("the gateway could not be closed well; the next start does what is left: {error}");
+        }
+    }
+
+    /// Settles all that is written down.
+    ///
+    /// # Errors
+    /// [`GatewayError::Storage`], [`GatewayError::Unaccountable`].
+    pub async fn settle(&self) -> Result<(), GatewayError> {
+        while self.settle_group().await? {}
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), GatewayError> {
+        self.settle().await?;
+        Ok(self.inner.credit.give_back_all().await?)
+    }
+
+    async fn settle_group(&self) -> Result<bool, GatewayError> {
+        let inner = &self.inner;
+        let settler = Settler {
+            db: inner.db.clone(),
+            clock: inner.clock.clone(),
+            billing: inner.billing.clone(),
+            journal: inner.journal.clone(),
+        };
+        let calls = settler.settle_group().await?;
+        inner.heard();
+        for call in &calls {
+            if let Some(capability) = Capability::from_word(&call.capability) {
+                let tenant = TenantId::from_uuid(call.tenant_id);
+                inner.spending.settled(tenant, capability, call.charge_nanos).await;
+            }
+        }
+        Ok(!calls.is_empty())
+    }
+
+    async fn settle_always(&self) {
+        const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+        const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+        let mut written = self.inner.journal.watch();
+        // What a process before this one leased and did not spend is given back once all it spent is settled.
+        let mut released = false;
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            written.mark_unchanged();
+            let settled = async {
+                self.settle().await?;
+                if !released {
+                    self.inner.billing.release_leases_of(self.inner.journal.holder()).await?;
+                    released = true;
+                    self.inner.ready();
+                }
+                Ok::<_, GatewayError>(())
+            };
+            pause = match settled.await {
+                Ok(()) => {
+                    // The sender lives as long as the journal.
+                    if written.changed().await.is_err() {
+                        return;
+                    }
+                    SHORTEST_PAUSE
+                }
+                Err(error) => {
+                    tracing::warn!("charges are not settled yet: {error}");
+                    (pause * 2).min(LONGEST_PAUSE)
+                }
+            };
+            // Together is cheaper than one by one.
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn beat(&self) {
+        let inner = &self.inner;
+        let (mut refreshed, mut renewed): (Option<Instant>, Instant) = (None, Instant::now());
+        loop {
+            let stale = inner.stale.notified();
+            let worked = async {
+                if refreshed.is_none_or(|at| at.elapsed() >= REFRESH) {
+                    inner.refresh().await?;
+                    refreshed = Some(Instant::now());
+                }
+                inner.credit.give_back_idle().await?;
+                if renewed.elapsed() >= RENEW {
+                    inner.billing.renew_leases_of(inner.journal.holder()).await?;
+                    renewed = Instant::now();
+                    inner.rates.forget_old(renewed);
+                    inner.bursts.forget_old(renewed);
+                }
+                Ok::<_, GatewayError>(())
+            };
+            match worked.await {
+                Ok(()) => inner.heard(),
+                Err(error) => tracing::warn!("the gateway does not hear of the database: {error}"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BEAT) => {}
+                () = stale => refreshed = None,
+            }
+        }
+    }
+
+    /// Hears what other processes change.
+    async fn listen(&self) {
+        loop {
+            if let Err(error) = self.listen_once().await {
+                tracing::warn!("the gateway cannot hear what other processes change: {error}");
+            }
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    async fn listen_once(&self) -> Result<(), GatewayError> {
+        let inner = &self.inner;
+        let mut conn = inner.db.connect_alone().await?;
+        let schema = inner.db.config().schema.clone();
+        let mut news = std::pin::pin!(repository::listen(&mut conn, &schema).await?);
+        inner.callers.forget_all();
+        while let Some(news) = news.next().await {
+            match news {
+                News::Key(tenant) | News::Standing(tenant) => inner.callers.forget(tenant),
+                News::Limits(tenant) => inner.spending.forget(tenant).await,
+                News::Recall(tenant) => inner.credit.give_back(tenant).await?,
+                News::GivenBack(tenant) => inner.credit.given_back(tenant),
+            }
+        }
+        Err(DbError::Unavailable("the connection ended".to_owned()).into())
+    }
+}
+
+impl Inner {
+    fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.catalogue.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn most_output(&self, candidate: &Candidate) -> u64 {
+        let default = self.config.default_max_output;
+        u64::from(candidate.model.max_output_tokens.map_or(default, |most| most.min(default)))
+    }
+
+    fn heard(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_at.fetch_max(now, Ordering::Release);
+    }
+
+    /// From now on calls are let in.
+    fn ready(&self) {
+        self.counts.ready.store(true, Ordering::Release);
+    }
+
+    /// What cannot be written down is not let in.
+    fn require_accountable(&self) -> Result<(), GatewayError> {
+        let away = |what: &str| GatewayError::Unaccountable(what.into());
+        if !self.counts.ready.load(Ordering::Acquire) {
+            return Err(away("what a process before this one spent is not settled yet"));
+        }
+        if !self.journal.is_writable() {
+            return Err(away("the journal's disk has failed"));
+        }
+        let heard_at = Duration::from_millis(self.heard_at.load(Ordering::Acquire));
+        if self.began.elapsed().saturating_sub(heard_at) > self.config.outage {
+            return Err(away("the database has not been heard of for too long"));
+        }
+        Ok(())
+    }
+
+    /// A place at one of our machines; anybody else has room.
+    async fn slot(&self, candidate: &Candidate) -> Result<Option<OwnedSemaphorePermit>, GatewayError> {
+        if !candidate.own {
+            return Ok(None);
+        }
+        let name = candidate.provider.name().to_owned();
+        let slots = {
+            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.entry(name).or_insert_with(|| Arc::new(Semaphore::new(OWN_SLOTS))))
+        };
+        match tokio::time::timeout(OWN_WAIT, slots.acquire_owned()).await {
+            Ok(Ok(slot)) => Ok(Some(slot)),
+            _ => Err(GatewayError::NoProvider { retry_after: Some(OWN_WAIT) }),
+        }
+    }
+
+    async fn refresh(&self) -> Result<(), GatewayError> {
+        let (models, prices) = {
+            let mut conn = self.db.connection().await?;
+            let mut repository = GatewayRepository::new(&mut conn);
+            (repository.list_models().await?, repository.list_prices(self.clock.now()).await?)
+        };
+        let mut providers: HashMap<String, Vec<Arc<dyn ModelProvider>>> = HashMap::new();
+        for provider in &self.hosted {
+            providers.entry(provider.name().to_owned()).or_default().push(Arc::clone(provider));
+        }
+        if let Some(own) = &self.own {
+            for (name, provider) in own.list().await? {
+                providers.entry(name).or_default().push(provider);
+            }
+        }
+        let book = PriceBook::new(prices);
+        let catalogue = Catalogue::new(models, &providers, &book, self.config.margin_bps);
+        *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalogue);
+        Ok(())
+    }
+}
+
+fn failure_of(provider: &str, error: &ProviderError) -> GatewayError {
+    if let ProviderError::Account(_) = error {
+        tracing::error!(provider, "{error}: calls cannot be served by {provider} until that is put right");
+    } else {
+        tracing::warn!(provider, "{provider} did not answer: {error}");
+    }
+    match error {
+        ProviderError::Busy { retry_after } => GatewayError::NoProvider { retry_after: *retry_after },
+        ProviderError::TimedOut => GatewayError::ProviderTimedOut,
+        ProviderError::Unreachable(_)
+        | ProviderError::Failed(_)
+        | ProviderError::Account(_)
+        | ProviderError::Refused { .. }
+        | ProviderError::Broken(_) => GatewayError::ProviderFailed,
+    }
+}
