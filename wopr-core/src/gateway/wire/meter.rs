@@ -4,8 +4,8 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::decimal::dollars;
-use super::json::{Text, count};
+use super::json::count;
+use super::shapes::{Chunk, Message, MessageEvent, MessagesTokens, chat_usage};
 use super::sse::{SseEvent, SseParser};
 use super::tokens::TokenCounter;
 use crate::gateway::model::{Capability, Dialect, TokenUsage};
@@ -77,11 +77,17 @@ impl StreamMeter {
     pub fn open_block(&self) -> Option<u64> {
         self.reading.open_block
     }
+
+    /// The provider's name of the answer, empty before its first event.
+    pub fn answer_id(&self) -> &str {
+        &self.reading.id
+    }
 }
 
 #[derive(Debug)]
 struct Reading {
     dialect: Dialect,
+    id: String,
     tokens: Option<TokenUsage>,
     messages: MessagesTokens,
     counter: TokenCounter,
@@ -96,6 +102,7 @@ impl Reading {
     fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
+            id: String::new(),
             tokens: None,
             messages: MessagesTokens::default(),
             counter: TokenCounter::default(),
@@ -134,6 +141,9 @@ impl Reading {
             }
             return;
         };
+        if self.id.is_empty() {
+            self.id = chunk.id.to_string();
+        }
         self.failed |= chunk.error.is_some();
         for choice in chunk.choices.unwrap_or_default() {
             let speaker = count(choice.index).unwrap_or(0);
@@ -162,7 +172,9 @@ impl Reading {
         let Ok(event) = serde_json::from_slice::<MessageEvent<'_>>(data) else { return };
         match &*event.kind {
             "message_start" => {
-                if let Some(usage) = event.message.and_then(|message| message.usage) {
+                let message = event.message.unwrap_or_default();
+                self.id = message.id.to_string();
+                if let Some(usage) = message.usage {
                     self.messages.read(usage);
                 }
             }
@@ -261,217 +273,6 @@ fn usage_field(body: &[u8]) -> Option<&RawValue> {
     }
     memmem::find(body, b"\"usage\"")?;
     serde_json::from_slice::<Answer<'_>>(body).ok()?.usage
-}
-
-/// Usage as OpenAI and all who speak like it write it; `cost` is OpenRouter's, in dollars:
-/// <https://openrouter.ai/docs/use-cases/usage-accounting>.
-fn chat_usage(usage: &RawValue) -> Option<TokenUsage> {
-    #[derive(Deserialize)]
-    struct Fields<'a> {
-        #[serde(borrow)]
-        prompt_tokens: Option<&'a RawValue>,
-        #[serde(borrow)]
-        completion_tokens: Option<&'a RawValue>,
-        #[serde(borrow)]
-        total_tokens: Option<&'a RawValue>,
-        #[serde(borrow)]
-        prompt_tokens_details: Option<&'a RawValue>,
-        #[serde(borrow)]
-        cost: Option<&'a RawValue>,
-    }
-    #[derive(Deserialize)]
-    struct Details<'a> {
-        #[serde(borrow)]
-        cached_tokens: Option<&'a RawValue>,
-    }
-    let fields: Fields<'_> = serde_json::from_str(usage.get()).ok()?;
-    let total = count(fields.total_tokens);
-    let (input, output) = match (count(fields.prompt_tokens), count(fields.completion_tokens)) {
-        (Some(input), Some(output)) => (input, output),
-        (Some(input), None) => (input, total.unwrap_or(input).saturating_sub(input)),
-        (None, Some(output)) => (total?.saturating_sub(output), output),
-        (None, None) => return None,
-    };
-    let details =
-        fields.prompt_tokens_details.and_then(|details| serde_json::from_str::<Details<'_>>(details.get()).ok());
-    let cached_input = details.and_then(|details| count(details.cached_tokens)).unwrap_or(0).min(input);
-    // Nobody pays us for asking: a cost below nothing is no cost that was said.
-    let cost = fields.cost.and_then(|cost| dollars(cost.get())).filter(|cost| !cost.is_negative());
-    Some(TokenUsage { input, cached_input, output, cost })
-}
-
-/// Usage as Anthropic says it, in parts; later parts replace what they say again.
-#[derive(Debug, Default)]
-struct MessagesTokens {
-    input: Option<u64>,
-    cache_creation: Option<u64>,
-    cache_read: Option<u64>,
-    output: Option<u64>,
-    /// Whether the last word on it was said.
-    complete: bool,
-}
-
-impl MessagesTokens {
-    fn read(&mut self, usage: &RawValue) {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(borrow)]
-            input_tokens: Option<&'a RawValue>,
-            #[serde(borrow)]
-            cache_creation_input_tokens: Option<&'a RawValue>,
-            #[serde(borrow)]
-            cache_read_input_tokens: Option<&'a RawValue>,
-            #[serde(borrow)]
-            output_tokens: Option<&'a RawValue>,
-        }
-        let Ok(fields) = serde_json::from_str::<Fields<'_>>(usage.get()) else { return };
-        self.input = count(fields.input_tokens).or(self.input);
-        self.cache_creation = count(fields.cache_creation_input_tokens).or(self.cache_creation);
-        self.cache_read = count(fields.cache_read_input_tokens).or(self.cache_read);
-        self.output = count(fields.output_tokens).or(self.output);
-    }
-
-    /// Anthropic's `input_tokens` are those that have nothing to do with a cache:
-    /// <https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching#tracking-cache-performance>.
-    fn usage(&self, counted: u64) -> Option<TokenUsage> {
-        if self.input.is_none() && self.output.is_none() {
-            return None;
-        }
-        let cached_input = self.cache_read.unwrap_or(0);
-        let parts = [self.input.unwrap_or(0), self.cache_creation.unwrap_or(0)];
-        let input = parts.into_iter().fold(cached_input, u64::saturating_add);
-        let said = self.output.unwrap_or(0);
-        let output = if self.complete { said } else { said.max(counted) };
-        Some(TokenUsage { input, cached_input, output, cost: None })
-    }
-}
-
-/// A chunk of an OpenAI stream, or a whole answer.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Choice<'a> {
-    #[serde(borrow)]
-    index: Option<&'a RawValue>,
-    #[serde(borrow)]
-    delta: Option<Said<'a>>,
-    #[serde(borrow)]
-    message: Option<Said<'a>>,
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    finish_reason: Option<Text<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Said<'a> {
-    #[serde(borrow)]
-    content: Text<'a>,
-    #[serde(borrow)]
-    refusal: Text<'a>,
-    #[serde(borrow)]
-    reasoning: Text<'a>,
-    #[serde(borrow)]
-    reasoning_content: Text<'a>,
-    #[serde(borrow)]
-    tool_calls: Option<Vec<ToolCall<'a>>>,
-    #[serde(borrow)]
-    function_call: Option<Function<'a>>,
-}
-
-impl Said<'_> {
-    fn each(&self, mut written: impl FnMut(&str)) {
-        // Some say the same thoughts under both names.
-        let thoughts = if self.reasoning.is_empty() { &self.reasoning_content } else { &self.reasoning };
-        for text in [thoughts, &self.content, &self.refusal] {
-            written(text);
-        }
-        let tools = self.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
-        for function in tools.chain(&self.function_call) {
-            written(&function.name);
-            written(&function.arguments);
-        }
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ToolCall<'a> {
-    #[serde(borrow)]
-    function: Option<Function<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Function<'a> {
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    arguments: Text<'a>,
-}
-
-/// An event of an Anthropic stream.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct MessageEvent<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    index: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<Message<'a>>,
-    #[serde(borrow)]
-    content_block: Option<Block<'a>>,
-    #[serde(borrow)]
-    delta: Option<MessageDelta<'a>>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Message<'a> {
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content: Option<Vec<Block<'a>>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Block<'a> {
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct MessageDelta<'a> {
-    #[serde(borrow)]
-    text: Text<'a>,
-    #[serde(borrow)]
-    partial_json: Text<'a>,
-    #[serde(borrow)]
-    thinking: Text<'a>,
-    #[serde(borrow)]
-    stop_reason: Text<'a>,
 }
 
 #[cfg(test)]
@@ -605,6 +406,7 @@ mod tests {
         let (text, tool) = (Some(0), Some(1));
         let blocks = [None, text, text, text, text, None, tool, tool, tool, tool, tool, None, None, None];
         assert_eq!(seen, blocks);
+        assert_eq!(meter.answer_id(), "msg_014p7gG3wDgGV9EUtLvnow3U");
     }
 
     #[test]

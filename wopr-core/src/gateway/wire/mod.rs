@@ -9,8 +9,10 @@ mod prepare;
 #[cfg(test)]
 mod recordings;
 mod request;
+mod shapes;
 mod sse;
 mod tokens;
+mod translate;
 
 pub use self::error::WireError;
 pub use self::filter::UsageFilter;
@@ -23,3 +25,6 @@ pub use self::request::{
 };
 pub use self::sse::{EVENT_BYTES_MAX, SseEvent, SseParser, TooLong};
 pub use self::tokens::{TokenCounter, estimate_input};
+pub use self::translate::{
+    BrokenAnswer, StreamTranslator, stream_end_at_bound, stream_error, translate_answer, translate_request,
+};
