@@ -15,6 +15,7 @@
 
 pub mod bot;
 pub mod clock;
+pub mod http;
 pub mod machine;
 pub mod mail;
 pub mod models;

@@ -203,7 +203,7 @@ CREATE TRIGGER spending_limits_announced AFTER INSERT OR UPDATE ON spending_limi
 INSERT INTO models (id, capability, provider, provider_model, max_output_tokens) VALUES
     ('llama-3.1-8b', 'chat-completions', 'gpu-llama', 'llama-3.1-8b', 4096),
     ('llama-3.1-8b', 'text-completions', 'gpu-llama', 'llama-3.1-8b', 4096),
-    ('qwen2-0.5b', 'embeddings', 'gpu-embeddings', 'qwen2-0.5b', NULL),
+    ('qwen2-0.5b', 'embeddings', 'gpu-qwen', 'qwen2-0.5b', NULL),
     ('faster-whisper-small', 'transcription', 'gpu-whisper', 'faster-whisper-small', NULL),
     ('chatterbox-tts', 'tts', 'gpu-chatterbox', 'chatterbox-tts', NULL),
     ('openai/gpt-4o', 'chat-completions', 'openrouter', 'openai/gpt-4o', 16384),
@@ -228,7 +228,7 @@ SELECT gen_random_uuid(), capability, provider, model, unit, 'cost', nanos, '202
     ('chat-completions', 'gpu-llama', '*', 'million-output-tokens', 100000000),
     ('text-completions', 'gpu-llama', '*', 'million-input-tokens', 50000000),
     ('text-completions', 'gpu-llama', '*', 'million-output-tokens', 100000000),
-    ('embeddings', 'gpu-embeddings', '*', 'million-input-tokens', 10000000),
+    ('embeddings', 'gpu-qwen', '*', 'million-input-tokens', 10000000),
     ('transcription', 'gpu-whisper', '*', 'minute', 1000000),
     ('tts', 'gpu-chatterbox', '*', 'million-characters', 2000000000),
     ('chat-completions', 'openrouter', 'openai/gpt-4o', 'million-input-tokens', 2500000000),

@@ -9,16 +9,18 @@ use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wopr_api::config::{Config, ConfigErrors, KEYS, Sources};
+use wopr_api::config::{Config, ConfigErrors, GatewaySettings, KEYS, ModelAccount, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::cloud::DigitalOcean;
 use wopr_core::adapters::docker::{DockerHost, RegistryLogin};
 use wopr_core::adapters::inference::HttpProbe;
+use wopr_core::adapters::models::{Anthropic, Deepgram, ElevenLabs, OpenAiCompatible, Patience, Replicate};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
+use wopr_core::gateway::{Capability, Journal, ModelProvider};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::notify::Mailer;
 
@@ -167,7 +169,36 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
         None
     };
     let inference = Arc::new(HttpProbe::new()?);
-    Ok(Adapters { containers, mailer, payments, cloud, inference })
+    let models = models(&config.gateway)?;
+    let journal = Journal::open(&config.gateway.journal, config.gateway.sync)?;
+    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal })
+}
+
+/// The providers of models that there is an account at.
+fn models(settings: &GatewaySettings) -> anyhow::Result<Vec<Arc<dyn ModelProvider>>> {
+    let patience = Patience::default();
+    let text = [Capability::ChatCompletions, Capability::TextCompletions, Capability::Embeddings];
+    let mut models: Vec<Arc<dyn ModelProvider>> = Vec::new();
+    if let Some(ModelAccount { key, base_url }) = settings.openrouter.clone() {
+        models.push(Arc::new(OpenAiCompatible::new("openrouter", &base_url, Some(key), text, patience)?));
+    }
+    if let Some(ModelAccount { key, base_url }) = settings.gemini.clone() {
+        let gemini = OpenAiCompatible::new("gemini", &base_url, Some(key), text, patience)?;
+        models.push(Arc::new(gemini.without_version()));
+    }
+    if let Some(ModelAccount { key, base_url }) = settings.anthropic.clone() {
+        models.push(Arc::new(Anthropic::new(key, Some(&base_url), patience)?));
+    }
+    if let Some(ModelAccount { key, base_url }) = settings.deepgram.clone() {
+        models.push(Arc::new(Deepgram::new(key, Some(&base_url), patience)?));
+    }
+    if let Some(ModelAccount { key, base_url }) = settings.elevenlabs.clone() {
+        models.push(Arc::new(ElevenLabs::new(key, Some(&base_url), patience)?));
+    }
+    if let Some(ModelAccount { key, base_url }) = settings.replicate.clone() {
+        models.push(Arc::new(Replicate::new(key, Some(&base_url), patience)?));
+    }
+    Ok(models)
 }
 
 async fn migrate(config: &Config) -> anyhow::Result<()> {
@@ -191,6 +222,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let mut server = tokio::spawn(server.into_future());
     let mut workers = state.workers().start(&state, &stop);
+    // It ends after the server: answers in progress are charged first, and then settled.
+    let (served, gateway) = (CancellationToken::new(), state.gateway.clone());
+    let mut gateway = tokio::spawn({
+        let served = served.clone();
+        async move { gateway.run(served.cancelled_owned()).await }
+    });
 
     tokio::select! {
         ended = &mut server => return ended.context("the server ended")?.context("the server ended"),
@@ -201,6 +238,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let grace = Duration::from_secs(config.shutdown_grace_seconds.into());
     let ended = tokio::time::timeout(grace, async {
         let outcome = (&mut server).await;
+        served.cancel();
+        drop((&mut gateway).await);
         while workers.join_next().await.is_some() {}
         outcome
     });

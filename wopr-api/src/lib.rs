@@ -5,6 +5,7 @@
 pub mod config;
 pub mod error;
 pub mod extract;
+mod gateway;
 pub mod pipeline;
 pub mod routes;
 mod state;
@@ -24,5 +25,5 @@ pub fn app(state: AppState) -> Router {
     let procedures = Arc::new(routes::procedures());
     let (rest, description) = routes::rest();
     let router = rest.merge(trpc::router(procedures)).merge(routes::description(description));
-    pipeline::around(router, &state).with_state(state)
+    pipeline::around(router, &state).merge(gateway::router()).with_state(state)
 }

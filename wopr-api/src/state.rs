@@ -8,11 +8,13 @@ use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
 use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig};
+use wopr_core::gateway::{Gateway, GatewayParts, Journal, ModelProvider};
 use wopr_core::gpu::{CloudProvider, Gpu, GpuConfig, ServiceProbe, WatchdogPolicy};
 use wopr_core::notify::{Mailer, Notifier};
 
 use crate::config::{Config, Environment};
 use crate::extract::{Caller, Credential};
+use crate::gateway::OwnMachines;
 use crate::workers::{Wakers, Workers};
 
 /// Everything a handler can reach. Made once, in `main` or in a test; cheap to clone.
@@ -28,6 +30,8 @@ pub struct AppState {
     pub fleet: Fleet,
     /// GPU nodes.
     pub gpu: Gpu,
+    /// Calls to models.
+    pub gateway: Gateway,
     /// Queued mails.
     pub notifier: Notifier,
     /// Counters of requests.
@@ -61,6 +65,10 @@ pub struct Adapters {
     pub cloud: Option<Arc<dyn CloudProvider>>,
     /// Asks services of GPU nodes how they are.
     pub inference: Arc<dyn ServiceProbe>,
+    /// Providers of models, besides our own machines.
+    pub models: Vec<Arc<dyn ModelProvider>>,
+    /// Where charges of calls are written first.
+    pub journal: Journal,
 }
 
 /// Why the services cannot be put together.
@@ -94,13 +102,29 @@ impl AppState {
         let billing = Billing::new(db.clone(), clock.clone(), BillingConfig::default());
         let auth = Auth::new(db.clone(), clock.clone(), billing.clone(), auth_config(&config)?);
         let images = config.image_allowlist.join(",").parse().map_err(|_| AssemblyError::ImageAllowList)?;
-        let fleet_config = FleetConfig { images, networks: config.tenant_networks, ..FleetConfig::default() };
+        let fleet_config = FleetConfig {
+            images,
+            networks: config.tenant_networks,
+            gateway_url: config.gateway.url_for_bots.clone(),
+            ..FleetConfig::default()
+        };
         let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
         let gpu = Gpu::new(db.clone(), clock.clone(), adapters.cloud, adapters.inference, gpu_config(&config));
         let payments =
             Payments::new(db.clone(), clock.clone(), billing.clone(), adapters.payments, payments_config(&config)?);
+        let gateway = Gateway::new(GatewayParts {
+            db: db.clone(),
+            clock: clock.clone(),
+            auth: auth.clone(),
+            billing: billing.clone(),
+            journal: adapters.journal,
+            hosted: adapters.models,
+            own: Some(Arc::new(OwnMachines::new(gpu.clone()))),
+            config: config.gateway.config.clone(),
+        });
         Ok(Self {
             auth,
+            gateway,
             billing,
             payments,
             fleet,
@@ -176,6 +200,16 @@ impl AppState {
         workers.add("billing.expire_holds", 30 * SECOND, None, move || {
             let billing = billing.clone();
             async move { billing.expire_holds().await }
+        });
+        let billing = self.billing.clone();
+        workers.add("billing.release_lost_leases", MINUTE, None, move || {
+            let billing = billing.clone();
+            async move { billing.release_lost_leases().await }
+        });
+        let gateway = self.gateway.clone();
+        workers.add("gateway.maintain", 60 * MINUTE, None, move || {
+            let gateway = gateway.clone();
+            async move { gateway.maintain().await }
         });
         let billing = self.billing.clone();
         workers.add("billing.advance_standing", MINUTE, None, move || {

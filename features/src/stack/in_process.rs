@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ pub(super) struct Platform {
     mail: MailCatcher,
     stop: CancellationToken,
     workers: JoinSet<()>,
+    journal: PathBuf,
     server: JoinHandle<std::io::Result<()>>,
     /// Ends last: everything above uses it.
     database: TestDb,
@@ -81,6 +82,7 @@ pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
     };
     let socket = cable.as_ref().map(Cable::path).or(engine).context("no engine")?.display().to_string();
 
+    let journal = std::env::temp_dir().join(format!("wopr-journey-{}.journal", uuid::Uuid::new_v4().simple()));
     let environment = BTreeMap::from(
         [
             ("DATABASE_URL", database.url()),
@@ -101,6 +103,7 @@ pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
             ("STRIPE_CREDIT_PRICE_50", "price_wopr_credits_50".to_owned()),
             ("STRIPE_CREDIT_PRICE_100", "price_wopr_credits_100".to_owned()),
             ("SMTP_URL", format!("smtp://{}", mail.smtp_address())),
+            ("GATEWAY_JOURNAL_DIR", journal.display().to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
@@ -109,7 +112,9 @@ pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
     let state = AppState::assemble(Arc::new(config), database.db.clone(), Arc::new(clock.clone()), adapters)?;
 
     let stop = CancellationToken::new();
-    let workers = state.workers().paced(PACE).start(&state, &stop);
+    let mut workers = state.workers().paced(PACE).start(&state, &stop);
+    let (gateway, stopped) = (state.gateway.clone(), stop.clone());
+    workers.spawn(async move { gateway.run(stopped.cancelled_owned()).await });
     let service = app(state).into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     Ok(Stack {
@@ -129,6 +134,7 @@ pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
             mail,
             stop,
             workers,
+            journal,
             server: tokio::spawn(serving.into_future()),
             database,
         }),
@@ -146,6 +152,8 @@ fn adapters(config: &Config) -> Result<Adapters> {
         mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)),
         cloud: None,
         inference: Arc::new(HttpProbe::new()?),
+        models: Vec::new(),
+        journal: Journal::open(&config.gateway.journal, config.gateway.sync)?,
     })
 }
 
@@ -160,6 +168,7 @@ impl Platform {
         ended.await.context("the platform did not stop")???;
         self.stripe.shutdown().await;
         self.mail.shutdown().await;
+        std::fs::remove_dir_all(&self.journal)?;
         // Other scenarios share this task.
         self.database.close().await;
         Ok(())

@@ -111,6 +111,7 @@ impl Stage {
                 ("PLATFORM_SECRET", secret("platform")),
                 ("BETTER_AUTH_SECRET", secret("sessions")),
                 ("BETTER_AUTH_URL", api_url.clone()),
+                ("GATEWAY_JOURNAL_DIR", files.0.join("gateway").display().to_string()),
                 ("TRUSTED_PROXY_IPS", "127.0.0.1".to_owned()),
                 ("STRIPE_SECRET_KEY", STRIPE_KEY.to_owned()),
                 ("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),

@@ -33,6 +33,9 @@ struct Args {
     /// File with the key the platform uses.
     #[arg(long, env = "WOPR_SERVICE_KEY_FILE", default_value = "/run/wopr/service-key")]
     service_key_file: PathBuf,
+    /// Where models are asked.
+    #[arg(long, env = "WOPR_GATEWAY_URL")]
+    gateway_url: Option<String>,
     /// Least level of log lines: error, warn, info, debug or trace.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     log_level: tracing::Level,
@@ -73,7 +76,12 @@ fn main() -> ExitCode {
 async fn run(args: Args, clock: Arc<SystemClock>) -> anyhow::Result<()> {
     let signals = process::StopSignals::install()?;
     let listen = SocketAddr::new(args.host, args.port);
-    let config = Config { listen, home: args.home, service_key_file: args.service_key_file };
+    let config = Config {
+        listen,
+        home: args.home,
+        service_key_file: args.service_key_file,
+        gateway_url: args.gateway_url,
+    };
     let bot = bot::start(config, clock).await?;
     let (stop, stopping) = oneshot::channel::<()>();
     let serving = tokio::spawn(bot.serve(async move {

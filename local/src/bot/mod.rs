@@ -8,8 +8,9 @@
 //! | `GET /` | name and version |
 //! | `POST /message` `{"text": …}` | a reply; the exchange is on the volume before it is sent |
 //! | `GET /messages` | the last exchanges and the count of all |
+//! | `POST /ask` `{"question": …, "model": …}` | a model's answer, through the gateway at `WOPR_GATEWAY_URL` |
 //!
-//! The last two, and every path not listed, need a bearer token: the one in `$WOPR_HOME/daemon-token`, made on the first start,
+//! The last three, and every path not listed, need a bearer token: the one in `$WOPR_HOME/daemon-token`, made on the first start,
 //! or the service key the platform puts into `WOPR_SERVICE_KEY_FILE`. That file is read on each request, so a rotated key
 //! holds at once; the key is never taken from the environment.
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub home: PathBuf,
     /// File with the key the platform uses; it may appear later, or never.
     pub service_key_file: PathBuf,
+    /// Where models are asked, as `http://host/v1`; without it no question is answered.
+    pub gateway_url: Option<String>,
 }
 
 /// Why a bot did not start.
@@ -48,6 +51,9 @@ pub enum BotError {
     /// The volume cannot be used.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// There is no client for the gateway.
+    #[error(transparent)]
+    Client(#[from] crate::http::NoClient),
     /// The address is taken, or not ours.
     #[error("cannot listen on {address}")]
     Listen {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
@@ -26,6 +27,8 @@ const TEXT_BYTES_MAX: usize = 32 * 1024;
 /// Room for the JSON around it.
 const BODY_BYTES_MAX: usize = 2 * TEXT_BYTES_MAX;
 const LIST_DEFAULT: usize = 100;
+/// How long a model may take.
+const ANSWER_TIME: Duration = Duration::from_mins(5);
 
 #[derive(Debug)]
 struct Shared {
@@ -33,6 +36,8 @@ struct Shared {
     token: String,
     home: PathBuf,
     service_key_file: PathBuf,
+    gateway_url: Option<String>,
+    client: reqwest::Client,
     clock: Arc<dyn Clock>,
     started: Timestamp,
 }
@@ -58,6 +63,8 @@ impl Bot {
             token,
             home: config.home,
             service_key_file: config.service_key_file,
+            gateway_url: config.gateway_url,
+            client: crate::http::client(ANSWER_TIME)?,
             started: clock.now(),
             clock,
         });
@@ -93,6 +100,7 @@ fn router(shared: Arc<Shared>) -> Router {
     let guarded = Router::new()
         .route("/message", post(message))
         .route("/messages", get(messages))
+        .route("/ask", post(ask))
         .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard));
     open.merge(guarded).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(shared)
@@ -190,6 +198,55 @@ async fn message(State(shared): State<Arc<Shared>>, body: Result<Json<Message>, 
         Err(error) => {
             tracing::error!("a message was not kept: {error}");
             problem(StatusCode::INTERNAL_SERVER_ERROR, "the message could not be kept, so it was not answered")
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ask {
+    question: String,
+    model: String,
+    #[serde(default = "default_tokens")]
+    max_tokens: u32,
+}
+
+const fn default_tokens() -> u32 {
+    64
+}
+
+/// Asks a model through the gateway, with the key the platform gave.
+async fn ask(State(shared): State<Arc<Shared>>, body: Result<Json<Ask>, JsonRejection>) -> Response {
+    let ask = match body {
+        Ok(Json(ask)) => ask,
+        Err(rejection) => return problem(rejection.status(), &rejection.body_text()),
+    };
+    let (Some(gateway), Some(key)) = (&shared.gateway_url, service_key(&shared)) else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "there is no gateway, or no key for it");
+    };
+    let request = json!({
+        "model": ask.model,
+        "max_tokens": ask.max_tokens,
+        "messages": [{ "role": "user", "content": ask.question }],
+    });
+    let sent = shared.client.post(format!("{gateway}/chat/completions")).bearer_auth(key).json(&request).send().await;
+    let answer = match sent {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::error!("the gateway does not answer: {error}");
+            return problem(StatusCode::BAD_GATEWAY, "the gateway does not answer");
+        }
+    };
+    let status = StatusCode::from_u16(answer.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+    match answer.json::<Value>().await {
+        Ok(said) if status.is_success() => {
+            let reply = said["choices"][0]["message"]["content"].clone();
+            Json(json!({ "reply": reply, "usage": said["usage"], "model": said["model"] })).into_response()
+        }
+        Ok(refused) => (status, Json(json!({ "error": refused["error"] }))).into_response(),
+        Err(error) => {
+            tracing::error!("the gateway's answer makes no sense: {error}");
+            problem(StatusCode::BAD_GATEWAY, "the gateway's answer makes no sense")
         }
     }
 }

@@ -120,12 +120,9 @@ pub enum StartError {
     /// The configured packs contradict the stored ones.
     #[error("credit packs: {0}")]
     Packs(ApiError),
-    /// The HTTP client for deliveries could not be built.
-    #[error("the HTTP client for deliveries cannot be built")]
-    Client(#[from] reqwest::Error),
-    /// The TLS settings for deliveries are unusable.
-    #[error("the TLS settings for deliveries are unusable")]
-    Tls(#[from] rustls::Error),
+    /// There is no client for deliveries.
+    #[error(transparent)]
+    Client(#[from] crate::http::NoClient),
 }
 
 /// A running stand-in. Dropping it stops it without waiting.
@@ -153,7 +150,7 @@ impl StripeStandin {
         if config.control_key.as_ref().is_some_and(String::is_empty) {
             return Err(StartError::Config("an empty control key would open the control interface to everybody"));
         }
-        let client = client(&config)?;
+        let client = crate::http::client(config.delivery_timeout)?;
         let store = store::Store::open(config.data_dir.as_deref())?;
         let listen_error = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
@@ -213,23 +210,6 @@ impl Drop for StripeStandin {
     fn drop(&mut self) {
         self.stop.send_replace(true);
     }
-}
-
-/// Trusts the built-in roots, so that no certificate bundle needs to be installed.
-fn client(config: &Config) -> Result<reqwest::Client, StartError> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(config.delivery_timeout)
-        .build()?;
-    Ok(client)
 }
 
 fn router(engine: &Arc<Engine>) -> Router {

@@ -33,7 +33,7 @@ const fn secret(name: &'static str, help: &'static str) -> Key {
 pub(super) const TENANT_TOKEN_PREFIX: &str = "FLEET_TOKEN_";
 
 /// Names that begin so are ours: one that is not known is a mistake.
-pub(super) const OUR_PREFIXES: [&str; 16] = [
+pub(super) const OUR_PREFIXES: [&str; 17] = [
     "BETTER_AUTH_",
     "COOKIE_DOMAIN",
     "DATABASE_URL",
@@ -41,6 +41,7 @@ pub(super) const OUR_PREFIXES: [&str; 16] = [
     "DO_GPU_",
     "DO_SSH_",
     "FLEET_",
+    "GATEWAY_",
     "GPU_",
     "MAIL_FROM",
     "PLATFORM_",
@@ -56,7 +57,7 @@ pub(super) const OUR_PREFIXES: [&str; 16] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 54] = [
+pub static KEYS: [Key; 77] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -133,6 +134,54 @@ pub static KEYS: [Key; 54] = [
         None,
         "IPv4 networks from which this platform reaches GPU nodes, separated by commas",
     ),
+    plain(
+        "GATEWAY_URL",
+        "gateway-url",
+        None,
+        "where bots reach this API from their networks; they are told of no models without it",
+    ),
+    plain(
+        "GATEWAY_JOURNAL_DIR",
+        "gateway-journal-dir",
+        Some("data/gateway"),
+        "a folder for charges that are not settled yet; of this process alone, on a disk that survives a restart",
+    ),
+    plain(
+        "GATEWAY_JOURNAL_SYNC",
+        "gateway-journal-sync",
+        Some("before-answer"),
+        "before-answer: a charge is on the disk before its answer ends; soon: a power cut may lose the last milliseconds",
+    ),
+    plain("GATEWAY_MARGIN_BPS", "gateway-margin-bps", Some("3000"), "added to costs, in hundredths of a per cent"),
+    plain("GATEWAY_MAX_OUTPUT_TOKENS", "gateway-max-output-tokens", Some("4096"), "for calls that set no bound"),
+    plain("GATEWAY_RATE_LIMIT_LLM", "gateway-rate-limit-llm", Some("60"), "text calls of a tenant in a minute"),
+    plain("GATEWAY_RATE_LIMIT_IMAGE", "gateway-rate-limit-image", Some("10"), "picture calls of a tenant in a minute"),
+    plain("GATEWAY_RATE_LIMIT_AUDIO", "gateway-rate-limit-audio", Some("30"), "sound calls of a tenant in a minute"),
+    plain(
+        "GATEWAY_CIRCUIT_BREAKER_MAX",
+        "gateway-circuit-breaker-max",
+        Some("100"),
+        "more calls of a bot in the window pause it",
+    ),
+    plain("GATEWAY_CIRCUIT_BREAKER_WINDOW_MS", "gateway-circuit-breaker-window-ms", Some("10000"), "that window"),
+    plain("GATEWAY_CIRCUIT_BREAKER_PAUSE_MS", "gateway-circuit-breaker-pause-ms", Some("300000"), "that pause"),
+    secret("OPENROUTER_API_KEY", "OpenRouter's key; its models are off without it"),
+    plain("OPENROUTER_API_BASE", "openrouter-api-base", Some("https://openrouter.ai/api"), "OpenRouter, or a stand-in"),
+    secret("ANTHROPIC_API_KEY", "Anthropic's key"),
+    plain("ANTHROPIC_API_BASE", "anthropic-api-base", Some("https://api.anthropic.com"), "Anthropic, or a stand-in"),
+    secret("GEMINI_API_KEY", "Gemini's key"),
+    plain(
+        "GEMINI_API_BASE",
+        "gemini-api-base",
+        Some("https://generativelanguage.googleapis.com/v1beta/openai"),
+        "Gemini's door for OpenAI's clients, or a stand-in",
+    ),
+    secret("DEEPGRAM_API_KEY", "Deepgram's key"),
+    plain("DEEPGRAM_API_BASE", "deepgram-api-base", Some("https://api.deepgram.com"), "Deepgram, or a stand-in"),
+    secret("ELEVENLABS_API_KEY", "ElevenLabs' key"),
+    plain("ELEVENLABS_API_BASE", "elevenlabs-api-base", Some("https://api.elevenlabs.io"), "ElevenLabs, or a stand-in"),
+    secret("REPLICATE_API_TOKEN", "Replicate's token"),
+    plain("REPLICATE_API_BASE", "replicate-api-base", Some("https://api.replicate.com"), "Replicate, or a stand-in"),
     secret("STRIPE_SECRET_KEY", "Stripe's API key; payments are off without it"),
     secret("STRIPE_WEBHOOK_SECRET", "whole whsec_… values, newest first, separated by commas"),
     plain("STRIPE_API_BASE", "stripe-api-base", Some(super::STRIPE_API_BASE), "Stripe, or in development a stand-in"),

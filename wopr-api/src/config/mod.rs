@@ -1,16 +1,19 @@
 //! Configuration: flag over environment over file over default, typed, and refused as a whole when any of it is wrong.
 
+mod gateway;
 mod gpu;
 mod keys;
 mod read;
 mod source;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
 use wopr_core::auth::OperatorToken;
 use wopr_core::fleet::NetworkRange;
+use wopr_core::gateway::{GatewayConfig, Sync};
 use wopr_core::gpu::{MasterSecrets, ProvisionConfig};
 
 pub use self::keys::{KEYS, Key};
@@ -89,6 +92,40 @@ pub struct CloudConfig {
     pub api_base: String,
 }
 
+/// Calls to models.
+#[derive(Debug, Clone)]
+pub struct GatewaySettings {
+    /// Margin, limits, bounds.
+    pub config: GatewayConfig,
+    /// Where charges are written first: a folder on a disk that survives a restart, for this process alone.
+    pub journal: PathBuf,
+    /// When a charge counts as written.
+    pub sync: Sync,
+    /// Where bots reach this API, without a trailing slash; `None` tells them nothing.
+    pub url_for_bots: Option<String>,
+    /// OpenRouter; `None` switches it off, as with all of these.
+    pub openrouter: Option<ModelAccount>,
+    /// Anthropic.
+    pub anthropic: Option<ModelAccount>,
+    /// Gemini.
+    pub gemini: Option<ModelAccount>,
+    /// Deepgram.
+    pub deepgram: Option<ModelAccount>,
+    /// ElevenLabs.
+    pub elevenlabs: Option<ModelAccount>,
+    /// Replicate.
+    pub replicate: Option<ModelAccount>,
+}
+
+/// An account at a provider of models.
+#[derive(Debug, Clone)]
+pub struct ModelAccount {
+    /// Its key.
+    pub key: SecretString,
+    /// The API's base URL.
+    pub base_url: String,
+}
+
 /// Everything the server is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -138,6 +175,8 @@ pub struct Config {
     pub docker_host: Option<String>,
     /// GPU nodes.
     pub gpu: GpuSettings,
+    /// Calls to models.
+    pub gateway: GatewaySettings,
     /// Payments; `None` switches them off.
     pub stripe: Option<StripeConfig>,
     /// Stripe price ids by the dollars of their pack.

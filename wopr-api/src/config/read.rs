@@ -28,6 +28,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
     let mut trusted_origins = ui_origins.clone();
     trusted_origins.extend(origin_of(&base_url).filter(|origin| !ui_origins.contains(origin)));
     let gpu = reader.gpu(&base_url, production);
+    let gateway = reader.gateway(production);
     let config = Config {
         environment: if production { Environment::Production } else { Environment::Development },
         port: reader.number("PORT", 0, u16::MAX),
@@ -52,6 +53,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         registry: reader.registry(),
         docker_host: reader.text("DOCKER_HOST"),
         gpu,
+        gateway,
         stripe: reader.stripe(production),
         credit_prices: reader.credit_prices(),
         mail: reader.mail(),
@@ -95,7 +97,7 @@ impl Reader {
     }
 
     /// One of a few words, the first of which also stands in when the value is none of them.
-    fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
+    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
         let text = self.text(name).unwrap_or_default();
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
             return *value;
@@ -105,7 +107,7 @@ impl Reader {
         choices[0].1
     }
 
-    fn number<N: FromStr + PartialOrd + Copy + std::fmt::Display>(&mut self, name: &str, least: N, most: N) -> N {
+    pub(super) fn number<N: FromStr + PartialOrd + Copy + std::fmt::Display>(&mut self, name: &str, least: N, most: N) -> N {
         let text = self.text(name).unwrap_or_default();
         match text.parse::<N>() {
             Ok(number) if number >= least && number <= most => number,

@@ -122,6 +122,7 @@ pub fn list() -> Vec<Entry> {
         let (method, path) = (procedure.kind.name().to_owned(), name.to_owned());
         entries.push(Entry { method, path, access: procedure.access.name().to_owned() });
     }
+    entries.extend(crate::gateway::entries());
     entries.sort();
     entries
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,9 +21,10 @@ use wopr_core::audit::Origin;
 use wopr_core::auth::{Email, Scope, SignUp, SignedIn};
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SharedClock;
+use wopr_core::gateway::{Journal, Sync};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::TenantId;
-use wopr_core::testing::{FixedClock, MemoryCloud, MemoryHost, MemoryMailer, MemoryPayments, MemoryProbe, TestDb};
+use wopr_core::testing::{FixedClock, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments, MemoryProbe, TestDb};
 
 /// The page that is allowed to call.
 pub(crate) const ORIGIN: &str = "http://localhost:3000";
@@ -40,8 +42,11 @@ pub(crate) struct TestApp {
     pub(crate) cloud: MemoryCloud,
     /// Services of GPU nodes.
     pub(crate) probe: MemoryProbe,
+    /// A provider of models, in place of OpenRouter.
+    pub(crate) models: Arc<MemoryModels>,
     pub(crate) state: AppState,
     router: Router,
+    folder: PathBuf,
     /// Counts up when each request comes from a client of its own.
     clients: Option<AtomicU32>,
 }
@@ -57,6 +62,12 @@ pub(crate) struct TestUser {
 impl TestUser {
     pub(crate) fn tenant(&self) -> TenantId {
         self.signed_in.tenant_id
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.folder));
     }
 }
 
@@ -126,16 +137,20 @@ impl TestApp {
         let prices = [5, 10, 25, 50, 100].map(|dollars| (format!("price_{dollars}"), dollars * 100));
         let provider = MemoryPayments::new(Arc::clone(&shared), prices);
         let (cloud, probe) = (MemoryCloud::default(), MemoryProbe::default());
+        let models = Arc::new(MemoryModels::new("openrouter"));
+        let folder = std::env::temp_dir().join(format!("wopr-api-test-{}", uuid::Uuid::new_v4()));
         let adapters = Adapters {
             containers: containers.clone(),
             mailer: Some(mailer.clone()),
             payments: config.stripe.is_some().then(|| Arc::new(provider.clone()) as Arc<dyn PaymentProvider>),
             cloud: config.gpu.cloud.is_some().then(|| Arc::new(cloud.clone()) as Arc<dyn CloudProvider>),
             inference: Arc::new(probe.clone()),
+            models: vec![models.clone()],
+            journal: Journal::open(&folder, Sync::Soon).unwrap(),
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
-        Self { db, clock, mailer, containers, provider, cloud, probe, state, router, clients: None }
+        Self { db, clock, mailer, containers, provider, cloud, probe, models, state, router, clients: None, folder }
     }
 
     /// From now on each request comes from a client of its own, so that no limit is met.

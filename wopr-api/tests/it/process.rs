@@ -14,6 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Process {
     child: tokio::process::Child,
     port: u16,
+    folder: std::path::PathBuf,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
 }
 
 impl Process {
@@ -22,6 +29,8 @@ impl Process {
         environment.insert("DATABASE_URL".to_owned(), db.url());
         environment.insert("PORT".to_owned(), "0".to_owned());
         environment.insert("LOG_FORMAT".to_owned(), "json".to_owned());
+        let folder = std::env::temp_dir().join(format!("wopr-api-process-{}", uuid::Uuid::new_v4()));
+        environment.insert("GATEWAY_JOURNAL_DIR".to_owned(), folder.display().to_string());
         let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_wopr-api"))
             .env_clear()
             .envs(environment)
@@ -43,7 +52,7 @@ impl Process {
         .unwrap();
         // Somebody has to go on reading, or the program would block on a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, port }
+        Self { child, port, folder }
     }
 
     async fn connect(&self) -> TcpStream {

@@ -79,8 +79,8 @@ pub struct ContainerSpec {
 }
 
 impl ContainerSpec {
-    /// What `bot` needs, once its image is known.
-    pub fn of(bot: &Bot) -> Option<Self> {
+    /// What `bot` needs, once its image is known. `gateway` is where it reaches models.
+    pub fn of(bot: &Bot, gateway: Option<&str>) -> Option<Self> {
         let image = bot.spec.digest.clone()?;
         let mut env = bot.spec.env.variables().clone();
         match &bot.spec.discovery {
@@ -95,6 +95,12 @@ impl ContainerSpec {
         }
         env.insert("WOPR_HOME".to_owned(), DATA_PATH.to_owned());
         env.insert("WOPR_SERVICE_KEY_FILE".to_owned(), format!("{RUN_PATH}/{KEY_FILE}"));
+        if let Some(gateway) = gateway {
+            // What the usual clients read by themselves.
+            env.insert("WOPR_GATEWAY_URL".to_owned(), format!("{gateway}/v1"));
+            env.insert("OPENAI_BASE_URL".to_owned(), format!("{gateway}/v1/openai/v1"));
+            env.insert("ANTHROPIC_BASE_URL".to_owned(), format!("{gateway}/v1/anthropic"));
+        }
         Some(Self {
             bot_id: bot.id,
             tenant_id: bot.tenant_id,

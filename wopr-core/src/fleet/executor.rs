@@ -93,7 +93,7 @@ impl Fleet {
                 Err(Interrupted::Superseded) => continue,
                 Err(Interrupted::Lost) => return Ok(Outcome::Busy),
             }
-            let steps = plan(&desired(&bot), aimed, &observed);
+            let steps = plan(&self.desired(&bot), aimed, &observed);
             if steps.is_empty() || steps == [Step::Await] {
                 match self.conclude(&bot, owner, aimed, &observed).await? {
                     Some(outcome) => return Ok(outcome),
@@ -226,7 +226,7 @@ impl Fleet {
             Step::EnsureNetwork => self.ensure_network(bot.tenant_id).await?,
             Step::EnsureVolumes => self.bounded(quick, host.ensure_volumes(bot.id, bot.tenant_id)).await?,
             Step::CreateContainer => {
-                if let Some(spec) = ContainerSpec::of(bot) {
+                if let Some(spec) = ContainerSpec::of(bot, self.config().gateway_url.as_deref()) {
                     *container = Some(self.bounded(quick, host.create_container(&spec)).await?);
                 }
             }
@@ -256,6 +256,17 @@ impl Fleet {
             Step::Await => {}
         }
         Ok(())
+    }
+
+    fn desired(&self, bot: &Bot) -> Desired {
+        let spec = ContainerSpec::of(bot, self.config().gateway_url.as_deref());
+        Desired {
+            state: bot.desired,
+            spec_hash: spec.map(|spec| spec.hash()),
+            restart_policy: bot.spec.restart_policy,
+            restart: bot.restart_wanted,
+            keyed_container: bot.keyed_container.clone(),
+        }
     }
 
     /// An engine that was killed may keep remains of a container, and refuses to start it ever after. One that is refused
@@ -540,16 +551,6 @@ impl From<DbError> for Failure {
 
 fn later(at: Timestamp, pause: SignedDuration) -> Timestamp {
     at.checked_add(pause).unwrap_or(Timestamp::MAX)
-}
-
-fn desired(bot: &Bot) -> Desired {
-    Desired {
-        state: bot.desired,
-        spec_hash: ContainerSpec::of(bot).map(|spec| spec.hash()),
-        restart_policy: bot.spec.restart_policy,
-        restart: bot.restart_wanted,
-        keyed_container: bot.keyed_container.clone(),
-    }
 }
 
 fn seen(observed: &Observed) -> Seen {

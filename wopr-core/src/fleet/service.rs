@@ -38,6 +38,8 @@ pub struct FleetConfig {
     pub deadlines: Deadlines,
     /// Where the addresses of tenants' networks come from.
     pub networks: NetworkRange,
+    /// Where bots reach the gateway for models, without a path; `None` tells them nothing.
+    pub gateway_url: Option<String>,
 }
 
 /// How long an engine may take to answer.
@@ -63,6 +65,7 @@ impl Default for FleetConfig {
                 pull: Duration::from_mins(10),
             },
             networks: NetworkRange::default(),
+            gateway_url: None,
         }
     }
 }

@@ -134,6 +134,11 @@ impl InFlight {
         self.answered = true;
     }
 
+    /// When it began, in seconds of Unix time.
+    fn created(&self) -> i64 {
+        self.record.started_at.as_second()
+    }
+
     pub(super) fn call_id(&self) -> CallId {
         CallId::from_uuid(self.record.id)
     }
@@ -269,8 +274,8 @@ pub(super) async fn whole(
     }
     let mut bytes = Bytes::from(bytes);
     if dialect != call.question.dialect {
-        match wire::translate_answer(dialect, call.question.dialect, &bytes, call.facts.model()) {
-            Ok(translated) => bytes = translated.into(),
+        match wire::translate_answer(dialect, call.question.dialect, &bytes, call.facts.model(), call.created()) {
+            Ok(translated) => bytes = translated,
             Err(error) => {
                 tracing::error!(call = %call.call_id(), "an answer cannot be translated: {error}");
                 call.end_for_good(Outcome::ProviderFailed).await?;
@@ -293,14 +298,14 @@ enum Passage {
 }
 
 impl Passage {
-    fn push(&mut self, chunk: Bytes) -> Result<Bytes, wire::WireError> {
+    fn push(&mut self, chunk: Bytes) -> Bytes {
         match self {
-            Self::Open => Ok(chunk),
-            Self::Filtered(filter) => Ok(filter.push(chunk)),
+            Self::Open => chunk,
+            Self::Filtered(filter) => filter.push(chunk),
             Self::Translated(translator) => {
                 let mut out = Vec::new();
-                translator.push(&chunk, &mut out)?;
-                Ok(out.into())
+                translator.push(&chunk, &mut out);
+                out.into()
             }
         }
     }
@@ -334,7 +339,9 @@ pub(super) fn events(mut call: InFlight, body: AnswerBody) -> Events {
     let asked_for_usage = matches!(&call.facts, Facts::Text(facts) if facts.wants_usage);
     let passage = match (from, to) {
         (from, to) if from != to => {
-            Passage::Translated(Box::new(StreamTranslator::new(from, to, call.facts.model(), asked_for_usage)))
+            let translator =
+                StreamTranslator::new(from, to, call.facts.model(), call.created(), asked_for_usage);
+            Passage::Translated(Box::new(translator))
         }
         (Dialect::OpenAi, _) if !asked_for_usage => Passage::Filtered(UsageFilter::default()),
         _ => Passage::Open,
@@ -359,14 +366,7 @@ impl Streaming {
                     let Some(meter) = self.call.meter.as_mut() else { return None };
                     meter.observe(&chunk);
                     let (finished, produced) = (meter.finished(), meter.produced_bytes());
-                    let passed = match self.passage.push(chunk) {
-                        Ok(passed) => passed,
-                        Err(error) => {
-                            tracing::error!(call = %self.call.call_id(), "a stream cannot be translated: {error}");
-                            self.end(Outcome::ProviderFailed).await;
-                            continue;
-                        }
-                    };
+                    let passed = self.passage.push(chunk);
                     if produced >= self.noted_bytes + PROGRESS_BYTES {
                         self.noted_bytes = produced;
                         self.call.note_progress();

@@ -150,7 +150,7 @@ impl Credit {
     async fn refill(&self, slice: &Arc<Slice>, amount: Money) -> Result<(), BillingError> {
         // One at a time: the others may find what this one brings.
         let mut refill = slice.refill.lock().await;
-        let mut recalled = false;
+        let mut recalled_at = None;
         loop {
             if slice.try_reserve(amount.as_nanos()) {
                 return Ok(());
@@ -169,13 +169,15 @@ impl Credit {
                 Ok(granted) => granted,
                 Err(error) => {
                     slice.free.fetch_add(had.as_nanos(), Ordering::AcqRel);
-                    let short = matches!(error, BillingError::InsufficientCredit { .. });
-                    if !short || recalled || !repository::recall(&self.db, slice.tenant, self.holder).await? {
+                    if !matches!(error, BillingError::InsufficientCredit { .. }) {
                         return Err(error);
                     }
-                    // Another process has some, and has been asked for what it has free.
-                    recalled = true;
-                    if tokio::time::timeout(RECALL, returned).await.is_err() {
+                    // Another process may have some, and is asked for what it has free.
+                    if recalled_at.is_none() && !repository::recall(&self.db, slice.tenant, self.holder).await? {
+                        return Err(error);
+                    }
+                    let waited = recalled_at.get_or_insert_with(Instant::now).elapsed();
+                    if tokio::time::timeout(RECALL.saturating_sub(waited), returned).await.is_err() {
                         return Err(error);
                     }
                     continue;
@@ -197,9 +199,10 @@ impl Credit {
     ///
     /// # Errors
     /// [`BillingError::Storage`].
-    pub(super) async fn give_back(&self, tenant: TenantId) -> Result<(), BillingError> {
-        self.give_back_free(&self.slice(tenant)).await?;
-        repository::announce_given_back(&self.db, tenant).await?;
+    pub(super) async fn give_back(&self, tenant: TenantId, needed_by: LeaseHolder) -> Result<(), BillingError> {
+        if needed_by != self.holder && self.give_back_free(&self.slice(tenant)).await? {
+            repository::announce_given_back(&self.db, tenant, self.holder).await?;
+        }
         Ok(())
     }
 
@@ -238,15 +241,16 @@ impl Credit {
         Ok(())
     }
 
-    async fn give_back_free(&self, slice: &Slice) -> Result<(), BillingError> {
+    /// `false` if nothing was free.
+    async fn give_back_free(&self, slice: &Slice) -> Result<bool, BillingError> {
         let free = slice.free.swap(0, Ordering::AcqRel);
         if free == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let returned = self.billing.return_leased(slice.tenant, self.holder, Money::from_nanos(free)).await;
         if returned.is_err() {
             slice.free.fetch_add(free, Ordering::AcqRel);
         }
-        returned
+        returned.map(|()| true)
     }
 }

@@ -79,8 +79,7 @@ struct Shared {
     holder: LeaseHolder,
     sync: Sync,
     writer: Mutex<Writer>,
-    flush: Mutex<Flush>,
-    flush_wanted: Condvar,
+    flush: Arc<Flush>,
     durable: watch::Sender<Durable>,
     written: watch::Sender<u64>,
     /// Locked for as long as the journal is in use.
@@ -99,9 +98,16 @@ struct Writer {
     failed: bool,
 }
 
+/// What the thread that flushes is told. It does not keep the journal from being dropped.
 #[derive(Default)]
 struct Flush {
-    wanted: u64,
+    wanted: Mutex<Wanted>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    position: u64,
     stop: bool,
 }
 
@@ -151,20 +157,22 @@ impl Journal {
             holder,
             sync,
             writer: Mutex::new(writer),
-            flush: Mutex::default(),
-            flush_wanted: Condvar::new(),
+            flush: Arc::default(),
             durable: watch::Sender::new(Durable { position: 0, failed: false }),
             written: watch::Sender::new(position),
             _lock: lock_file,
         });
-        let flusher = Arc::downgrade(&shared);
+        let (flush, journal) = (Arc::clone(&shared.flush), Arc::downgrade(&shared));
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
-                while let Some(shared) = flusher.upgrade() {
-                    if !shared.flush_once() {
+                let mut flushed = 0;
+                while let Some(wanted) = flush.wait(flushed) {
+                    let Some(journal) = journal.upgrade() else { break };
+                    if !journal.flush() {
                         break;
                     }
+                    flushed = wanted;
                 }
             })
             .map_err(disk(folder, "starting the thread that flushes"))?;
@@ -200,7 +208,7 @@ impl Journal {
         drop(writer);
         if matches!(line, Line::Ended(_)) {
             self.shared.written.send_replace(position);
-            self.shared.want(position);
+            self.shared.flush.want(position);
         }
         Ok(position)
     }
@@ -303,39 +311,33 @@ impl Journal {
     }
 }
 
+impl Flush {
+    fn want(&self, position: u64) {
+        let mut wanted = lock(&self.wanted);
+        if wanted.position < position {
+            wanted.position = position;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until more is to be flushed, and says up to where; nothing at the end.
+    fn wait(&self, flushed: u64) -> Option<u64> {
+        let wanted = self.changed.wait_while(lock(&self.wanted), |wanted| !wanted.stop && wanted.position <= flushed);
+        let wanted = *wanted.unwrap_or_else(PoisonError::into_inner);
+        (!wanted.stop).then_some(wanted.position)
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        lock(&self.flush).stop = true;
-        self.flush_wanted.notify_all();
+        lock(&self.flush.wanted).stop = true;
+        self.flush.changed.notify_all();
     }
 }
 
 impl Shared {
-    fn want(&self, position: u64) {
-        let mut flush = lock(&self.flush);
-        if flush.wanted < position {
-            flush.wanted = position;
-            self.flush_wanted.notify_one();
-        }
-    }
-
-    /// Waits a moment for something to flush, and flushes it; `false` when there is nothing to come.
-    fn flush_once(&self) -> bool {
-        // Not for ever: the journal may have been dropped by everybody else.
-        const MOMENT: std::time::Duration = std::time::Duration::from_millis(500);
-        let durable = *self.durable.borrow();
-        let flush = lock(&self.flush);
-        let (flush, _) = self
-            .flush_wanted
-            .wait_timeout_while(flush, MOMENT, |flush| !flush.stop && flush.wanted <= durable.position)
-            .unwrap_or_else(PoisonError::into_inner);
-        if flush.stop {
-            return false;
-        }
-        if flush.wanted <= durable.position {
-            return true;
-        }
-        drop(flush);
+    /// Flushes what is written; `false` if the disk has failed.
+    fn flush(&self) -> bool {
         let (file, position) = {
             let writer = lock(&self.writer);
             (Arc::clone(&writer.file), writer.position)

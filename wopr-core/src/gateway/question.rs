@@ -119,9 +119,7 @@ impl Facts {
                 CallBody::Json(wire::prepare(body, facts, model, ask_usage, Some(most_output)))
             }
             Self::Text(_) => {
-                let translated =
-                    wire::translate_request(question.dialect, dialect, body, model, Some(most_output))?;
-                CallBody::Json(translated.into())
+                CallBody::Json(wire::translate_request(question.dialect, dialect, body, model, most_output)?)
             }
             Self::Embeddings(EmbeddingFacts { places, .. })
             | Self::Speech(SpeechFacts { places, .. })

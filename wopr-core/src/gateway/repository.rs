@@ -27,21 +27,22 @@ pub(super) enum News {
     Standing(TenantId),
     /// What the tenant allows itself was changed.
     Limits(TenantId),
-    /// Somebody needs what the tenant has free elsewhere.
-    Recall(TenantId),
+    /// That process needs what the tenant has free elsewhere.
+    Recall(TenantId, LeaseHolder),
     /// Somebody has given back what the tenant had free there.
     GivenBack(TenantId),
 }
 
 impl News {
     fn parse(payload: &str) -> Option<Self> {
-        let (what, tenant) = payload.split_once(':')?;
+        let (what, rest) = payload.split_once(':')?;
+        let (tenant, holder) = rest.split_once(':').unwrap_or((rest, ""));
         let tenant = TenantId::from_uuid(Uuid::try_parse(tenant).ok()?);
         Some(match what {
             "key" => Self::Key(tenant),
             "standing" => Self::Standing(tenant),
             "limits" => Self::Limits(tenant),
-            "recall" => Self::Recall(tenant),
+            "recall" => Self::Recall(tenant, LeaseHolder::from_uuid(Uuid::try_parse(holder).ok()?)),
             "given-back" => Self::GivenBack(tenant),
             _ => return None,
         })
@@ -351,9 +352,9 @@ impl<'c> GatewayRepository<'c> {
         Ok(old.len())
     }
 
-    async fn announce(&mut self, what: &str, tenant: TenantId) -> Result<(), DbError> {
+    async fn announce(&mut self, what: &str, tenant: TenantId, by: LeaseHolder) -> Result<(), DbError> {
         diesel::sql_query("SELECT pg_notify(current_schema() || '_gateway', $1)")
-            .bind::<Text, _>(format!("{what}:{}", tenant.as_uuid()))
+            .bind::<Text, _>(format!("{what}:{}:{}", tenant.as_uuid(), by.as_uuid()))
             .execute(self.conn)
             .await?;
         Ok(())
@@ -371,15 +372,15 @@ pub(super) async fn recall(db: &Db, tenant: TenantId, own: LeaseHolder) -> Resul
     .get_result(&mut conn)
     .await?;
     if others.found {
-        GatewayRepository::new(&mut conn).announce("recall", tenant).await?;
+        GatewayRepository::new(&mut conn).announce("recall", tenant, own).await?;
     }
     Ok(others.found)
 }
 
 /// Tells whoever recalled it that the tenant's free credit was given back.
-pub(super) async fn announce_given_back(db: &Db, tenant: TenantId) -> Result<(), DbError> {
+pub(super) async fn announce_given_back(db: &Db, tenant: TenantId, own: LeaseHolder) -> Result<(), DbError> {
     let mut conn = db.connection().await?;
-    GatewayRepository::new(&mut conn).announce("given-back", tenant).await
+    GatewayRepository::new(&mut conn).announce("given-back", tenant, own).await
 }
 
 /// Says for as long as its connection lives what other processes announce; from the moment this returns on, nothing is

@@ -324,6 +324,11 @@ impl Gateway {
         &self.inner.counts
     }
 
+    /// Whether calls are let in at present.
+    pub fn accepts(&self) -> bool {
+        self.inner.require_accountable().is_ok()
+    }
+
     /// How far the settlement is behind the journal, in bytes.
     pub fn unsettled_bytes(&self) -> u64 {
         self.inner.journal.position().saturating_sub(self.inner.journal.cursor())
@@ -575,7 +580,7 @@ impl Gateway {
             match news {
                 News::Key(tenant) | News::Standing(tenant) => inner.callers.forget(tenant),
                 News::Limits(tenant) => inner.spending.forget(tenant).await,
-                News::Recall(tenant) => inner.credit.give_back(tenant).await?,
+                News::Recall(tenant, by) => inner.credit.give_back(tenant, by).await?,
                 News::GivenBack(tenant) => inner.credit.given_back(tenant),
             }
         }

@@ -372,6 +372,8 @@ fn api(inputs: &Inputs<'_>) -> Service {
         target: "/var/run/docker.sock".to_owned(),
         read_only: false,
     });
+    // Charges that are not settled yet.
+    service.mounts.push(Mount::Volume { name: "wopr-api-data", target: "/data" });
     service.ports = inputs.published(inputs.ports.api_port, API_PORT);
     service.memory_bytes = 512 * MIB;
     service.after = vec![inputs.names().migrate, inputs.names().stripe, inputs.names().mail];
@@ -387,6 +389,7 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
         ("UI_ORIGIN", "http://localhost:3000"),
         ("COOKIE_DOMAIN", "localhost"),
         ("MAIL_FROM", "noreply@wopr.test"),
+        ("GATEWAY_JOURNAL_DIR", "/data/gateway"),
         ("STRIPE_CREDIT_PRICE_5", "price_wopr_credits_5"),
         ("STRIPE_CREDIT_PRICE_10", "price_wopr_credits_10"),
         ("STRIPE_CREDIT_PRICE_25", "price_wopr_credits_25"),

@@ -31,8 +31,8 @@ impl Billing {
     /// A lease that nobody renewed or spent from for this long belongs to a process that is gone.
     pub const LEASE_LIFETIME: SignedDuration = SignedDuration::from_mins(10);
 
-    /// Sets credit aside for `holder` to spend in many parts: what is available, at most `wish`, at least `need`. Answers
-    /// how much was added to what the holder has already.
+    /// Sets credit aside for `holder` to spend in many parts: `wish`, but no more than a quarter of what is available, and
+    /// at least `need`. Answers how much was added to what the holder has already.
     ///
     /// # Errors
     /// [`BillingError::InsufficientCredit`] when less than `need` is available, [`BillingError::AccountSuspended`],
@@ -52,7 +52,9 @@ impl Billing {
                 if available < need {
                     return Err(BillingError::InsufficientCredit { available, required: need });
                 }
-                let granted = available.min(wish.max(need));
+                // Others may want some of it as well: what is there is not taken at once.
+                let share = Money::from_nanos(available.as_nanos() / 4);
+                let granted = wish.min(share).max(need);
                 if granted.is_positive() {
                     LeaseRepository::new(conn).grant(at, tenant, holder, granted).await?;
                 }
