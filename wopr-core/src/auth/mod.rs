@@ -24,5 +24,5 @@ pub use self::keyring::{EmptyKeyRing, KeyRing};
 pub use self::keys::{ApiKey, KeyHolder, NewApiKey, Scope, UnknownScope};
 pub use self::model::{Account, ImageChange, Refreshed, Session, SignUp, SignedIn, Started, User};
 pub use self::operator::OperatorToken;
-pub use self::service::{AdminGrant, Auth, AuthConfig};
+pub use self::service::{AdminGrant, Auth, AuthConfig, is_service_key};
 pub use self::throttle::{Decision, Limit, Throttle};

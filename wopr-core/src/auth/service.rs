@@ -4,6 +4,8 @@ mod passwords;
 mod sessions;
 mod verification;
 
+pub use self::keys::is_service_key;
+
 use std::sync::Arc;
 
 use diesel_async::AsyncPgConnection;

@@ -123,7 +123,7 @@ impl Db {
     }
 
     /// A connection outside of the pool, for what lives as long as the connection.
-    async fn connect_alone(&self) -> Result<AsyncPgConnection, DbError> {
+    pub(crate) async fn connect_alone(&self) -> Result<AsyncPgConnection, DbError> {
         tls::connect(tls::parameters(&self.config)?).await.map_err(|error| DbError::Unavailable(error.to_string()))
     }
 

@@ -18,7 +18,6 @@ use super::record::{CallRecord, Line, Outcome, UsageSource};
 use super::service::Inner;
 use super::wire::{self, StreamMeter, StreamTranslator, UsageFilter};
 use crate::ids::{CallId, TenantId};
-use crate::money::Money;
 
 /// An answer that is not streamed is never longer.
 const WHOLE_BYTES: usize = 32 << 20;

@@ -77,15 +77,6 @@ impl Reservation {
         self.amount
     }
 
-    /// Reserves more, if it is free without asking.
-    pub(super) fn grow(&mut self, more: Money) -> bool {
-        let grown = self.slice.try_reserve(more.as_nanos());
-        if grown {
-            self.amount = Money::from_nanos(self.amount.as_nanos().saturating_add(more.as_nanos()));
-        }
-        grown
-    }
-
     /// Frees what was not spent. What was spent beyond it is taken from what is free, as far as that goes.
     pub(super) fn spend(mut self, charge: Money) {
         let rest = self.amount.as_nanos().saturating_sub(charge.as_nanos());

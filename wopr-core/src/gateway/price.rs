@@ -120,13 +120,13 @@ pub struct Price {
 
 /// The prices of one moment.
 #[derive(Debug, Clone, Default)]
-pub struct PriceBook {
+pub(super) struct PriceBook {
     prices: HashMap<(Capability, Unit, Side), Vec<Price>>,
 }
 
 impl PriceBook {
     /// A book of these prices.
-    pub fn new(prices: impl IntoIterator<Item = Price>) -> Self {
+    pub(super) fn new(prices: impl IntoIterator<Item = Price>) -> Self {
         let mut book = Self::default();
         for price in prices {
             book.prices.entry((price.capability, price.unit, price.side)).or_default().push(price);
@@ -146,7 +146,7 @@ impl PriceBook {
     }
 
     /// What a provider's model costs and is sold for; nothing if a price is missing: what has no price is not for sale.
-    pub fn quote(&self, capability: Capability, provider: &str, model: &str, margin_bps: u32) -> Option<Quote> {
+    pub(super) fn quote(&self, capability: Capability, provider: &str, model: &str, margin_bps: u32) -> Option<Quote> {
         let find = |unit, side| self.find(capability, provider, model, unit, side);
         let needed: &[Unit] = match capability {
             Capability::ChatCompletions | Capability::TextCompletions => {
@@ -168,7 +168,7 @@ impl PriceBook {
 
 /// The price of one unit, and which row of the book it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PricePart {
+pub(super) struct PricePart {
     unit: Unit,
     nanos: i64,
     price: Uuid,
@@ -176,7 +176,7 @@ pub struct PricePart {
 
 /// The prices of one provider's model: sold at its sell prices if it has them all, else at cost and margin; never both.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Quote {
+pub(super) struct Quote {
     cost: Vec<PricePart>,
     sell: Vec<PricePart>,
     margin_bps: u32,
@@ -184,13 +184,13 @@ pub struct Quote {
 
 /// What a call cost us and what is charged for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Charge {
+pub(super) struct Charge {
     /// Paid to the provider.
-    pub cost: Money,
+    pub(super) cost: Money,
     /// Taken from the tenant.
-    pub charge: Money,
+    pub(super) charge: Money,
     /// How the charge came about.
-    pub explanation: Explanation,
+    pub(super) explanation: Explanation,
 }
 
 /// How a charge came about: it can be computed again from this alone.
@@ -224,7 +224,7 @@ impl Quote {
     ///
     /// # Errors
     /// [`MoneyOverflow`] for more than can be written.
-    pub fn charge(&self, usage: &Usage) -> Result<Charge, MoneyOverflow> {
+    pub(super) fn charge(&self, usage: &Usage) -> Result<Charge, MoneyOverflow> {
         let cost_parts = explained(&self.cost, usage);
         let reported_cost = match usage {
             Usage::Tokens(tokens) => tokens.cost,
@@ -253,7 +253,7 @@ impl Quote {
     ///
     /// # Errors
     /// [`MoneyOverflow`] for more than can be written.
-    pub fn most(&self, usage: &Usage) -> Result<Money, MoneyOverflow> {
+    pub(super) fn most(&self, usage: &Usage) -> Result<Money, MoneyOverflow> {
         let usage = match usage {
             Usage::Tokens(tokens) => Usage::Tokens(TokenUsage { cached_input: 0, cost: None, ..*tokens }),
             other => *other,

@@ -13,7 +13,7 @@ use super::limits::{MonthSpend, SpendingLimit};
 use super::model::Capability;
 use super::price::{Price, Side, Unit};
 use super::record::CallRecord;
-use crate::db::schema::gateway::{models, prices, spending_limits, usage_hours};
+use crate::db::schema::gateway::{models, prices, spending_limits};
 use crate::db::{Db, DbError};
 use crate::ids::{LeaseHolder, TenantId};
 use crate::money::Money;
@@ -387,14 +387,4 @@ pub(super) async fn announce_given_back(db: &Db, tenant: TenantId) -> Result<(),
 pub(super) async fn listen(conn: &mut AsyncPgConnection, schema: &str) -> Result<impl Stream<Item = News>, DbError> {
     conn.batch_execute(&format!("LISTEN \"{schema}_gateway\"")).await?;
     Ok(conn.notifications_stream().filter_map(async |notification| News::parse(&notification.ok()?.payload)))
-}
-
-/// What the rows of hours say, for tests and reports: the sum of all charges of a tenant.
-pub(super) async fn charged_total(conn: &mut AsyncPgConnection, tenant: TenantId) -> Result<Money, DbError> {
-    let sums: Vec<i64> = usage_hours::table
-        .filter(usage_hours::tenant_id.eq(tenant.as_uuid()))
-        .select(usage_hours::charge_nanos)
-        .load(conn)
-        .await?;
-    Ok(Money::from_nanos(sums.into_iter().sum()))
 }

@@ -12,6 +12,7 @@ mod digital_ocean;
 #[cfg(feature = "docker")]
 mod docker;
 mod fleet;
+mod gateway;
 mod gpu;
 #[cfg(feature = "inference")]
 mod inference;

@@ -1,0 +1,494 @@
+//! Calls to models: what they cost, however they end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+use wopr_core::audit::{Actor, Origin};
+use wopr_core::auth::{Auth, AuthConfig, Scope};
+use wopr_core::billing::{Billing, BillingConfig, Transfer, TransferKind};
+use wopr_core::gateway::{
+    Answer, Body, Caller, Capability, Dialect, Gateway, GatewayConfig, GatewayError, GatewayParts, Journal, Model, Price,
+    ProviderError, Question, RateLimits, Side, SpendingLimit, Sync, Unit,
+};
+use wopr_core::ids::TenantId;
+use wopr_core::money::Money;
+use wopr_core::testing::{FixedClock, MemoryModels, ModelFault, TestDb};
+
+/// One token read and one token written, with the margin: 1 000 and 2 000 nano-dollars, and 30 %.
+const READ: i64 = 1_300;
+const WRITTEN: i64 = 2_600;
+
+/// A platform: a database, prices, a tenant with credit and a key, a provider.
+struct World {
+    test: TestDb,
+    clock: Arc<FixedClock>,
+    auth: Auth,
+    billing: Billing,
+    folder: PathBuf,
+    tenant: TenantId,
+    key: String,
+    models: Arc<MemoryModels>,
+    spare: Arc<MemoryModels>,
+}
+
+/// A gateway at work.
+struct Running {
+    gateway: Gateway,
+    stop: Option<oneshot::Sender<()>>,
+    work: JoinHandle<()>,
+}
+
+impl Running {
+    /// Ends it well.
+    async fn stop(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.work.await.unwrap();
+    }
+
+    /// Ends it in the middle of everything: nothing is settled and nothing given back any more.
+    async fn kill(self) {
+        self.work.abort();
+        drop(self.work.await);
+    }
+}
+
+fn origin() -> Origin {
+    Origin::system("test")
+}
+
+impl World {
+    async fn new(cents: i32) -> Self {
+        let test = TestDb::create().await;
+        let clock = Arc::new(FixedClock::at(Timestamp::constant(1_800_000_000, 0)));
+        let billing = Billing::new(test.db.clone(), clock.clone(), BillingConfig::default());
+        let config = AuthConfig::new("http://localhost", "http://localhost");
+        let auth = Auth::new(test.db.clone(), clock.clone(), billing.clone(), config);
+        let tenant = TenantId::from_uuid(Uuid::new_v4());
+        billing.open_account(tenant, "T").await.unwrap();
+        let credit = Transfer::to_wallet("paid", TransferKind::Purchase, tenant, Money::from_cents(cents), Actor::System("test"));
+        if cents > 0 {
+            billing.post(&[credit]).await.unwrap();
+        }
+        let key = auth.create_api_key(&origin(), Some(tenant), Scope::Inference, "bot", None).await.unwrap();
+        let folder = std::env::temp_dir().join(format!("wopr-gateway-{}", Uuid::new_v4()));
+        let (models, spare) = (Arc::new(MemoryModels::new("memory")), Arc::new(MemoryModels::new("spare")));
+        let key = key.plaintext.expose_secret().to_owned();
+        Self { test, clock, auth, billing, folder, tenant, key, models, spare }
+    }
+
+    fn gateway(&self, folder: &Path, config: GatewayConfig) -> Gateway {
+        Gateway::new(GatewayParts {
+            db: self.test.db.clone(),
+            clock: self.clock.clone(),
+            auth: self.auth.clone(),
+            billing: self.billing.clone(),
+            journal: Journal::open(folder, Sync::Soon).unwrap(),
+            hosted: vec![self.models.clone(), self.spare.clone()],
+            own: None,
+            config,
+        })
+    }
+
+    async fn start_at(&self, folder: &Path, config: GatewayConfig) -> Running {
+        let gateway = self.gateway(folder, config);
+        for (provider, priority, unit_price) in [("memory", 1, 1_000), ("spare", 2, 1_000)] {
+            let model = |id: &str, capability| Model {
+                id: id.to_owned(),
+                capability,
+                provider: provider.to_owned(),
+                provider_model: format!("{provider}-model"),
+                max_output_tokens: Some(100),
+                priority,
+            };
+            for capability in [Capability::ChatCompletions, Capability::Embeddings] {
+                gateway.save_model(&origin(), &model("m", capability)).await.unwrap();
+            }
+            let price = |capability, unit| Price {
+                id: Uuid::new_v4(),
+                capability,
+                provider: provider.to_owned(),
+                model: "*".to_owned(),
+                unit,
+                side: Side::Cost,
+                nanos: 0,
+            };
+            let million = unit_price * 1_000_000;
+            for (capability, unit, nanos) in [
+                (Capability::ChatCompletions, Unit::MillionInputTokens, million),
+                (Capability::ChatCompletions, Unit::MillionOutputTokens, 2 * million),
+                (Capability::Embeddings, Unit::MillionInputTokens, million),
+            ] {
+                let known = gateway.prices().await.unwrap();
+                if !known.iter().any(|known| (known.provider.as_str(), known.unit, known.capability) == (provider, unit, capability)) {
+                    gateway.set_price(&origin(), &price(capability, unit), Some(nanos)).await.unwrap();
+                }
+            }
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = gateway.clone();
+        let work = tokio::spawn(async move { running.run(async { drop(stopped.await) }).await });
+        until(async || gateway.counts().is_ready() && !gateway.models().is_empty()).await;
+        Running { gateway, stop: Some(stop), work }
+    }
+
+    async fn start(&self) -> Running {
+        self.start_at(&self.folder, unlimited()).await
+    }
+
+    async fn caller(&self, gateway: &Gateway) -> Arc<Caller> {
+        gateway.authenticate(&self.key).await.unwrap()
+    }
+
+    async fn balance(&self) -> i64 {
+        self.billing.balance(self.tenant).await.unwrap().balance.as_nanos()
+    }
+
+    async fn held(&self) -> i64 {
+        self.billing.balance(self.tenant).await.unwrap().held.as_nanos()
+    }
+
+    /// Nothing is held, the projections fit the rows, and what was charged is what the provider served.
+    async fn settle_up(&self, began_with: Money) {
+        let report = self.billing.verify_books().await.unwrap();
+        assert!(report.differences.is_empty() && report.residue == Money::ZERO, "{report:?}");
+        assert_eq!(self.held().await, 0, "nothing is set aside any more");
+        assert_eq!(began_with.as_nanos() - self.balance().await, self.served(), "charged and served");
+    }
+
+    fn served(&self) -> i64 {
+        let served = self.models.served().into_iter().chain(self.spare.served());
+        served.map(|usage| price(usage.input, usage.output)).sum()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for folder in [self.folder.clone(), self.folder.with_extension("two")] {
+            drop(std::fs::remove_dir_all(folder));
+        }
+    }
+}
+
+fn price(read: u64, written: u64) -> i64 {
+    i64::try_from(read).unwrap() * READ + i64::try_from(written).unwrap() * WRITTEN
+}
+
+fn unlimited() -> GatewayConfig {
+    let rates = RateLimits { text_per_minute: 1_000_000, bot_burst: 1_000_000, ..RateLimits::default() };
+    GatewayConfig { rates, ..GatewayConfig::default() }
+}
+
+/// Waits for a condition, and fails after ten seconds without it.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let limit = tokio::time::timeout(Duration::from_secs(10), async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    limit.await.unwrap();
+}
+
+fn chat(text: &str, more: serde_json::Value) -> Question {
+    let mut body = json!({ "model": "m", "messages": [{ "role": "user", "content": text }] });
+    for (name, value) in more.as_object().unwrap() {
+        body[name.as_str()] = value.clone();
+    }
+    let body = body.to_string().into();
+    Question { capability: Capability::ChatCompletions, dialect: Dialect::OpenAi, body, content_type: None }
+}
+
+fn whole(answer: Answer) -> serde_json::Value {
+    let Body::Whole(bytes) = answer.body else { panic!("not whole: {answer:?}") };
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+async fn streamed(answer: Answer) -> String {
+    let Body::Events(events) = answer.body else { panic!("not streamed: {answer:?}") };
+    let parts: Vec<_> = events.collect().await;
+    String::from_utf8(parts.concat()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_costs_what_the_price_book_says_streamed_or_not() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    let answer = running.gateway.call(&caller, chat("how are you", json!({ "max_tokens": 5 }))).await.unwrap();
+    assert_eq!(whole(answer)["usage"]["completion_tokens"], 5);
+    let answer = running.gateway.call(&caller, chat("and you", json!({ "max_tokens": 4, "stream": true }))).await.unwrap();
+    let text = streamed(answer).await;
+    assert!(text.ends_with("data: [DONE]\n\n") && !text.contains("\"usage\""), "{text}");
+    let body = json!({ "model": "m", "input": ["a b", "c"] }).to_string().into();
+    let vectors = Question { capability: Capability::Embeddings, dialect: Dialect::OpenAi, body, content_type: None };
+    whole(running.gateway.call(&caller, vectors).await.unwrap());
+    let spent = price(3, 5) + price(2, 4) + price(3, 0);
+    until(async || world.balance().await == 1_000_000_000 - spent).await;
+    assert!(world.held().await > 0, "a slice is leased while calls come");
+    let month = running.gateway.month_spend(world.tenant).await.unwrap();
+    assert_eq!(month.of(None).as_nanos(), spent);
+    assert_eq!(month.of(Some(Capability::Embeddings)).as_nanos(), price(3, 0));
+    running.stop().await;
+    world.settle_up(Money::from_cents(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_calls_at_once_on_credit_for_fifty_never_overdraw() {
+    let world = World::new(1).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    // Each may cost at most 76 tokens written and what is read at worst: about a fiftieth of a cent.
+    let question = chat("hi", json!({ "max_tokens": 76 }));
+    let calls = (0..500).map(|_| {
+        let (gateway, caller, question) = (running.gateway.clone(), Arc::clone(&caller), question.clone());
+        tokio::spawn(async move { gateway.call(&caller, question).await })
+    });
+    let (mut answered, mut refused) = (0, 0);
+    for call in calls.collect::<Vec<_>>() {
+        match call.await.unwrap() {
+            Ok(_) => answered += 1,
+            Err(GatewayError::InsufficientCredit { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(answered > 0 && refused > 0, "{answered} {refused}");
+    running.stop().await;
+    assert!(world.balance().await >= 0);
+    world.settle_up(Money::from_cents(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_it_settled_everything_is_charged_once_after_the_next_start() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    world.test.set_away(true).await;
+    for _ in 0..20 {
+        whole(running.gateway.call(&caller, chat("a b", json!({ "max_tokens": 3 }))).await.unwrap());
+    }
+    running.kill().await;
+    world.test.set_away(false).await;
+    assert_eq!(world.balance().await, 1_000_000_000, "nothing was settled");
+    for _ in 0..2 {
+        let running = world.start().await;
+        running.stop().await;
+        world.settle_up(Money::from_cents(100)).await;
+        // As if what was settled had not been noted.
+        std::fs::remove_file(world.folder.join("cursor")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_a_stream_pays_for_what_was_produced() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    world.models.fail_next(ModelFault::HangAfter(3));
+    let answer = running.gateway.call(&caller, chat("a b c", json!({ "stream": true }))).await.unwrap();
+    let Body::Events(mut events) = answer.body else { panic!("not streamed") };
+    for _ in 0..3 {
+        assert!(events.next().await.is_some());
+    }
+    drop(events);
+    running.stop().await;
+    let spent = 1_000_000_000 - world.balance().await;
+    // Three words were seen; what was read is counted, for the provider said nothing.
+    assert!(spent >= 3 * WRITTEN && spent < 60 * WRITTEN, "{spent}");
+    assert_eq!(world.held().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_off_ends_with_an_error_and_is_charged_for_what_came() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    world.models.fail_next(ModelFault::CutAfter(2));
+    let answer = running.gateway.call(&caller, chat("a", json!({ "stream": true }))).await.unwrap();
+    let text = streamed(answer).await;
+    assert!(text.contains("\"error\""), "{text}");
+    running.stop().await;
+    let spent = 1_000_000_000 - world.balance().await;
+    assert!(spent >= 2 * WRITTEN, "{spent}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_else_is_asked_before_the_first_byte_and_nobody_pays_twice() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    for error in [
+        ProviderError::Failed(500),
+        ProviderError::Unreachable("x".to_owned()),
+        ProviderError::TimedOut,
+        ProviderError::Account(402),
+        ProviderError::Busy { retry_after: None },
+    ] {
+        world.models.fail_next(ModelFault::Refuse(error));
+        whole(running.gateway.call(&caller, chat("a", json!({}))).await.unwrap());
+    }
+    assert_eq!(world.spare.served().len(), 5);
+    let refusal = ProviderError::Refused { status: 422, message: "no".to_owned() };
+    // The circuit of the first is open after five failures: the second refuses.
+    world.spare.fail_next(ModelFault::Refuse(refusal));
+    let refused = running.gateway.call(&caller, chat("a", json!({}))).await.unwrap_err();
+    assert!(matches!(refused, GatewayError::ProviderRefused { status: 422, .. }), "{refused}");
+    running.stop().await;
+    world.settle_up(Money::from_cents(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_answered_nobody_pays() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    for models in [&world.models, &world.spare] {
+        models.fail_next(ModelFault::Refuse(ProviderError::Failed(503)));
+    }
+    let failed = running.gateway.call(&caller, chat("a", json!({}))).await.unwrap_err();
+    assert!(matches!(failed, GatewayError::ProviderFailed), "{failed}");
+    let unknown = chat("a", json!({ "model": "nothing" }));
+    let unknown = running.gateway.call(&caller, unknown).await.unwrap_err();
+    assert!(matches!(unknown, GatewayError::UnknownModel { .. }), "{unknown}");
+    running.stop().await;
+    assert_eq!(world.balance().await, 1_000_000_000);
+    assert_eq!(world.held().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_usage_is_counted_and_a_zero_is_a_zero() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    world.models.fail_next(ModelFault::HideUsage);
+    streamed(running.gateway.call(&caller, chat("a b", json!({ "stream": true }))).await.unwrap()).await;
+    until(async || world.balance().await < 1_000_000_000).await;
+    let counted = 1_000_000_000 - world.balance().await;
+    assert!(counted >= 8 * WRITTEN, "{counted}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_database_nobody_is_let_in_and_what_was_answered_is_charged_later() {
+    let world = World::new(100).await;
+    let config = GatewayConfig { outage: Duration::from_millis(300), ..unlimited() };
+    let running = world.start_at(&world.folder, config).await;
+    let caller = world.caller(&running.gateway).await;
+    whole(running.gateway.call(&caller, chat("a", json!({}))).await.unwrap());
+    world.test.set_away(true).await;
+    until(async || {
+        let refused = running.gateway.call(&caller, chat("a", json!({}))).await;
+        matches!(refused, Err(GatewayError::Unaccountable(_)))
+    })
+    .await;
+    world.test.set_away(false).await;
+    until(async || running.gateway.call(&caller, chat("a", json!({}))).await.is_ok()).await;
+    running.stop().await;
+    world.settle_up(Money::from_cents(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_share_what_a_tenant_has() {
+    let world = World::new(1).await;
+    let one = world.start().await;
+    let two = world.start_at(&world.folder.with_extension("two"), unlimited()).await;
+    let caller = world.caller(&one.gateway).await;
+    // Most of the credit is leased to one of them: the other gets it all the same.
+    let question = |tokens: i32| chat("hi", json!({ "max_tokens": tokens }));
+    whole(one.gateway.call(&caller, question(8)).await.unwrap());
+    for _ in 0..20 {
+        whole(two.gateway.call(&caller, question(2_500)).await.unwrap());
+        whole(one.gateway.call(&caller, question(2_500)).await.unwrap());
+    }
+    one.stop().await;
+    two.stop().await;
+    world.settle_up(Money::from_cents(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_and_a_suspended_tenant_are_turned_away_at_once() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    assert!(running.gateway.authenticate(&world.key).await.is_ok());
+    world.billing.suspend_tenant(&origin(), world.tenant, "because", false).await.unwrap();
+    until(async || {
+        matches!(running.gateway.authenticate(&world.key).await, Err(GatewayError::AccountSuspended))
+    })
+    .await;
+    let other = World::new(100).await;
+    let running_other = other.start().await;
+    assert!(running_other.gateway.authenticate(&other.key).await.is_ok());
+    let id = other.auth.list_api_keys(Some(other.tenant)).await.unwrap()[0].id;
+    other.auth.revoke_api_key(&origin(), Some(other.tenant), id).await.unwrap();
+    until(async || matches!(running_other.gateway.authenticate(&other.key).await, Err(GatewayError::InvalidKey))).await;
+    // A key for anything else does not call models.
+    let write = other.auth.create_api_key(&origin(), Some(other.tenant), Scope::Admin, "p", None).await.unwrap();
+    let refused = running_other.gateway.authenticate(write.plaintext.expose_secret()).await;
+    assert!(matches!(refused, Err(GatewayError::InvalidKey)));
+    running.stop().await;
+    running_other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tenant_allows_itself_is_not_passed() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    let cap = |cents| SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(cents) };
+    running.gateway.set_spending_limits(&origin(), world.tenant, &[cap(1)]).await.unwrap();
+    let question = chat("hi", json!({ "max_tokens": 1_000 }));
+    // A cent is 3846 tokens: three such calls could pass it, whatever they cost in the end.
+    let at_once = futures_util::future::join_all((0..5).map(|_| running.gateway.call(&caller, question.clone()))).await;
+    let refused = at_once.iter().filter(|call| matches!(call, Err(GatewayError::SpendingCap(_)))).count();
+    assert!(at_once.iter().any(Result::is_ok), "{at_once:?}");
+    let one_more = chat("hi", json!({ "max_tokens": 4_000 }));
+    let refusal = running.gateway.call(&caller, one_more.clone()).await;
+    assert!(matches!(refusal, Err(GatewayError::SpendingCap(_))), "{refusal:?} after {refused}");
+    running.gateway.set_spending_limits(&origin(), world.tenant, &[cap(3)]).await.unwrap();
+    assert!(running.gateway.call(&caller, one_more).await.is_ok());
+    running.stop().await;
+    world.settle_up(Money::from_cents(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sixty_first_call_of_a_minute_waits_and_so_does_a_bot_gone_wild() {
+    let world = World::new(100).await;
+    let running = world.start_at(&world.folder, GatewayConfig::default()).await;
+    let caller = world.caller(&running.gateway).await;
+    for call in 0..60 {
+        assert!(running.gateway.call(&caller, chat("a", json!({}))).await.is_ok(), "{call}");
+    }
+    let refused = running.gateway.call(&caller, chat("a", json!({}))).await.unwrap_err();
+    assert!(matches!(refused, GatewayError::RateLimited { limit: 60, .. }), "{refused}");
+    for _ in 0..40 {
+        drop(running.gateway.call(&caller, chat("a", json!({}))).await);
+    }
+    let refused = running.gateway.call(&caller, chat("a", json!({}))).await.unwrap_err();
+    assert!(matches!(refused, GatewayError::CircuitOpen { .. }), "{refused}");
+    running.stop().await;
+    world.settle_up(Money::from_cents(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_a_day_have_a_part_of_their_own_and_go_after_ninety_days() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    running.gateway.maintain().await.unwrap();
+    running.gateway.maintain().await.unwrap();
+    world.clock.advance(jiff::SignedDuration::from_hours(24));
+    let caller = world.caller(&running.gateway).await;
+    whole(running.gateway.call(&caller, chat("a", json!({}))).await.unwrap());
+    running.stop().await;
+    world.test.execute("DO $$ BEGIN ASSERT (SELECT count(*) FROM gateway_requests_20270116) = 1; END $$").await;
+    world.clock.advance(jiff::SignedDuration::from_hours(24 * 92));
+    let running = world.start().await;
+    running.gateway.maintain().await.unwrap();
+    world.test.execute("DO $$ BEGIN ASSERT (SELECT count(*) FROM gateway_requests) = 0; END $$").await;
+    running.stop().await;
+}
