@@ -434,23 +434,29 @@ impl Stage {
         bail!("ten days later {} is not suspended", self.people[who].name)
     }
 
-    /// Whether every bot that is to run has its charges of today, and all are made that credit covers.
+    /// Whether all that the day brings has happened: every bot that is to run has its charges, those that credit covers are
+    /// made, whoever could not pay is no longer in good standing, and whose grace is over is suspended.
     async fn day_is_charged(&self) -> Result<()> {
-        let today = self.stack.now().to_zoned(TimeZone::UTC).date();
-        let missing = format!(
-            "SELECT count(*) FROM bots b WHERE running_since IS NOT NULL
-                AND NOT EXISTS (SELECT FROM bot_charges c WHERE c.bot_id = b.id AND c.date = '{today}')"
-        );
-        let missing = self.books.number(&missing).await?;
-        let due = self.books.number(
+        let now = self.stack.now();
+        let today = now.to_zoned(TimeZone::UTC).date();
+        let open = [
+            format!(
+                "SELECT count(*) FROM bots b WHERE running_since IS NOT NULL
+                    AND NOT EXISTS (SELECT FROM bot_charges c WHERE c.bot_id = b.id AND c.date = '{today}')"
+            ),
             "SELECT count(*) FROM bot_charges c JOIN bots b ON b.id = c.bot_id JOIN wallets w USING (tenant_id)
-             WHERE c.state = 'due' AND w.balance_nanos >= 1000000000",
-        );
-        let due = due.await?;
-        ensure!(
-            (missing, due) == (0, 0),
-            "of {today}, {missing} bots are not to be charged and {due} charges not made"
-        );
+             WHERE c.state = 'due' AND w.balance_nanos >= 1000000000"
+                .to_owned(),
+            "SELECT count(*) FROM bot_charges c JOIN bots b ON b.id = c.bot_id
+             WHERE c.state = 'due' AND NOT EXISTS (
+                 SELECT FROM account_standings s WHERE s.tenant_id = b.tenant_id AND s.state <> 'active')"
+                .to_owned(),
+            format!("SELECT count(*) FROM account_standings WHERE state = 'grace' AND grace_until <= '{now}'"),
+        ];
+        for (what, rows) in ["without charges", "not paid", "not tried", "not suspended"].into_iter().zip(open) {
+            let number = self.books.number(&rows).await?;
+            ensure!(number == 0, "on {today}, {number} are {what}");
+        }
         Ok(())
     }
 

@@ -473,3 +473,35 @@ async fn every_key_given_to_a_container_is_good_until_the_container_is_replaced(
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn charging_the_day_waits_for_a_change_and_not_the_other_way_round() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    yard.clock.advance(SignedDuration::from_hours(24));
+    // What a change does: the bot's row, then its charges so far.
+    let mut change = yard.test.db.connection().await.unwrap();
+    let sql = |text: &str| diesel::sql_query(text.replace("$bot", &id.to_string()));
+    sql("BEGIN").execute(&mut change).await.unwrap();
+    sql("SELECT id FROM bots WHERE id = '$bot' FOR UPDATE").execute(&mut change).await.unwrap();
+    let charging = tokio::spawn({
+        let fleet = yard.fleet.clone();
+        async move { fleet.charge_due_days().await }
+    });
+    let mut looking = yard.test.db.connection().await.unwrap();
+    let waits = "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+                 WHERE NOT granted AND datname = current_database()";
+    while sql(waits).execute(&mut looking).await.unwrap() == 0 {
+        assert!(!charging.is_finished(), "it has to wait for the change");
+        tokio::task::yield_now().await;
+    }
+    let today = yard.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let charges = format!(
+        "INSERT INTO bot_charges (bot_id, date, component, amount_nanos, state, created_at)
+         VALUES ('$bot', '{today}', 'runtime', 1, 'due', '{today}') ON CONFLICT DO NOTHING"
+    );
+    sql(&charges).execute(&mut change).await.unwrap();
+    sql("COMMIT").execute(&mut change).await.unwrap();
+    charging.await.unwrap().unwrap();
+}
