@@ -419,7 +419,11 @@ impl Stage {
     /// Lets days pass until the account is suspended: how many that takes is the schedule's to say.
     async fn stop_paying(&mut self, who: usize) -> Result<()> {
         "waiting for an account to be suspended".clone_into(&mut self.doing);
-        // Bots that rest cost nothing.
+        if self.is_suspended(who).await? {
+            return Ok(());
+        }
+        // Bots that rest cost nothing, and nobody starts one without credit for its day.
+        self.grant(who, 17).await?;
         let resting = self.bots.iter().filter(|(_, bot)| bot.owner == who && bot.wanted == Wanted::Stopped);
         for id in resting.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             self.control(&id, "start", Wanted::Running).await?;
