@@ -38,7 +38,7 @@
 //! # Features
 //!
 //! `postgres` brings the domains and their storage; without it only the vocabulary and [`protocol`] are left. `cloud`,
-//! `docker`, `inference`, `stripe` and `smtp` bring the adapters; all of these are on by default. `testing` brings fakes
+//! `docker`, `inference`, `models`, `stripe` and `smtp` bring the adapters; all of these are on by default. `testing` brings fakes
 //! of the ports, a clock that stands still, and a database for each test.
 
 #[cfg(feature = "postgres")]

@@ -1,6 +1,6 @@
 # Runs in namespaces of its own and does what it is told on standard input; when that ends, everything in here ends.
 #
-# $1: the engine's directory; $2: how large its disk is; $3: the control group of its containers.
+# $1: the engine's directory; $2: how large its disk is; $3: the control group of its containers; $4: wopr-machine.
 home=$1 disk=$home/disk
 set -e
 # Containers are not to hear of it when the disk goes away, nor the machine of what is mounted here.
@@ -23,6 +23,9 @@ containerd() { cat /run/docker/containerd/containerd.pid 2>/dev/null; }
 # A pid that is still taken would make the next engine believe that the last one lives.
 gone() { while kill -0 "$1" 2>/dev/null; do sleep 0.01; done; }
 
+# As on any machine of ours. Without it nothing here would say what it is to say.
+("$4" strays --socket "$home/docker.sock" --cgroup-parent "/$3" </dev/null >>"$home/log" 2>&1; kill -KILL $$) &
+
 while read -r order; do
   case $order in
     start) start "$@" ;;
@@ -35,6 +38,8 @@ while read -r order; do
     freeze) kill -STOP "$dockerd" $(containerd) ;;
     thaw) kill -CONT "$dockerd" $(containerd) ;;
     fill) dd if=/dev/zero of="$disk/ballast" bs=64k; dd if=/dev/zero bs=4k >>"$disk/ballast" ;;
+    note) rm -rf "$home/noted"; cp -a "$disk/docker/containers" "$home/noted" ;;
+    forget) cp -a "$home/noted/." "$disk/docker/containers/" ;;
     free) rm -f "$disk/ballast" ;;
     *) echo "unknown order $order"; exit 1 ;;
   esac >>"$home/orders" 2>&1

@@ -49,6 +49,10 @@ pub enum Order {
     Fill,
     /// Ends that.
     Free,
+    /// Keeps what it has noted of its containers.
+    Note,
+    /// What it has noted of those containers since is lost, as if it had been killed before. It must not be running.
+    Forget,
 }
 
 impl Order {
@@ -61,6 +65,8 @@ impl Order {
             Self::Thaw => "thaw",
             Self::Fill => "fill",
             Self::Free => "free",
+            Self::Note => "note",
+            Self::Forget => "forget",
         }
     }
 }
@@ -96,11 +102,11 @@ impl OwnEngine {
         }
     }
 
-    /// Starts one and waits until it answers.
+    /// Starts one, with the `wopr-machine` that looks after it, and waits until it answers.
     ///
     /// # Errors
     /// When it does not come up; its last words are in the error.
-    pub async fn start(disk_mib: u32) -> Result<Self> {
+    pub async fn start(disk_mib: u32, machine: &Path) -> Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("wopr-engine-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let home = std::env::temp_dir().join(&name);
@@ -111,6 +117,7 @@ impl OwnEngine {
             .args(["-c", AROUND, "around", INSIDE])
             .arg(&home)
             .args([format!("{disk_mib}m"), name])
+            .arg(machine)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())

@@ -2,9 +2,9 @@
 //!
 //! | Variable | |
 //! |---|---|
-//! | `WOPR_CRASH_SCHEDULES` | how many schedules each test runs; 8 unless given, 3 of those with a container engine |
+//! | `WOPR_CRASH_SCHEDULES` | how many schedules each test runs; 8 unless given, 2 of those with a container engine |
 //! | `WOPR_CRASH_SEED` | runs the one schedule that a failure named |
-//! | `WOPR_CRASH_AT_ONCE` | how many run at once; 8 unless given, 3 of those with a container engine |
+//! | `WOPR_CRASH_AT_ONCE` | how many run at once; 8 unless given, 2 of those with a container engine |
 //!
 //! A seed decides what is done, in which order messages arrive and when a process is killed. How far the process had
 //! come by then is the machine's to say, so a seed that failed may have to be run more than once.

@@ -146,7 +146,10 @@ where
     let (mut passed, mut failures) = (Vec::new(), Vec::new());
     while let Some((seed, course, outcome)) = outcomes.next().await {
         match outcome {
-            Ok(()) => passed.push(course),
+            Ok(()) => {
+                passed.push(course);
+                eprintln!("{name}: {} of {count} schedules passed, this was {seed}", passed.len());
+            }
             Err(error) => {
                 failed.store(true, Ordering::Relaxed);
                 failures.push(format!("{name}: {error:#}\n{course}\nRun it again with WOPR_CRASH_SEED={seed}"));
@@ -181,11 +184,6 @@ fn summary(courses: &[Course]) -> String {
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|error| panic!("{name} is {text:?}: {error}")))
-}
-
-/// Whether somebody asked for these schedules, rather than for all tests.
-pub(crate) fn is_asked_for() -> bool {
-    ["WOPR_CRASH_SEED", "WOPR_CRASH_SCHEDULES"].into_iter().any(|name| std::env::var_os(name).is_some())
 }
 
 fn seeds(schedules: usize) -> Vec<u64> {

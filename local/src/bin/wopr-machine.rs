@@ -1,4 +1,5 @@
-//! The first program of a machine inside a container; `wopr-machine health` asks its engine.
+//! The first program of a machine inside a container; `wopr-machine health` asks its engine, and `wopr-machine strays` does
+//! for an engine that something else keeps running what the machine does for its own.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,14 +29,25 @@ struct Args {
 enum Command {
     /// Exits 0 when the engine answers, else 1.
     Health,
+    /// Ends the processes of containers that an engine has lost sight of, for as long as it runs.
+    Strays {
+        /// The engine's socket.
+        #[arg(long, default_value = SOCKET)]
+        socket: PathBuf,
+        /// Control group of the engine's containers.
+        #[arg(long)]
+        cgroup_parent: String,
+    },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     process::start_logging();
     let Args { command, socket_dir, cgroup_parent, daemon_arguments } = Args::parse();
-    if let Some(Command::Health) = command {
-        return process::health(probe::unix(Path::new(SOCKET), "/_ping"));
+    match command {
+        Some(Command::Health) => return process::health(probe::unix(Path::new(SOCKET), "/_ping")),
+        Some(Command::Strays { socket, cgroup_parent }) => match machine::strays::watch(socket, cgroup_parent).await {},
+        None => {}
     }
     let ended = async {
         let signals = process::StopSignals::install()?;

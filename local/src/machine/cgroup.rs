@@ -2,8 +2,8 @@
 //! take them in.
 
 use std::fs;
-use std::io;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -40,13 +40,10 @@ fn own(text: &str) -> Option<String> {
 
 /// Kills what runs in the group and below it; answers with how many processes that were.
 pub(super) fn kill_all(group: &str) -> io::Result<usize> {
-    let group = group.trim_start_matches('/');
-    let mut found = HIERARCHIES.iter().map(|hierarchy| Path::new(MOUNTED).join(hierarchy).join(group));
-    let Some(directory) = found.find(|directory| directory.join("cgroup.procs").exists()) else {
+    let Some(directory) = directory(group) else {
         return Ok(0);
     };
-    let mut processes = Vec::new();
-    collect(&directory, &mut processes)?;
+    let processes = processes(&directory)?;
     for process in &processes {
         match kill(Pid::from_raw(*process), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -54,6 +51,24 @@ pub(super) fn kill_all(group: &str) -> io::Result<usize> {
         }
     }
     Ok(processes.len())
+}
+
+/// Where the group is, if it is.
+pub(super) fn directory(group: &str) -> Option<PathBuf> {
+    let group = group.trim_start_matches('/');
+    let mut found = HIERARCHIES.iter().map(|hierarchy| Path::new(MOUNTED).join(hierarchy).join(group));
+    found.find(|directory| directory.join("cgroup.procs").exists())
+}
+
+/// What runs in the group of this directory and below it; nothing if it is gone.
+pub(super) fn processes(directory: &Path) -> io::Result<Vec<i32>> {
+    let mut processes = Vec::new();
+    match collect(directory, &mut processes) {
+        // Groups end while they are read; what was in them has ended before.
+        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32) => {}
+        other => other?,
+    }
+    Ok(processes)
 }
 
 fn collect(directory: &Path, processes: &mut Vec<i32>) -> io::Result<()> {

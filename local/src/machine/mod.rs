@@ -1,8 +1,9 @@
 //! A machine inside a container: a Docker engine of its own, kept running.
 //!
 //! The supervisor prepares what a boot would (stale process ids, the packet filter's flavour, a control group for the
-//! engine's containers), starts the daemon, and starts it again when it dies, a limited number of times. On SIGTERM it has
-//! the daemon stop its containers in order, and ends with 0.
+//! engine's containers), starts the daemon, and starts it again when it dies, a limited number of times. Meanwhile it ends
+//! what the daemon has lost sight of ([`strays`]). On SIGTERM it has the daemon stop its containers in order, and ends with
+//! 0.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,7 @@ mod cgroup;
 mod firewall;
 mod restarts;
 mod stale;
+pub mod strays;
 
 pub use restarts::Restarts;
 
@@ -115,15 +117,31 @@ pub async fn run(config: Config, mut signals: StopSignals) -> Result<(), Machine
     }
     arguments.extend(parent.iter().map(|parent| format!("--cgroup-parent={parent}")));
     arguments.extend(config.daemon_arguments.iter().cloned());
+    let Some(parent) = parent else {
+        return keep_running(&arguments, &path, None, &mut signals).await;
+    };
+    tokio::select! {
+        ended = keep_running(&arguments, &path, Some(&parent), &mut signals) => ended,
+        never = strays::watch(PathBuf::from(SOCKET), parent.clone()) => match never {},
+    }
+}
+
+/// Starts the daemon, again and again, until a signal comes.
+async fn keep_running(
+    arguments: &[String],
+    path: &str,
+    parent: Option<&str>,
+    signals: &mut StopSignals,
+) -> Result<(), MachineError> {
     let mut restarts = Restarts::default();
     loop {
-        if let Some(parent) = &parent {
+        if let Some(parent) = parent {
             end_left_over(parent)?;
         }
         stale::clear().map_err(|source| MachineError::Prepare { what: "a stale process id".into(), source })?;
         let since = Instant::now();
-        let daemon = start(&arguments, &path).map_err(MachineError::Start)?;
-        let (how, said) = match live(daemon, &mut signals).await {
+        let daemon = start(arguments, path).map_err(MachineError::Start)?;
+        let (how, said) = match live(daemon, signals).await {
             Ended::Stopped => return Ok(()),
             Ended::Died { how, said } => (how, said),
         };

@@ -59,7 +59,7 @@ fn billing(error: BillingError) -> ApiError {
 
 fn host(error: HostError) -> ApiError {
     match error {
-        HostError::Unreachable(_) | HostError::TimedOut(_) | HostError::NoSpace(_) => {
+        HostError::Unreachable(_) | HostError::TimedOut(_) | HostError::NoSpace(_) | HostError::LostSight(_) => {
             ApiError::unavailable("The container engine cannot be asked at the moment").because(error)
         }
         HostError::NotFound(_) => ApiError::not_found("The bot has no container at the moment"),

@@ -36,16 +36,27 @@ impl Fleet {
     pub async fn charge_due_days(&self) -> Result<ChargeReport, FleetError> {
         let now = self.clock().now();
         let since = first_chargeable(now);
-        let waived = self
-            .db()
-            .transaction(async |conn| {
-                for bot in BotRepository::new(conn).list_running().await? {
-                    accrue_in(conn, &bot, now).await?;
-                }
-                BotRepository::new(conn).waive_charges(since, now).await
-            })
-            .await
-            .map_err(FleetError::Storage)?;
+        let running = {
+            let mut conn = self.db().connection().await?;
+            BotRepository::new(&mut conn).list_running().await?
+        };
+        for id in running {
+            self.db()
+                .transaction(async |conn| {
+                    // Its row first, as everybody does who writes charges: its charges refer to it, and whoever had those
+                    // and waited for the row would be waited for by who has the row and is to write them.
+                    let bot = BotRepository::new(conn).find_for_update(id).await?;
+                    match bot {
+                        Some(bot) => accrue_in(conn, &bot, now).await,
+                        None => Ok(()),
+                    }
+                })
+                .await?;
+        }
+        let waived = {
+            let mut conn = self.db().connection().await?;
+            BotRepository::new(&mut conn).waive_charges(since, now).await?
+        };
         if waived > 0 {
             tracing::warn!(
                 charges.waived = waived,

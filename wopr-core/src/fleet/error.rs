@@ -66,6 +66,9 @@ pub enum HostError {
     /// Somebody else on the engine has the addresses.
     #[error("the addresses of the tenant's network are taken on the container engine")]
     SubnetTaken(String),
+    /// It holds the container for stopped, and its process goes on; once the machine has ended that, it starts again.
+    #[error("the container engine has lost sight of the container's process: {0}")]
+    LostSight(String),
     /// The engine understood and refused.
     #[error("the container engine refused: {0}")]
     Refused(String),
@@ -75,9 +78,12 @@ impl HostError {
     /// Whether the same step may succeed later without anybody changing the bot.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::TimedOut(_) | Self::NoSpace(_) | Self::NotFound(_) | Self::SubnetTaken(_) => {
-                true
-            }
+            Self::Unreachable(_)
+            | Self::TimedOut(_)
+            | Self::NoSpace(_)
+            | Self::NotFound(_)
+            | Self::SubnetTaken(_)
+            | Self::LostSight(_) => true,
             Self::ImageUnavailable { .. } | Self::Refused(_) => false,
         }
     }

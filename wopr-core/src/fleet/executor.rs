@@ -270,7 +270,8 @@ impl Fleet {
     }
 
     /// An engine that was killed may keep remains of a container, and refuses to start it ever after. One that is refused
-    /// again and again is removed, so that the next attempt makes another: all that a bot keeps is in its volumes.
+    /// again and again is removed, so that the next attempt makes another: all that a bot keeps is in its volumes. One whose
+    /// process goes on ([`HostError::LostSight`]) is not: the next container would have a second one on the same volumes.
     async fn replace_if_refused(&self, bot: &Bot, result: Result<(), HostError>) -> Result<(), HostError> {
         if matches!(result, Err(HostError::Refused(_))) && bot.attempts > 0 {
             self.bounded(self.config().deadlines.stop, self.host().remove_container(bot.id)).await?;
@@ -327,7 +328,6 @@ impl Fleet {
         Ok(())
     }
 
-    /// A key of the bot's own; those issued before end.
     /// A key for a container that has none yet. Those of containers before are good for nothing any more; those of
     /// earlier attempts with this one are, because an upload that took too long may still arrive, after this one.
     async fn issue_key(&self, bot: &Bot) -> Result<SecretString, FleetError> {

@@ -403,14 +403,14 @@ impl<'c> BotRepository<'c> {
     }
 
     /// The bots that are to run and may.
-    pub(super) async fn list_running(&mut self) -> Result<Vec<Bot>, DbError> {
-        let rows: Vec<(BotRow, ProgressRow)> = bots::table
-            .inner_join(bot_progress::table)
+    pub(super) async fn list_running(&mut self) -> Result<Vec<BotId>, DbError> {
+        let ids: Vec<Uuid> = bots::table
             .filter(bots::running_since.is_not_null())
-            .select((BotRow::as_select(), ProgressRow::as_select()))
+            .order(bots::id)
+            .select(bots::id)
             .load(self.conn)
             .await?;
-        rows.into_iter().map(assemble).collect()
+        Ok(ids.into_iter().map(BotId::from_uuid).collect())
     }
 
     /// What is still to be charged, oldest day first, a bot's day together.

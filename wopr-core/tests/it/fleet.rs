@@ -4,6 +4,7 @@ use diesel::sql_types::{Text, Uuid};
 use diesel_async::RunQueryDsl;
 use jiff::SignedDuration;
 use wopr_core::audit::{Actor, Origin};
+use wopr_core::auth::{Auth, AuthConfig};
 use wopr_core::billing::{Billing, BillingConfig, BillingError, Transfer, TransferKind};
 use wopr_core::clock::Clock as _;
 use wopr_core::fleet::{
@@ -405,4 +406,102 @@ async fn a_container_that_the_engine_never_starts_again_is_replaced_with_its_dat
     yard.settle().await;
     yard.assert_runs(tenant, id).await;
     assert_eq!(yard.host.read_data(id).unwrap(), b"remember");
+}
+
+/// It goes on, so another container would be a second process on the same volumes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_process_the_engine_lost_sight_of_is_not_replaced() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    yard.fleet.reconcile().await.unwrap();
+    let container = yard.fleet.get(tenant, id).await.unwrap().seen.container_id;
+    assert!(container.is_some());
+    yard.host.end(id, 137);
+    for _ in 0..3 {
+        // It is looked at, and then started.
+        let at = yard.host.calls().len();
+        yard.host.fault(at + 1, Fault::Fail(HostError::LostSight("id already in use".to_owned())));
+        yard.clock.advance(SignedDuration::from_secs(31));
+        yard.fleet.drive(id).await.unwrap();
+        assert_eq!(yard.host.calls()[at..], ["observe", "start_container"]);
+        let bot = yard.fleet.get(tenant, id).await.unwrap();
+        assert_eq!((bot.phase, yard.host.state_of(id)), (Phase::Error, Some(ContainerState::Exited)));
+        assert!(bot.last_error.unwrap().contains("lost sight"));
+    }
+    yard.settle().await;
+    yard.assert_runs(tenant, id).await;
+    assert_eq!(yard.fleet.get(tenant, id).await.unwrap().seen.container_id, container);
+}
+
+/// An engine that did not answer may still put in the key it was given, also after the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_key_given_to_a_container_is_good_until_the_container_is_replaced() {
+    let mut config = FleetConfig::default();
+    config.deadlines.call = std::time::Duration::from_millis(50);
+    let yard = Yard::with(config).await;
+    let urls = AuthConfig::new("http://127.0.0.1", "http://127.0.0.1");
+    let auth = Auth::new(yard.test.db.clone(), Arc::new(yard.clock.clone()), yard.billing.clone(), urls);
+    let is_good = async |key: &str| auth.find_api_key(key).await.unwrap().is_some();
+    yard.running(yard.customer(500).await).await;
+    let in_order = yard.host.calls().iter().position(|call| *call == "install_key").unwrap();
+    let away = Fault::Fail(HostError::Unreachable("gone".to_owned()));
+    for (fault, arrives) in [(Fault::HangAfter, true), (away, false)] {
+        let tenant = yard.customer(500).await;
+        let id = yard.bot(tenant).await.id;
+        let at = yard.host.calls().len() + in_order;
+        yard.host.fault(at, fault);
+        yard.fleet.advance().await.unwrap();
+        assert_eq!(yard.host.calls()[at..], ["install_key"]);
+        assert_eq!(yard.fleet.get(tenant, id).await.unwrap().phase, Phase::Error);
+        let unanswered = yard.host.key_of(id);
+        assert_eq!(unanswered.is_some(), arrives);
+        yard.settle().await;
+        yard.assert_runs(tenant, id).await;
+        let answered = yard.host.key_of(id).unwrap();
+        assert_ne!(unanswered.as_ref(), Some(&answered));
+        assert!(is_good(&answered).await);
+        if let Some(key) = &unanswered {
+            assert!(is_good(key).await, "the container may have either");
+        }
+        yard.host.lose_container(id);
+        yard.fleet.reconcile().await.unwrap();
+        yard.assert_runs(tenant, id).await;
+        assert!(is_good(&yard.host.key_of(id).unwrap()).await);
+        for key in unanswered.iter().chain([&answered]) {
+            assert!(!is_good(key).await, "the container that had it is gone");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn charging_the_day_waits_for_a_change_and_not_the_other_way_round() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    yard.clock.advance(SignedDuration::from_hours(24));
+    // What a change does: the bot's row, then its charges so far.
+    let mut change = yard.test.db.connection().await.unwrap();
+    let sql = |text: &str| diesel::sql_query(text.replace("$bot", &id.to_string()));
+    sql("BEGIN").execute(&mut change).await.unwrap();
+    sql("SELECT id FROM bots WHERE id = '$bot' FOR UPDATE").execute(&mut change).await.unwrap();
+    let charging = tokio::spawn({
+        let fleet = yard.fleet.clone();
+        async move { fleet.charge_due_days().await }
+    });
+    let mut looking = yard.test.db.connection().await.unwrap();
+    let waits = "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
+                 WHERE NOT granted AND datname = current_database()";
+    while sql(waits).execute(&mut looking).await.unwrap() == 0 {
+        assert!(!charging.is_finished(), "it has to wait for the change");
+        tokio::task::yield_now().await;
+    }
+    let today = yard.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let charges = format!(
+        "INSERT INTO bot_charges (bot_id, date, component, amount_nanos, state, created_at)
+         VALUES ('$bot', '{today}', 'runtime', 1, 'due', '{today}') ON CONFLICT DO NOTHING"
+    );
+    sql(&charges).execute(&mut change).await.unwrap();
+    sql("COMMIT").execute(&mut change).await.unwrap();
+    charging.await.unwrap().unwrap();
 }

@@ -17,6 +17,8 @@ mod gpu;
 #[cfg(feature = "inference")]
 mod inference;
 mod lease;
+#[cfg(feature = "models")]
+mod models;
 mod notify;
 mod payments;
 mod schema;

@@ -92,6 +92,17 @@ impl DockerHost {
     }
 }
 
+/// Tells of a process that an engine lost sight of when it was killed. Later engines than 20.10 end it when they are to start
+/// the container.
+fn unless_lost(result: Result<(), Error>) -> Result<Result<(), Error>, HostError> {
+    match result {
+        Err(Error::DockerResponseServerError { message, .. }) if message.contains("id already in use") => {
+            Err(HostError::LostSight(message))
+        }
+        other => Ok(other),
+    }
+}
+
 /// Makes what exists a success.
 fn unless_conflict(result: Result<(), Error>) -> Result<(), HostError> {
     match result {
@@ -207,7 +218,7 @@ impl ContainerHost for DockerHost {
 
     async fn start_container(&self, bot: BotId) -> Result<(), HostError> {
         let started = self.docker.start_container(&container_name(bot), None::<StartContainerOptions>).await;
-        unless_conflict(started)
+        unless_conflict(unless_lost(started)?)
     }
 
     async fn stop_container(&self, bot: BotId) -> Result<(), HostError> {
@@ -217,7 +228,7 @@ impl ContainerHost for DockerHost {
 
     async fn restart_container(&self, bot: BotId) -> Result<(), HostError> {
         let options = RestartContainerOptions { signal: None, t: Some(STOP_PATIENCE_SECONDS) };
-        self.docker.restart_container(&container_name(bot), Some(options)).await.map_err(failed)
+        unless_lost(self.docker.restart_container(&container_name(bot), Some(options)).await)?.map_err(failed)
     }
 
     async fn resume_container(&self, bot: BotId) -> Result<(), HostError> {

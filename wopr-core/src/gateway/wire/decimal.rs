@@ -9,6 +9,11 @@ const DIGITS_MAX: i64 = 19;
 
 /// Dollars of a JSON number, half a nano-dollar away from zero. Nothing if it is no number, or too large.
 pub(super) fn dollars(number: &str) -> Option<Money> {
+    nanos(number).map(Money::from_nanos)
+}
+
+/// A JSON number in thousand-millionths, half of one away from zero. Nothing if it is no number, or too large.
+pub(crate) fn nanos(number: &str) -> Option<i64> {
     let (negative, number) = number.strip_prefix('-').map_or((false, number), |rest| (true, rest));
     let (mantissa, exponent) = match number.find(['e', 'E']) {
         Some(at) => (&number[..at], exponent(&number[at + 1..])?),
@@ -22,14 +27,14 @@ pub(super) fn dollars(number: &str) -> Option<Money> {
     let digits = || whole.bytes().chain(fraction.bytes());
     let zeros = digits().take_while(|digit| *digit == b'0').count();
     if zeros == whole.len() + fraction.len() {
-        return Some(Money::ZERO);
+        return Some(0);
     }
     // So many of the digits after the zeros are whole nano-dollars.
     let whole_digits = i64::try_from(whole.len()).ok()? - i64::try_from(zeros).ok()? + exponent + NANO_DIGITS;
     if whole_digits > DIGITS_MAX {
         return None;
     }
-    let Ok(kept) = usize::try_from(whole_digits) else { return Some(Money::ZERO) };
+    let Ok(kept) = usize::try_from(whole_digits) else { return Some(0) };
     let mut rest = digits().skip(zeros).chain(std::iter::repeat(b'0'));
     let mut nanos: i128 = 0;
     for digit in rest.by_ref().take(kept) {
@@ -38,7 +43,7 @@ pub(super) fn dollars(number: &str) -> Option<Money> {
     if rest.next().is_some_and(|digit| digit >= b'5') {
         nanos += 1;
     }
-    i64::try_from(if negative { -nanos } else { nanos }).ok().map(Money::from_nanos)
+    i64::try_from(if negative { -nanos } else { nanos }).ok()
 }
 
 /// An exponent; one that is beyond all meaning is as good as the largest that has some.
@@ -61,10 +66,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn nanos(number: &str) -> Option<i64> {
-        dollars(number).map(Money::as_nanos)
-    }
 
     #[test]
     fn numbers_are_read_to_the_nano_dollar() {

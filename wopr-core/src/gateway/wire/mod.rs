@@ -14,6 +14,8 @@ mod sse;
 mod tokens;
 mod translate;
 
+#[cfg(feature = "models")]
+pub(crate) use self::decimal::nanos;
 pub use self::error::WireError;
 pub use self::filter::UsageFilter;
 pub use self::meter::{StreamMeter, counted_tokens_of_answer, usage_of_answer};
