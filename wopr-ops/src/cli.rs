@@ -50,6 +50,9 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Breaks a machine on purpose, or mends it
     Fault(FaultArgs),
+    /// Rehearses what must not cost anything, and looks at what is left
+    #[command(subcommand)]
+    Drill(DrillCommand),
     /// Writes completions for a shell
     Completions(CompletionsArgs),
     /// Plays Stripe
@@ -182,6 +185,33 @@ pub(crate) struct FaultArgs {
     /// The machine
     #[arg(value_parser = ["vps", "gpu"])]
     pub(crate) machine: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DrillCommand {
+    /// Brings the stack up from a bundle alone, beside what runs, where there is no network and no engine
+    Offline(OfflineArgs),
+    /// What `offline` does in there
+    #[command(hide = true)]
+    OfflineInside(OfflineInsideArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfflineArgs {
+    /// A file that `bundle` wrote; without it, one is written for the occasion
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    pub(crate) bundle: Option<std::path::PathBuf>,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Dev)]
+    pub(crate) profile: Profile,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfflineInsideArgs {
+    /// The bundle
+    pub(crate) bundle: std::path::PathBuf,
+    /// A directory with room for an engine's data
+    pub(crate) scratch: std::path::PathBuf,
 }
 
 #[derive(Debug, Args)]

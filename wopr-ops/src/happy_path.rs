@@ -24,6 +24,10 @@ use crate::{
 const PAID_CENTS: i64 = 3000;
 /// How long a credit may take to show, and a bot to run.
 const LIMIT: Duration = Duration::from_mins(1);
+/// How soon a bot is asked for a second time; each further question waits a fifth longer, so that a slow one is not taken
+/// for too many requests.
+const PACE: Duration = Duration::from_millis(100);
+const SLOWEST_PACE: Duration = Duration::from_secs(2);
 const COOKIE: &str = "better-auth.session_token";
 const ORIGIN: &str = "http://localhost:3000";
 
@@ -218,14 +222,16 @@ impl Customer<'_> {
     async fn bot_runs(&self) -> anyhow::Result<String> {
         let path = format!("/trpc/fleet.getInstance?input=%7B%22id%22%3A%22{}%22%7D", self.bot);
         let mut last = Value::Null;
+        let mut pace = PACE;
         let since = Instant::now();
         while since.elapsed() < LIMIT {
             last = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
-            match last["result"]["data"]["status"].as_str() {
-                Some("running") => return Ok("running".to_owned()),
-                // An error is tried again by the platform: only time decides that it stays.
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            if last["result"]["data"]["status"] == "running" {
+                return Ok("running".to_owned());
             }
+            // An error is tried again by the platform: only time decides that it stays.
+            tokio::time::sleep(pace).await;
+            pace = SLOWEST_PACE.min(pace * 6 / 5);
         }
         anyhow::bail!("it does not run: {}", last["result"]["data"])
     }

@@ -11,7 +11,7 @@ use anyhow::Context;
 use bollard::Docker;
 
 use super::{
-    conformance,
+    conformance, drill,
     images::{Programs, References},
     up,
 };
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 9] = ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "stack"];
+const STEPS: [&str; 10] = ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "offline", "stack"];
 /// The last step, which needs the stack.
 const CONFORMANCE: &str = "conformance";
 
@@ -79,6 +79,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
     // A snapshot that differs is a failure here, never a new file.
     runner.step("tests", cargo_step(paths, &tests, &[("INSTA_UPDATE", "no")])).await?;
     if let (Some(engine), Some(images)) = (&engine, &images) {
+        runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
         let suites = ConformanceArgs { only: Vec::new(), api_port: 3100 };
@@ -157,7 +158,7 @@ fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     if all.contains(CONFORMANCE) {
         all.insert("stack");
     }
-    if ["stack", "tests"].iter().any(|name| all.contains(name)) {
+    if ["offline", "stack", "tests"].iter().any(|name| all.contains(name)) {
         all.insert("images");
     }
     if all.contains("images") {
@@ -280,6 +281,7 @@ mod tests {
         let of = |name: &'static str| needed(&BTreeSet::from([name])).into_iter().collect::<Vec<_>>();
         assert_eq!(of("fmt"), ["fmt"]);
         assert_eq!(of("tests"), ["build", "engine", "images", "tests"]);
+        assert_eq!(of("offline"), ["build", "engine", "images", "offline"]);
         assert_eq!(of("conformance"), ["build", "conformance", "engine", "images", "stack"]);
     }
 

@@ -1,0 +1,3 @@
+//! `drill`: rehearsals of what must not cost anything.
+
+pub(crate) mod offline;
