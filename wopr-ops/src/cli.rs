@@ -191,6 +191,8 @@ pub(crate) struct FaultArgs {
 pub(crate) enum DrillCommand {
     /// Brings the stack up from a bundle alone, beside what runs, where there is no network and no engine
     Offline(OfflineArgs),
+    /// Cuts the power of wopr-vps while payments arrive; afterwards nobody may miss a cent, a bot or a byte
+    PowerCut(PowerCutArgs),
     /// What `offline` does in there
     #[command(hide = true)]
     OfflineInside(OfflineInsideArgs),
@@ -204,6 +206,12 @@ pub(crate) struct OfflineArgs {
     /// How the programs are compiled
     #[arg(long, value_enum, default_value_t = Profile::Dev)]
     pub(crate) profile: Profile,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PowerCutArgs {
+    #[command(flatten)]
+    pub(crate) ports: Ports,
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,8 @@ pub(crate) async fn restart(ui: &Ui, paths: &Paths, args: &RestartArgs) -> anyho
     bring(ui, paths, &args.start).await
 }
 
-async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
+/// Starts what does not run.
+pub(crate) async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
     let engine = engine::ensure(ui, paths).await?;
     let args = UpArgs {
         flat: args.flat,
