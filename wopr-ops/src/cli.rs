@@ -77,6 +77,9 @@ pub(crate) struct ImagesArgs {
     /// These: postgres, api, stripe, mail, bot (the default); machine, llama, whisper, speech, caddy, objects, ui
     #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Writes what the images are called as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +90,9 @@ pub(crate) struct UpArgs {
     /// Prints what would be done and does nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Writes what would be done as JSON
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
     /// Takes all images from a file that `bundle` wrote: nothing is compiled, built or downloaded
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     pub(crate) bundle: Option<std::path::PathBuf>,
@@ -105,7 +111,7 @@ pub(crate) struct UpArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// How long the two machines take, and two phases of it alone
+    /// How long the two machines take, and phases of it alone
     Up(BenchArgs),
 }
 
@@ -114,6 +120,9 @@ pub(crate) struct BenchArgs {
     /// Removes the stack that is there, with its data
     #[arg(long)]
     pub(crate) destroy: bool,
+    /// Writes the times as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) ports: Ports,
 }
@@ -294,11 +303,18 @@ pub(crate) struct DoctorArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RunbookCommand {
     /// Compares runbook.toml with itself and with what the programs do; needs nothing that runs
-    Lint,
+    Lint(LintArgs),
     /// Makes every check on the two machines that run; exit code 9 if one fails
     Verify(VerifyArgs),
     /// Writes the runbook as Markdown
     Render,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LintArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -36,6 +36,7 @@ pub(crate) async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::R
     let args = UpArgs {
         flat: args.flat,
         dry_run: false,
+        json: false,
         bundle: None,
         no_prove: true,
         profile: Profile::Dev,

@@ -254,6 +254,7 @@ async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> 
     let args = UpArgs {
         flat: false,
         dry_run: false,
+        json: false,
         bundle: None,
         no_prove: false,
         profile: Profile::Dev,
