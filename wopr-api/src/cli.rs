@@ -153,7 +153,8 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
         username: registry.username.clone(),
         password: registry.password.clone(),
     });
-    let containers = Arc::new(DockerHost::new(config.docker_host.as_deref(), login)?);
+    let containers = DockerHost::new(config.docker_host.as_deref(), login)?;
+    let containers = Arc::new(if config.own_images_first { containers.with_own_images_first() } else { containers });
     let payments = if let Some(stripe) = &config.stripe {
         let provider = StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?;
         Some(Arc::new(provider) as Arc<dyn PaymentProvider>)

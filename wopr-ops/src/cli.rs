@@ -50,6 +50,9 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Breaks a machine on purpose, or mends it
     Fault(FaultArgs),
+    /// Rehearses what must not cost anything, and looks at what is left
+    #[command(subcommand)]
+    Drill(DrillCommand),
     /// Writes completions for a shell
     Completions(CompletionsArgs),
     /// Plays Stripe
@@ -74,6 +77,9 @@ pub(crate) struct ImagesArgs {
     /// These: postgres, api, stripe, mail, bot (the default); machine, llama, whisper, speech, caddy, objects, ui
     #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Writes what the images are called as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +90,9 @@ pub(crate) struct UpArgs {
     /// Prints what would be done and does nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Writes what would be done as JSON
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
     /// Takes all images from a file that `bundle` wrote: nothing is compiled, built or downloaded
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     pub(crate) bundle: Option<std::path::PathBuf>,
@@ -102,7 +111,7 @@ pub(crate) struct UpArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// How long the two machines take, and two phases of it alone
+    /// How long the two machines take, and phases of it alone
     Up(BenchArgs),
 }
 
@@ -111,6 +120,9 @@ pub(crate) struct BenchArgs {
     /// Removes the stack that is there, with its data
     #[arg(long)]
     pub(crate) destroy: bool,
+    /// Writes the times as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) ports: Ports,
 }
@@ -182,6 +194,41 @@ pub(crate) struct FaultArgs {
     /// The machine
     #[arg(value_parser = ["vps", "gpu"])]
     pub(crate) machine: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DrillCommand {
+    /// Brings the stack up from a bundle alone, beside what runs, where there is no network and no engine
+    Offline(OfflineArgs),
+    /// Cuts the power of wopr-vps while payments arrive; afterwards nobody may miss a cent, a bot or a byte
+    PowerCut(PowerCutArgs),
+    /// What `offline` does in there
+    #[command(hide = true)]
+    OfflineInside(OfflineInsideArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfflineArgs {
+    /// A file that `bundle` wrote; without it, one is written for the occasion
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    pub(crate) bundle: Option<std::path::PathBuf>,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Dev)]
+    pub(crate) profile: Profile,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PowerCutArgs {
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfflineInsideArgs {
+    /// The bundle
+    pub(crate) bundle: std::path::PathBuf,
+    /// A directory with room for an engine's data
+    pub(crate) scratch: std::path::PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -256,11 +303,18 @@ pub(crate) struct DoctorArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RunbookCommand {
     /// Compares runbook.toml with itself and with what the programs do; needs nothing that runs
-    Lint,
+    Lint(LintArgs),
     /// Makes every check on the two machines that run; exit code 9 if one fails
     Verify(VerifyArgs),
     /// Writes the runbook as Markdown
     Render,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LintArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

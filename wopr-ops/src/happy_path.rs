@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use bollard::{Docker, query_parameters::ListContainersOptionsBuilder};
+use bollard::{Docker, models::ContainerSummary, query_parameters::ListContainersOptionsBuilder};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -24,6 +24,10 @@ use crate::{
 const PAID_CENTS: i64 = 3000;
 /// How long a credit may take to show, and a bot to run.
 const LIMIT: Duration = Duration::from_mins(1);
+/// How soon a bot is asked for a second time; each further question waits a fifth longer, so that a slow one is not taken
+/// for too many requests.
+const PACE: Duration = Duration::from_millis(100);
+const SLOWEST_PACE: Duration = Duration::from_secs(2);
 const COOKIE: &str = "better-auth.session_token";
 const ORIGIN: &str = "http://localhost:3000";
 
@@ -36,15 +40,7 @@ pub(crate) async fn walk(
     webhook_secret: &str,
     database: &str,
 ) -> anyhow::Result<()> {
-    let mut customer = Customer {
-        http,
-        api_port,
-        webhook_secret,
-        email: format!("happy-path-{}@example.com", unix_seconds()),
-        cookie: String::new(),
-        tenant: String::new(),
-        bot: String::new(),
-    };
+    let mut customer = Customer::new(http, api_port, webhook_secret, &format!("happy-path-{}", unix_seconds()));
     let ui = Steps { ui };
     ui.step("liveness and readiness", customer.health()).await?;
     ui.step("1 sign-up", customer.sign_up()).await?;
@@ -78,7 +74,8 @@ impl Steps<'_> {
 }
 
 /// A customer on the way.
-struct Customer<'a> {
+#[derive(Debug, Clone)]
+pub(crate) struct Customer<'a> {
     http: &'a reqwest::Client,
     api_port: u16,
     webhook_secret: &'a str,
@@ -88,7 +85,75 @@ struct Customer<'a> {
     bot: String,
 }
 
-impl Customer<'_> {
+/// One movement of a customer's credit.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub(crate) struct Movement {
+    pub(crate) id: String,
+    /// In nano-dollars; negative for what was spent.
+    pub(crate) amount: i64,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+}
+
+impl<'a> Customer<'a> {
+    /// Somebody who has not signed up yet.
+    pub(crate) fn new(http: &'a reqwest::Client, api_port: u16, webhook_secret: &'a str, name: &str) -> Self {
+        Self {
+            http,
+            api_port,
+            webhook_secret,
+            email: format!("{name}@example.com"),
+            cookie: String::new(),
+            tenant: String::new(),
+            bot: String::new(),
+        }
+    }
+
+    /// Whose this is.
+    pub(crate) fn email(&self) -> &str {
+        &self.email
+    }
+
+    /// A payment of theirs that Stripe is to tell of.
+    pub(crate) fn payment(&self, cents: i64) -> CheckoutCompleted {
+        CheckoutCompleted::new(&self.tenant, cents, None)
+    }
+
+    /// Tells the API of a payment.
+    pub(crate) async fn pays(&self, event: &CheckoutCompleted) -> anyhow::Result<()> {
+        deliver(self.http, self.api_port, event, self.webhook_secret).await.map(drop)
+    }
+
+    /// Every movement of their credit, the last one first.
+    pub(crate) async fn history(&self) -> anyhow::Result<Vec<Movement>> {
+        let mut all = Vec::new();
+        loop {
+            let input = json!({ "limit": 250, "offset": all.len() }).to_string();
+            let input: String = input.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let path = format!("/trpc/billing.creditsHistory?input={input}");
+            let body = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
+            let page: Vec<Movement> = serde_json::from_value(found(&body, "/result/data/entries")?.clone())?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    /// The container of their bot, which must run.
+    pub(crate) async fn container(&self, engine: &Docker) -> anyhow::Result<ContainerSummary> {
+        let label = format!("{MANAGED_LABEL}=true");
+        let filters = HashMap::from([("label", vec![label.as_str()]), ("status", vec!["running"])]);
+        let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+        let running = engine.list_containers(Some(options)).await.context("the engine does not list its containers")?;
+        let is_the_bot = |summary: &ContainerSummary| {
+            let labels = summary.labels.clone().unwrap_or_default();
+            name_of(summary).contains(&self.bot) || labels.values().any(|value| *value == self.bot)
+        };
+        let found = running.into_iter().find(is_the_bot);
+        found.with_context(|| format!("no running container belongs to {}", self.bot))
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://localhost:{}{path}", self.api_port)
     }
@@ -123,7 +188,7 @@ impl Customer<'_> {
         Ok(String::new())
     }
 
-    async fn sign_up(&mut self) -> anyhow::Result<String> {
+    pub(crate) async fn sign_up(&mut self) -> anyhow::Result<String> {
         let input = json!({ "name": "Happy Path", "email": self.email, "password": "Testpass1" });
         let response = self.post("/api/auth/sign-up/email", &input).await?;
         let cookies: Vec<String> = response
@@ -146,7 +211,7 @@ impl Customer<'_> {
         Ok(String::new())
     }
 
-    async fn first_balance(&mut self) -> anyhow::Result<String> {
+    pub(crate) async fn first_balance(&mut self) -> anyhow::Result<String> {
         let body = answer(self.get(BALANCE, Some(&self.cookie)).await?, StatusCode::OK).await?;
         let tenant = found(&body, "/result/data/tenant")?.as_str().context("the tenant is no text")?;
         let expected = json!({ "tenant": tenant, "balance_cents": 0, "daily_burn_cents": 0, "runway_days": null });
@@ -181,12 +246,12 @@ impl Customer<'_> {
         Ok(format!("2 × {PAID_CENTS} cents"))
     }
 
-    async fn balance(&self) -> anyhow::Result<i64> {
+    pub(crate) async fn balance(&self) -> anyhow::Result<i64> {
         let body = answer(self.get(BALANCE, Some(&self.cookie)).await?, StatusCode::OK).await?;
         found(&body, "/result/data/balance_cents")?.as_i64().context("the balance is no whole number")
     }
 
-    async fn balance_reaches(&self, cents: i64) -> anyhow::Result<String> {
+    pub(crate) async fn balance_reaches(&self, cents: i64) -> anyhow::Result<String> {
         let balance =
             wait_until(LIMIT, || async { Ok(Some(self.balance().await?).filter(|balance| *balance >= cents)) }).await?;
         anyhow::ensure!(balance == Some(cents), "the balance is {balance:?} cents instead of {cents}");
@@ -203,7 +268,7 @@ impl Customer<'_> {
         Ok(format!("{count} rows"))
     }
 
-    async fn create_bot(&mut self) -> anyhow::Result<String> {
+    pub(crate) async fn create_bot(&mut self) -> anyhow::Result<String> {
         let input = json!({
             "name": "test-bot", "image": "wopr-network/wopr:latest", "description": "created by the happy path",
         });
@@ -215,38 +280,31 @@ impl Customer<'_> {
         Ok(self.bot.clone())
     }
 
-    async fn bot_runs(&self) -> anyhow::Result<String> {
+    pub(crate) async fn bot_runs(&self) -> anyhow::Result<String> {
         let path = format!("/trpc/fleet.getInstance?input=%7B%22id%22%3A%22{}%22%7D", self.bot);
         let mut last = Value::Null;
+        let mut pace = PACE;
         let since = Instant::now();
         while since.elapsed() < LIMIT {
             last = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
-            match last["result"]["data"]["status"].as_str() {
-                Some("running") => return Ok("running".to_owned()),
-                // An error is tried again by the platform: only time decides that it stays.
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            if last["result"]["data"]["status"] == "running" {
+                return Ok("running".to_owned());
             }
+            // An error is tried again by the platform: only time decides that it stays.
+            tokio::time::sleep(pace).await;
+            pace = SLOWEST_PACE.min(pace * 6 / 5);
         }
         anyhow::bail!("it does not run: {}", last["result"]["data"])
     }
 
     async fn container_runs(&self, engine: &Docker) -> anyhow::Result<String> {
-        let label = format!("{MANAGED_LABEL}=true");
-        let filters = HashMap::from([("label", vec![label.as_str()]), ("status", vec!["running"])]);
-        let options = ListContainersOptionsBuilder::default().filters(&filters).build();
-        let running = engine.list_containers(Some(options)).await.context("the engine does not list its containers")?;
-        let is_the_bot = |summary: &&bollard::models::ContainerSummary| {
-            let labels = summary.labels.clone().unwrap_or_default();
-            name_of(summary).contains(&self.bot) || labels.values().any(|value| *value == self.bot)
-        };
-        let container =
-            running.iter().find(is_the_bot).with_context(|| format!("no running container belongs to {}", self.bot))?;
+        let container = self.container(engine).await?;
         let on_data = container.mounts.iter().flatten().find(|mount| mount.destination.as_deref() == Some("/data"));
         let volume = on_data
             .filter(|mount| mount.typ.as_deref() == Some("volume"))
             .and_then(|mount| mount.name.clone())
             .context("its container has no volume on /data")?;
-        Ok(format!("{} with volume {volume}", name_of(container)))
+        Ok(format!("{} with volume {volume}", name_of(&container)))
     }
 }
 

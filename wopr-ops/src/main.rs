@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::{
-    cli::{BenchCommand, Cli, Command, StripeCommand},
+    cli::{BenchCommand, Cli, Command, DrillCommand, StripeCommand},
     failure::{Exit, exit_of},
     paths::Paths,
     ui::Ui,
@@ -84,6 +84,9 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(BenchCommand::Up(args)) => commands::bench::run(ui, &paths, &args).await,
         Command::Bundle(args) => commands::bundle::run(ui, &paths, &args).await,
         Command::Fault(args) => commands::fault::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::Offline(args)) => commands::drill::offline::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::PowerCut(args)) => commands::drill::power_cut::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::OfflineInside(args)) => commands::drill::offline::inside(ui, &args).await,
         Command::Engine => engine::ensure(ui, &paths).await.map(drop),
         Command::Images(args) => commands::images::run(ui, &paths, &args).await,
         Command::Up(args) => commands::up::run(ui, &paths, &args).await,

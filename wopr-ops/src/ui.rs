@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use crate::failure::Failure;
 
@@ -21,6 +23,8 @@ pub(crate) struct Ui {
     colour: bool,
     /// Present on a terminal only: elsewhere lines are final when they are written.
     spinners: Option<MultiProgress>,
+    /// Lines go to standard error, because standard output is for a program that reads JSON.
+    beside_json: bool,
 }
 
 impl Ui {
@@ -28,18 +32,35 @@ impl Ui {
     pub(crate) fn detect() -> Self {
         let terminal = std::io::stdout().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: terminal && !no_colour, spinners: terminal.then(MultiProgress::new) }
+        Self { colour: terminal && !no_colour, spinners: terminal.then(MultiProgress::new), beside_json: false }
+    }
+
+    /// This screen; if JSON is asked for, on standard error.
+    #[must_use]
+    pub(crate) fn beside_json(&self, json: bool) -> Self {
+        Self { beside_json: json, ..self.clone() }
+    }
+
+    /// Writes what a program is to read to standard output.
+    pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(value).context("the answer cannot be written as JSON")?;
+        Self { beside_json: false, ..self.clone() }.line(text);
+        Ok(())
     }
 
     fn paint(&self, code: &str, text: impl Display) -> String {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_string() }
     }
 
-    /// Writes one line to standard output.
+    /// Writes one line for the operator.
     pub(crate) fn line(&self, text: impl Display) {
         let write = || {
             // A closed pipe (`wopr status | head -1`) is no reason to fail.
-            let _closed = writeln!(std::io::stdout().lock(), "{text}");
+            let _closed = if self.beside_json {
+                writeln!(std::io::stderr().lock(), "{text}")
+            } else {
+                writeln!(std::io::stdout().lock(), "{text}")
+            };
         };
         match &self.spinners {
             Some(spinners) => spinners.suspend(write),

@@ -146,9 +146,10 @@ fn adapters(config: &Config) -> Result<Adapters> {
     let mail = config.mail.as_ref().context("no mail is configured")?;
     let smtp = SmtpConfig { url: mail.smtp_url.clone(), from: mail.from.clone(), reply_to: None };
     let stripe = config.stripe.as_ref().context("no Stripe is configured")?;
+    let containers = DockerHost::new(config.docker_host.as_deref(), None)?.with_label(TEST_LABEL, "journeys");
     Ok(Adapters {
         payments: Some(Arc::new(StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?)),
-        containers: Arc::new(DockerHost::new(config.docker_host.as_deref(), None)?.with_label(TEST_LABEL, "journeys")),
+        containers: Arc::new(containers.with_own_images_first()),
         mailer: Some(Arc::new(SmtpMailer::new(&smtp)?)),
         cloud: None,
         inference: Arc::new(HttpProbe::new()?),

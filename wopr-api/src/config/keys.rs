@@ -57,7 +57,7 @@ pub(super) const OUR_PREFIXES: [&str; 17] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 77] = [
+pub static KEYS: [Key; 78] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -92,6 +92,12 @@ pub static KEYS: [Key; 77] = [
         "image-allowlist",
         Some("ghcr.io/wopr-network/"),
         "prefixes of images that bots may run, separated by commas",
+    ),
+    plain(
+        "FLEET_IMAGE_PULL",
+        "image-pull",
+        Some("always"),
+        "always asks the registry what a tag means now; missing takes an image that the engine has as it is there",
     ),
     plain(
         "FLEET_NETWORK_RANGE",

@@ -169,6 +169,8 @@ pub struct Config {
     pub image_allowlist: Vec<String>,
     /// Where the addresses of tenants' networks come from.
     pub tenant_networks: NetworkRange,
+    /// Whether bots run what the engine has, and a registry is asked only for what it lacks.
+    pub own_images_first: bool,
     /// How to pull images, if they are not public.
     pub registry: Option<RegistryConfig>,
     /// The Docker engine; `None` for the default socket.

@@ -30,6 +30,9 @@ pub const KEY_FILE: &str = "service-key";
 /// The port on which every bot answers `GET /health`.
 pub const BOT_PORT: u16 = 7437;
 
+/// The name under which a container reaches its own machine, where models are asked through that.
+pub const HOST_GATEWAY: &str = "host.docker.internal";
+
 /// The topic every bot joins unless it looks for no peers.
 const DEFAULT_TOPIC: &str = "wopr-service";
 /// Goes up when the way containers are made changes, so that existing ones are made anew.
@@ -76,6 +79,8 @@ pub struct ContainerSpec {
     pub restart_policy: RestartPolicy,
     /// Memory, processors, processes.
     pub tier: ResourceTier,
+    /// Whether [`HOST_GATEWAY`] leads to the machine that the container runs on.
+    pub reaches_host: bool,
 }
 
 impl ContainerSpec {
@@ -109,6 +114,7 @@ impl ContainerSpec {
             env,
             restart_policy: bot.spec.restart_policy,
             tier: bot.resource_tier,
+            reaches_host: gateway.is_some_and(|gateway| gateway.contains(HOST_GATEWAY)),
         })
     }
 

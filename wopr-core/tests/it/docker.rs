@@ -9,7 +9,7 @@ use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum};
 use bollard::query_parameters::{
     DownloadFromContainerOptions, InspectContainerOptions, InspectNetworkOptions, RemoveContainerOptions,
-    RemoveVolumeOptions,
+    RemoveImageOptions, RemoveVolumeOptions, TagImageOptions,
 };
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +19,7 @@ use wopr_core::audit::{Actor, Origin};
 use wopr_core::billing::{Billing, BillingConfig, Transfer, TransferKind};
 use wopr_core::clock::{Clock, SystemClock};
 use wopr_core::fleet::container::{container_name, data_volume_name, network_name, run_volume_name};
-use wopr_core::fleet::{Bot, BotChange, Fleet, FleetConfig, NewBot, Phase};
+use wopr_core::fleet::{Bot, BotChange, ContainerHost, Fleet, FleetConfig, ImageReference, NewBot, Phase};
 use wopr_core::ids::{BotId, TenantId};
 use wopr_core::money::Money;
 use wopr_core::testing::TestDb;
@@ -193,6 +193,46 @@ fn assert_hardened(container: &ContainerInspectResponse, tenant: TenantId, id: B
     assert_eq!(mounted, volumes.map(|(path, name)| (path.to_owned(), name)).into());
     let labels = container.config.clone().unwrap().labels.unwrap();
     assert_eq!((labels["wopr.managed"].as_str(), labels["wopr.bot-id"].as_str()), ("true", id.to_string().as_str()));
+}
+
+/// A registry that nobody answers at, and what the engine has under a name of it.
+struct SilentRegistry {
+    docker: Docker,
+    port: tokio::net::TcpListener,
+    image: ImageReference,
+}
+
+impl SilentRegistry {
+    async fn open() -> Self {
+        let docker = Docker::connect_with_unix_defaults().unwrap();
+        let port = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let repository = format!("{}/wopr/own", port.local_addr().unwrap());
+        let options = TagImageOptions { repo: Some(repository.clone()), tag: Some("1".to_owned()) };
+        let tagged = docker.tag_image(IMAGE, Some(options)).await;
+        assert!(tagged.is_ok(), "no {IMAGE} on the Docker engine: run `cargo wopr images` once");
+        Self { docker, port, image: format!("{repository}:1").parse().unwrap() }
+    }
+
+    async fn close(self) {
+        let options = RemoveImageOptions { noprune: true, ..RemoveImageOptions::default() };
+        self.docker.remove_image(&self.image.to_string(), Some(options), None).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_is_not_asked_for_what_the_engine_has_if_that_comes_first() {
+    let registry = SilentRegistry::open().await;
+    let own = registry.docker.inspect_image(IMAGE).await.unwrap().id.unwrap();
+    let host = DockerHost::new(None, None).unwrap();
+    let asked = tokio::select! {
+        biased;
+        asked = registry.port.accept() => asked.is_ok(),
+        _ = host.resolve_image(&registry.image) => false,
+    };
+    assert!(asked, "a registry is asked, unless told otherwise");
+    let resolved = host.with_own_images_first().resolve_image(&registry.image).await.unwrap();
+    assert_eq!(resolved.as_str(), own);
+    registry.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

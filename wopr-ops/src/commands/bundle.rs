@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
+use bollard::Docker;
 use serde::{Deserialize, Serialize};
 
 use super::images::{NAMES, Programs, References, TOPOLOGY_NAMES};
@@ -53,15 +54,42 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BundleArgs) -> anyhow::Re
     let _lock = super::lock(paths)?;
     let engine = engine::ensure(ui, paths).await?;
     let images = super::images::ensure(ui, paths, &engine, Programs::Compile(args.profile), |_| true).await?;
+    pack(ui, paths, &engine, images, &args.file).await
+}
+
+/// Writes a bundle of these images and of this program.
+pub(crate) async fn pack(
+    ui: &Ui,
+    paths: &Paths,
+    engine: &Docker,
+    images: References,
+    file: &Path,
+) -> anyhow::Result<()> {
     let archives = paths.archives();
     for image in images.values() {
-        transfer::saved(&engine, &archives, image).await?;
+        transfer::saved(engine, &archives, image).await?;
     }
-    let task = ui.start(format!("writing {}", args.file.display()));
-    let file = args.file.clone();
+    let task = ui.start(format!("writing {}", file.display()));
+    let file = file.to_owned();
     let written = tokio::task::spawn_blocking(move || write(&file, &archives, &images)).await?;
-    task.ends(written, |bytes| format!("{} MB", bytes.div_ceil(1_000_000)))?;
-    Ok(())
+    task.ends(written, |bytes| format!("{} MB", bytes.div_ceil(1_000_000))).map(drop)
+}
+
+/// Takes the program out of a bundle.
+///
+/// # Errors
+/// If there is none in it.
+pub(crate) fn unpack_program(file: &Path, target: &Path) -> anyhow::Result<()> {
+    let input = fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let mut tar = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, input));
+    for entry in tar.entries()? {
+        let mut entry = entry.with_context(|| format!("{} is no bundle", file.display()))?;
+        if entry.path()?.as_ref() == Path::new(PROGRAM) {
+            entry.unpack(target).with_context(|| format!("{} cannot be written", target.display()))?;
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{} holds no {PROGRAM}", file.display())
 }
 
 fn write(file: &Path, archives: &Path, images: &References) -> anyhow::Result<u64> {
@@ -178,6 +206,11 @@ mod tests {
         let images = images(&archives);
         write(&file, &archives, &images).unwrap();
         assert_eq!(read(&file, &elsewhere).unwrap(), images);
+        let program = directory.join("program");
+        unpack_program(&file, &program).unwrap();
+        assert_eq!(fs::read(&program).unwrap(), fs::read(std::env::current_exe().unwrap()).unwrap());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&program).unwrap().permissions());
+        assert_eq!(mode & 0o100, 0o100, "it can be run");
         for image in images.values() {
             let name = transfer::file_name(&image.reference);
             assert_eq!(fs::read(archives.join(&name)).unwrap(), fs::read(elsewhere.join(&name)).unwrap());

@@ -134,7 +134,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DoctorArgs) -> anyhow::Re
     let fit = findings.iter().all(|finding| finding.level != Level::Fail);
     let diagnosis = Diagnosis { fit, findings };
     if args.json {
-        ui.line(serde_json::to_string_pretty(&diagnosis).context("the diagnosis cannot be written")?);
+        ui.json(&diagnosis)?;
     } else {
         show(ui, &diagnosis);
     }

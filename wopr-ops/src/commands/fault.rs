@@ -60,7 +60,7 @@ async fn cut(engine: &Docker, machine: &str) -> anyhow::Result<String> {
 }
 
 /// Ends everything on the machine at once, as a power cut does.
-async fn kill(engine: &Docker, machine: &str) -> anyhow::Result<String> {
+pub(crate) async fn kill(engine: &Docker, machine: &str) -> anyhow::Result<String> {
     let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
     match engine.kill_container(machine, Some(options)).await {
         Ok(()) => Ok("killed; `start` or `fault mend` starts it again".to_owned()),

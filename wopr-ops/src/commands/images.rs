@@ -5,6 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Context;
 use bollard::Docker;
 use futures_util::future::try_join_all;
+use serde::Serialize;
 
 use crate::{
     apt,
@@ -33,7 +34,20 @@ fn names() -> Vec<&'static str> {
     NAMES.into_iter().chain(TOPOLOGY_NAMES).collect()
 }
 
+/// An image, as `--json` shows it.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Row<'a> {
+    /// What `--only` calls it.
+    image: &'a str,
+    /// Its name by content, which never moves.
+    reference: &'a str,
+    /// Its name as a person would write it, which moves with every build.
+    name: &'a str,
+}
+
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Result<()> {
+    let ui = &ui.beside_json(args.json);
     if let Some(unknown) = args.only.iter().find(|name| !names().contains(&name.as_str())) {
         return Err(Failure::new(Exit::Failed, format!("there is no image {unknown}"))
             .fix(format!("the images are {}", names().join(", ")))
@@ -44,7 +58,12 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Re
     let wanted = |name: &str| {
         if args.only.is_empty() { NAMES.contains(&name) } else { args.only.iter().any(|only| only == name) }
     };
-    ensure(ui, paths, &engine, Programs::Compile(args.profile), wanted).await?;
+    let images = ensure(ui, paths, &engine, Programs::Compile(args.profile), wanted).await?;
+    if args.json {
+        let rows: Vec<Row<'_>> =
+            images.iter().map(|(image, built)| Row { image, reference: &built.reference, name: &built.name }).collect();
+        ui.json(&rows)?;
+    }
     Ok(())
 }
 
@@ -127,4 +146,14 @@ async fn prerequisites(ui: &Ui) -> anyhow::Result<()> {
         missing.push("dpkg");
     }
     if missing.is_empty() { Ok(()) } else { apt::install(ui, &missing).await }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Row;
+
+    #[test]
+    fn the_schema_is_that_of_the_rows() {
+        crate::runbook::assert_schema("images", &schemars::schema_for!(Vec<Row<'_>>));
+    }
 }

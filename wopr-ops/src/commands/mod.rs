@@ -5,6 +5,7 @@ pub(crate) mod bundle;
 pub(crate) mod conformance;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod drill;
 pub(crate) mod exec;
 pub(crate) mod fault;
 pub(crate) mod images;

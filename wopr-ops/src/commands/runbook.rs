@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use serde::Serialize;
 
 use crate::{
     cli::{RunbookCommand, VerifyArgs},
@@ -15,7 +15,12 @@ use crate::{
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, command: &RunbookCommand) -> anyhow::Result<ExitCode> {
     match command {
-        RunbookCommand::Lint => {
+        RunbookCommand::Lint(args) if args.json => {
+            let found = Lint { problems: problems().unwrap_or_else(|error| vec![format!("{error:#}")]) };
+            ui.json(&found)?;
+            Ok(if found.problems.is_empty() { ExitCode::SUCCESS } else { Exit::Check.into() })
+        }
+        RunbookCommand::Lint(_) => {
             let runbook = read()?;
             let counts = (runbook.gotchas.len(), runbook.checks.len(), runbook.secrets.len());
             ui.note(format!("{} hazards, {} checks, {} secrets", counts.0, counts.1, counts.2));
@@ -27,6 +32,18 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, command: &RunbookCommand) -> any
         }
         RunbookCommand::Verify(args) => verify(ui, paths, args).await,
     }
+}
+
+/// What `lint --json` writes.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Lint {
+    /// What is wrong, one sentence each; none if nothing is.
+    problems: Vec<String>,
+}
+
+fn problems() -> anyhow::Result<Vec<String>> {
+    lint::problems(runbook::TEXT, &runbook::parse(runbook::TEXT)?)
 }
 
 /// The runbook, which nothing is wrong with.
@@ -46,7 +63,7 @@ async fn verify(ui: &Ui, paths: &Paths, args: &VerifyArgs) -> anyhow::Result<Exi
     let world = World { paths, engine: engine::require().await?, http: super::http_client()?, ports: args.ports };
     let report = world.verify(&runbook).await;
     if args.json {
-        ui.line(serde_json::to_string_pretty(&report).context("the report cannot be written")?);
+        ui.json(&report)?;
     } else {
         show(ui, &report);
     }
@@ -70,4 +87,14 @@ fn show(ui: &Ui, report: &Report) {
     }
     let red: Vec<&str> = report.checks.iter().filter(|check| !check.passed).map(|check| check.id.as_str()).collect();
     ui.heading(if red.is_empty() { "all green".to_owned() } else { format!("red: {}", red.join(", ")) });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lint;
+
+    #[test]
+    fn the_schema_is_that_of_the_type() {
+        crate::runbook::assert_schema("runbook-lint", &schemars::schema_for!(Lint));
+    }
 }

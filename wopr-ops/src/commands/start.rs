@@ -30,11 +30,13 @@ pub(crate) async fn restart(ui: &Ui, paths: &Paths, args: &RestartArgs) -> anyho
     bring(ui, paths, &args.start).await
 }
 
-async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
+/// Starts what does not run.
+pub(crate) async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
     let engine = engine::ensure(ui, paths).await?;
     let args = UpArgs {
         flat: args.flat,
         dry_run: false,
+        json: false,
         bundle: None,
         no_prove: true,
         profile: Profile::Dev,

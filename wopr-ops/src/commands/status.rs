@@ -52,7 +52,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StatusArgs) -> anyhow::Re
     let place = |row: &Row| expected.iter().position(|(_, name)| *name == row.name).unwrap_or(usize::MAX);
     rows.sort_by(|a, b| (place(a), &a.name).cmp(&(place(b), &b.name)));
     if args.json {
-        ui.line(serde_json::to_string_pretty(&rows)?);
+        ui.json(&rows)?;
     } else {
         let cells = rows.iter().map(|row| {
             let ports: Vec<String> = row.ports.iter().map(u16::to_string).collect();

@@ -11,7 +11,7 @@ use anyhow::Context;
 use bollard::Docker;
 
 use super::{
-    conformance,
+    conformance, drill,
     images::{Programs, References},
     up,
 };
@@ -30,7 +30,8 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 9] = ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "stack"];
+const STEPS: [&str; 11] =
+    ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "offline", "stack", "power-cut"];
 /// The last step, which needs the stack.
 const CONFORMANCE: &str = "conformance";
 
@@ -79,8 +80,10 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
     // A snapshot that differs is a failure here, never a new file.
     runner.step("tests", cargo_step(paths, &tests, &[("INSTA_UPDATE", "no")])).await?;
     if let (Some(engine), Some(images)) = (&engine, &images) {
+        runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
+        runner.step("power-cut", drill::power_cut::rehearse(ui, paths, platform::Ports::default())).await?;
         let suites = ConformanceArgs { only: Vec::new(), api_port: 3100 };
         let binaries = artifacts.clone().unwrap_or_default();
         runner.step(CONFORMANCE, conformance::suites(ui, paths, &suites, &binaries)).await?;
@@ -154,10 +157,10 @@ impl Runner<'_> {
 /// The steps asked for, and those that prepare what they work on.
 fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     let mut all = only.clone();
-    if all.contains(CONFORMANCE) {
+    if [CONFORMANCE, "power-cut"].iter().any(|name| all.contains(name)) {
         all.insert("stack");
     }
-    if ["stack", "tests"].iter().any(|name| all.contains(name)) {
+    if ["offline", "stack", "tests"].iter().any(|name| all.contains(name)) {
         all.insert("images");
     }
     if all.contains("images") {
@@ -251,6 +254,7 @@ async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> 
     let args = UpArgs {
         flat: false,
         dry_run: false,
+        json: false,
         bundle: None,
         no_prove: false,
         profile: Profile::Dev,
@@ -280,6 +284,8 @@ mod tests {
         let of = |name: &'static str| needed(&BTreeSet::from([name])).into_iter().collect::<Vec<_>>();
         assert_eq!(of("fmt"), ["fmt"]);
         assert_eq!(of("tests"), ["build", "engine", "images", "tests"]);
+        assert_eq!(of("power-cut"), ["build", "engine", "images", "power-cut", "stack"]);
+        assert_eq!(of("offline"), ["build", "engine", "images", "offline"]);
         assert_eq!(of("conformance"), ["build", "conformance", "engine", "images", "stack"]);
     }
 

@@ -24,7 +24,7 @@ use crate::{
         machines::{self, GPU, SHARED, VPS},
         platform::{self, Images, Inputs, Place, Ports},
         spec::{Observed, Service, Stack},
-        steps::{Plan, plan},
+        steps::{Plan, Row, plan},
     },
     secrets::{Handover, Secrets, hand_over},
     seed,
@@ -33,6 +33,7 @@ use crate::{
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result<()> {
     let since = Instant::now();
+    let ui = &ui.beside_json(args.json);
     require_root()?;
     let _lock = super::lock(paths)?;
     ui.heading("Docker engine");
@@ -149,8 +150,7 @@ impl<'a> Work<'a> {
         let observed = observe(self.engine, &stack).await?;
         let plan = plan(&stack, &observed);
         if self.args.dry_run {
-            self.ui.line(plan.to_string().trim_end());
-            return Ok(None);
+            return self.show(vec![(None, plan)]).map(|()| None);
         }
         ports_free(self.engine, &stack, &plan, self.args.ports).await?;
         write_files(&stack, &handovers, &directory)?;
@@ -195,7 +195,7 @@ impl<'a> Work<'a> {
         let observed = observe(self.engine, &stack).await?;
         let plan = plan(&stack, &observed);
         if self.args.dry_run {
-            return self.show(&plan).await.map(|()| None);
+            return self.show_all(plan).await.map(|()| None);
         }
         ports_free(self.engine, &stack, &plan, self.args.ports).await?;
         for service in &stack.services {
@@ -287,8 +287,8 @@ impl<'a> Work<'a> {
     }
 
     /// Prints what would be done: on machines that run, from what they have; on others, from nothing.
-    async fn show(&self, outer: &Plan) -> anyhow::Result<()> {
-        self.ui.line(outer.to_string().trim_end());
+    async fn show_all(&self, outer: Plan) -> anyhow::Result<()> {
+        let mut plans = vec![(None, outer)];
         for machine in [VPS, GPU] {
             let there = inside(self.paths, machine).await.ok();
             let address = match &there {
@@ -316,9 +316,26 @@ impl<'a> Work<'a> {
                 Some(engine) => observe(engine, &stack).await?,
                 None => Observed::default(),
             };
-            self.ui.line(format!("on {machine}:"));
-            for line in plan(&stack, &observed).to_string().lines() {
-                self.ui.line(format!("  {line}"));
+            plans.push((Some(machine), plan(&stack, &observed)));
+        }
+        self.show(plans)
+    }
+
+    /// Prints plans, by machine.
+    fn show(&self, plans: Vec<(Option<&'static str>, Plan)>) -> anyhow::Result<()> {
+        if self.args.json {
+            let rows: Vec<Row> = plans.iter().flat_map(|(machine, plan)| plan.rows(*machine)).collect();
+            return self.ui.json(&rows);
+        }
+        for (machine, plan) in plans {
+            let indent = if let Some(machine) = machine {
+                self.ui.line(format!("on {machine}:"));
+                "  "
+            } else {
+                ""
+            };
+            for line in plan.to_string().lines() {
+                self.ui.line(format!("{indent}{line}"));
             }
         }
         Ok(())

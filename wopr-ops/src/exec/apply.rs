@@ -36,6 +36,11 @@ pub(crate) async fn apply(
         resource(engine, stack, step).await?;
         ui.note(step);
     }
+    if plan.is_unchanged() {
+        // Nobody has to wait for what another becomes.
+        let all = plan.levels.iter().flatten().map(|steps| service_steps(ui, engine, http, stack, steps));
+        return try_join_all(all).await.map(drop);
+    }
     for level in &plan.levels {
         try_join_all(level.iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
     }

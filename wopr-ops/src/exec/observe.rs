@@ -11,6 +11,8 @@ use bollard::{
     },
 };
 
+use futures_util::future::try_join_all;
+
 use crate::plan::spec::{CONFIG_LABEL, Container, Observed, STACK_LABEL, Stack, State};
 
 /// What exists of the stack, by name or by label.
@@ -22,11 +24,10 @@ pub(crate) async fn observe(engine: &Docker, stack: &Stack) -> anyhow::Result<Ob
     let volumes = engine.list_volumes(Some(ListVolumesOptionsBuilder::default().build())).await;
     let volumes = volumes.context("the engine does not list its volumes")?.volumes.unwrap_or_default();
     observed.volumes = volumes.into_iter().map(|volume| volume.name).collect();
-    for service in &stack.services {
-        if let Some(container) = container(engine, service.name).await? {
-            observed.containers.insert(service.name.to_owned(), container);
-        }
-    }
+    let each = stack.services.iter().map(async |service| {
+        anyhow::Ok(container(engine, service.name).await?.map(|container| (service.name.to_owned(), container)))
+    });
+    observed.containers = try_join_all(each).await?.into_iter().flatten().collect();
     Ok(observed)
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -62,16 +63,15 @@ pub(crate) async fn located(
     programs: &[Binary],
     artifacts: &HashMap<String, PathBuf>,
 ) -> anyhow::Result<HashMap<&'static str, Built>> {
-    let mut all = HashMap::new();
-    for program in programs {
+    let each = programs.iter().map(async |program| {
         let executable = artifacts.get(program.name).cloned().ok_or_else(|| {
             Failure::new(Exit::Image, format!("there is no program {}", program.name))
                 .why(format!("package {} built without a binary of that name", program.package))
         })?;
         let libraries = libraries(&executable).await?;
-        all.insert(program.name, Built { executable, libraries });
-    }
-    Ok(all)
+        anyhow::Ok((program.name, Built { executable, libraries }))
+    });
+    Ok(try_join_all(each).await?.into_iter().collect())
 }
 
 async fn command(paths: &Paths, programs: &[Binary], profile: Profile) -> anyhow::Result<Command> {

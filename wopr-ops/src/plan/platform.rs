@@ -390,6 +390,8 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
         ("COOKIE_DOMAIN", "localhost"),
         ("MAIL_FROM", "noreply@wopr.test"),
         ("GATEWAY_JOURNAL_DIR", "/data/gateway"),
+        // The engine is given the images that are built here; nothing else is reachable from a machine without network.
+        ("FLEET_IMAGE_PULL", "missing"),
         ("STRIPE_CREDIT_PRICE_5", "price_wopr_credits_5"),
         ("STRIPE_CREDIT_PRICE_10", "price_wopr_credits_10"),
         ("STRIPE_CREDIT_PRICE_25", "price_wopr_credits_25"),
@@ -398,7 +400,9 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
     ]
     .map(text)
     .into();
+    let seen_by_bots = if inputs.place == Place::Here { inputs.ports.api_port } else { API_PORT };
     settings.extend([
+        ("GATEWAY_URL", format!("http://host.docker.internal:{seen_by_bots}")),
         ("PORT", API_PORT.to_string()),
         ("BETTER_AUTH_URL", format!("http://localhost:{}", inputs.ports.api_port)),
         ("STRIPE_API_BASE", format!("http://{}:{STRIPE_PORT}", inputs.names().stripe)),

@@ -5,6 +5,8 @@ use std::{
     fmt,
 };
 
+use serde::Serialize;
+
 use super::spec::{Container, Observed, Service, Stack, State};
 
 /// One thing to do.
@@ -49,7 +51,47 @@ pub(crate) struct Plan {
     pub(crate) levels: Vec<Vec<Vec<Step>>>,
 }
 
+/// One step, as `--json` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Row {
+    /// The machine it is done on; `null` for this one.
+    machine: Option<&'static str>,
+    /// Steps of one level go side by side; 0 is networks and volumes.
+    level: usize,
+    /// `create-network`, `create-volume`, `remove`, `create`, `start`, `await` or `keep`.
+    action: &'static str,
+    /// The network, volume or service.
+    name: String,
+    /// Why it is done, where that is not plain.
+    why: Option<String>,
+}
+
+impl Step {
+    fn row(&self, machine: Option<&'static str>, level: usize) -> Row {
+        let (action, name, why) = match self {
+            Self::CreateNetwork(name) => ("create-network", name.as_str(), None),
+            Self::CreateVolume(name) => ("create-volume", name.as_str(), None),
+            Self::Remove { service, why } => ("remove", *service, Some(why)),
+            Self::Create { service, why } => ("create", *service, Some(why)),
+            Self::Start { service, why } => ("start", *service, Some(why)),
+            Self::Await { service } => ("await", *service, None),
+            Self::Keep { service } => ("keep", *service, None),
+        };
+        Row { machine, level, action, name: name.to_owned(), why: why.cloned() }
+    }
+}
+
 impl Plan {
+    /// All steps, as `--json` shows them.
+    pub(crate) fn rows(&self, machine: Option<&'static str>) -> Vec<Row> {
+        let resources = self.resources.iter().map(|step| step.row(machine, 0));
+        let services = (1..)
+            .zip(&self.levels)
+            .flat_map(|(level, services)| services.iter().flatten().map(move |step| step.row(machine, level)));
+        resources.chain(services).collect()
+    }
+
     /// Whether everything is as it should be.
     pub(crate) fn is_unchanged(&self) -> bool {
         self.resources.is_empty() && self.steps().all(|step| matches!(step, Step::Keep { .. }))

@@ -71,6 +71,11 @@ fn set(observed: &mut Observed, name: &str, state: State) {
 }
 
 #[test]
+fn the_schema_is_that_of_the_steps() {
+    crate::runbook::assert_schema("up-dry-run", &schemars::schema_for!(Vec<super::steps::Row>));
+}
+
+#[test]
 fn from_nothing() {
     insta::assert_snapshot!(plan(&stack(), &Observed::default()));
 }

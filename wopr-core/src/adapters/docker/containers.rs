@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{DockerHost, failed, optional};
 use crate::fleet::container::{
-    BOT_PORT, ContainerSpec, DATA_PATH, KEY_FILE, RUN_PATH, SPEC_LABEL, container_name, data_volume_name, network_name,
+    BOT_PORT, ContainerSpec, DATA_PATH, KEY_FILE, RUN_PATH, SPEC_LABEL, container_name, data_volume_name, HOST_GATEWAY, network_name,
     run_volume_name,
 };
 use crate::fleet::tiers::Limits;
@@ -71,6 +71,7 @@ fn describe(
         init: Some(true),
         tmpfs: Some(HashMap::from([("/tmp".to_owned(), tmpfs()), ("/var/tmp".to_owned(), tmpfs())])),
         network_mode: Some(network_name(spec.tenant_id)),
+        extra_hosts: spec.reaches_host.then(|| vec![format!("{HOST_GATEWAY}:host-gateway")]),
         mounts: Some(vec![
             volume(data_volume_name(spec.bot_id), DATA_PATH),
             volume(run_volume_name(spec.bot_id), RUN_PATH),

@@ -2,6 +2,7 @@
 
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error;
+use bollard::models::ImageInspect;
 use bollard::query_parameters::CreateImageOptions;
 use futures_util::StreamExt as _;
 use secrecy::ExposeSecret as _;
@@ -23,8 +24,14 @@ pub(super) fn url_safe_login(mut request: bollard::BollardRequest) -> bollard::B
     request
 }
 
-/// Fetches the image and answers its digest; if it cannot be fetched, takes what the engine has under that name.
+/// Fetches the image and answers its digest; if it cannot be fetched, or if the engine's own images come first, takes what
+/// the engine has under that name.
 pub(super) async fn resolve(host: &DockerHost, image: &ImageReference) -> Result<ImageDigest, HostError> {
+    if host.own_images_first
+        && let Some(own) = optional(host.docker.inspect_image(&image.to_string()).await)?
+    {
+        return digest(image, own);
+    }
     let pulled = pull(host, &image.name(), image.tag().unwrap_or("latest"), image.registry()).await;
     let local = optional(host.docker.inspect_image(&image.to_string()).await)?;
     let Some(local) = local else {
@@ -33,6 +40,11 @@ pub(super) async fn resolve(host: &DockerHost, image: &ImageReference) -> Result
     if let Err(error) = pulled {
         tracing::warn!("{image} cannot be fetched, the engine's own copy is used: {error} ({error:?})");
     }
+    digest(image, local)
+}
+
+/// What names exactly this image: its digest in its repository, or, if it was made on the engine, its id there.
+fn digest(image: &ImageReference, local: ImageInspect) -> Result<ImageDigest, HostError> {
     let repository = format!("{}@", image.name());
     let digests = local.repo_digests.unwrap_or_default();
     let found = digests.into_iter().find(|digest| digest.starts_with(&repository)).or(local.id);

@@ -51,6 +51,7 @@ pub struct DockerHost {
     docker: Docker,
     login: Option<RegistryLogin>,
     labels: BTreeMap<String, String>,
+    own_images_first: bool,
 }
 
 impl std::fmt::Debug for DockerHost {
@@ -76,13 +77,21 @@ impl DockerHost {
         };
         let docker = docker.map_err(|error| HostError::Refused(error.to_string()))?;
         let docker = docker.with_request_modifier(images::url_safe_login);
-        Ok(Self { docker, login, labels: BTreeMap::new() })
+        Ok(Self { docker, login, labels: BTreeMap::new(), own_images_first: false })
     }
 
     /// Puts one more label on everything made from now on, so that it can be told from what others make.
     #[must_use]
     pub fn with_label(mut self, name: &str, value: &str) -> Self {
         self.labels.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Takes an image that the engine has as it is there, and asks a registry only for one that it lacks. Otherwise a
+    /// registry is asked each time what a tag means now, and what the engine has is taken when that fails.
+    #[must_use]
+    pub fn with_own_images_first(mut self) -> Self {
+        self.own_images_first = true;
         self
     }
 

@@ -1,0 +1,305 @@
+//! `drill power-cut`: the platform's machine ends at once, while bots run and payments arrive.
+//!
+//! Customers of the drill's own pay without a pause, each payment told again until it is accepted, as Stripe does. The
+//! machine is killed in the midst of that and started again. Afterwards each payment is credited once, the balance is what
+//! its movements add up to, no movement of before is missing, and each bot runs with the bytes it had.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bollard::{
+    Docker,
+    query_parameters::{DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder},
+};
+use futures_util::{
+    StreamExt,
+    future::{join_all, try_join_all},
+};
+use rand::RngCore;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    cli::{PowerCutArgs, StartArgs},
+    clock::unix_seconds,
+    commands::{fault, http_client, start, up::require_root, wait_until},
+    engine,
+    exec::{observe::name_of, sites::inside},
+    failure::{Exit, Failure},
+    happy_path::{Customer, Movement},
+    paths::Paths,
+    plan::{machines::VPS, platform::Ports},
+    secrets::Secrets,
+    ui::Ui,
+};
+
+/// How many customers.
+const CUSTOMERS: usize = 2;
+/// One payment, in US cents.
+const PAID_CENTS: i64 = 100;
+/// What pays for the bot, in US cents.
+const FIRST_CENTS: i64 = 3000;
+const NANOS_PER_CENT: i64 = 10_000_000;
+/// What each bot's volume is given, in bytes.
+const BYTES: usize = 1 << 20;
+/// Payments of each customer that are accepted before the cut, and after it.
+const ACCEPTED: i64 = 3;
+/// How long these may take.
+const LIMIT: Duration = Duration::from_mins(1);
+/// Between two payments, and before one is told again.
+const PACE: Duration = Duration::from_millis(250);
+/// Where a bot keeps what is its tenant's.
+const DATA: &str = "/data";
+
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &PowerCutArgs) -> anyhow::Result<()> {
+    require_root()?;
+    let _lock = crate::commands::lock(paths)?;
+    rehearse(ui, paths, args.ports).await
+}
+
+/// What a customer has.
+#[derive(Debug)]
+struct Holdings {
+    movements: Vec<Movement>,
+    files: Files,
+}
+
+/// Paths in a volume, and the hashes of what is there.
+type Files = BTreeMap<PathBuf, String>;
+
+/// The drill, on the two machines that are up.
+pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
+    let (engine, http) = (engine::require().await?, http_client()?);
+    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
+    let secret = secrets.get("STRIPE_WEBHOOK_SECRET")?;
+    let vps = inside(paths, VPS).await?;
+
+    let task = ui.start(format!("{CUSTOMERS} customers pay and get a bot with {BYTES} bytes of their own"));
+    let arrive = (0..CUSTOMERS).map(async |number| {
+        let name = format!("power-cut-{}-{number}", unix_seconds());
+        let customer = customer_with_bot(Customer::new(&http, ports.api_port, secret, &name)).await?;
+        let container = name_of(&customer.container(&vps).await?);
+        give_bytes(&vps, &container).await?;
+        let holdings = Holdings { movements: customer.history().await?, files: files(&vps, &container).await? };
+        anyhow::ensure!(holdings.files.len() > 1, "the volume of {container} has only {:?}", holdings.files.keys());
+        anyhow::Ok((customer, holdings))
+    });
+    let customers = task.ends(try_join_all(arrive).await, |_| String::new())?;
+
+    let payers: Vec<Payer<'_>> = customers.iter().map(|(customer, _)| Payer::new(customer)).collect();
+    let cut = async {
+        wait_for_more(&payers).await?;
+        let task = ui.start(format!("{VPS} is killed while payments arrive"));
+        task.ends(fault::kill(&engine, VPS).await, |_| String::new())?;
+        let since = Instant::now();
+        start::bring(ui, paths, &StartArgs { flat: false, ports }).await?;
+        wait_for_more(&payers).await?;
+        anyhow::Ok(since.elapsed())
+    };
+    let mut paying = std::pin::pin!(join_all(payers.iter().map(Payer::pay)));
+    let took = tokio::select! {
+        took = cut => took?,
+        _ = &mut paying => anyhow::bail!("nobody pays any more"),
+    };
+    ui.done("payments are accepted again", took);
+    for payer in &payers {
+        payer.is_done.store(true, Ordering::SeqCst);
+    }
+    tokio::time::timeout(LIMIT, paying).await.context("a payment that was begun is not accepted")?;
+
+    let vps = inside(paths, VPS).await?;
+    for ((customer, before), payer) in customers.iter().zip(&payers) {
+        let task = ui.start(customer.email());
+        let compared = compare(&vps, customer, before, payer).await.map_err(|error| {
+            anyhow::Error::from(
+                Failure::new(Exit::Check, format!("the power cut cost {} something", customer.email()))
+                    .why(format!("{error:#}")),
+            )
+        });
+        task.ends(compared, Clone::clone)?;
+    }
+    Ok(())
+}
+
+async fn customer_with_bot(mut customer: Customer<'_>) -> anyhow::Result<Customer<'_>> {
+    customer.sign_up().await?;
+    customer.first_balance().await?;
+    customer.pays(&customer.payment(FIRST_CENTS)).await?;
+    customer.balance_reaches(FIRST_CENTS).await?;
+    customer.create_bot().await?;
+    customer.bot_runs().await?;
+    Ok(customer)
+}
+
+/// Somebody who pays and pays.
+struct Payer<'a> {
+    customer: &'a Customer<'a>,
+    /// Payments that the API has accepted.
+    accepted: AtomicI64,
+    /// Tellings that failed and were repeated.
+    repeated: AtomicI64,
+    is_done: AtomicBool,
+}
+
+impl<'a> Payer<'a> {
+    fn new(customer: &'a Customer<'a>) -> Self {
+        Self { customer, accepted: AtomicI64::new(0), repeated: AtomicI64::new(0), is_done: AtomicBool::new(false) }
+    }
+
+    /// Pays until it is done. A payment that was begun is told until it is accepted: it may be credited already.
+    async fn pay(&self) {
+        let mut event = self.customer.payment(PAID_CENTS);
+        loop {
+            if self.customer.pays(&event).await.is_ok() {
+                self.accepted.fetch_add(1, Ordering::SeqCst);
+                if self.is_done.load(Ordering::SeqCst) {
+                    return;
+                }
+                event = self.customer.payment(PAID_CENTS);
+            } else {
+                self.repeated.fetch_add(1, Ordering::SeqCst);
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}
+
+/// Waits until each payer has had some more payments accepted.
+async fn wait_for_more(payers: &[Payer<'_>]) -> anyhow::Result<()> {
+    let accepted = |payer: &Payer<'_>| payer.accepted.load(Ordering::SeqCst);
+    let wanted: Vec<i64> = payers.iter().map(|payer| accepted(payer) + ACCEPTED).collect();
+    let reached =
+        || async { Ok(payers.iter().zip(&wanted).all(|(payer, wanted)| accepted(payer) >= *wanted).then_some(())) };
+    wait_until(LIMIT, reached).await?.with_context(|| format!("payments are not accepted within {} s", LIMIT.as_secs()))
+}
+
+/// What the customer has now is what was there before, and every payment since.
+async fn compare(
+    engine: &Docker,
+    customer: &Customer<'_>,
+    before: &Holdings,
+    payer: &Payer<'_>,
+) -> anyhow::Result<String> {
+    let repeated = payer.repeated.load(Ordering::SeqCst);
+    anyhow::ensure!(repeated > 0, "no payment met the power cut");
+    let movements = customer.history().await?;
+    let accepted = payer.accepted.load(Ordering::SeqCst);
+    credited(&before.movements, &movements, accepted, customer.balance().await?)?;
+    customer.bot_runs().await?;
+    let container = name_of(&customer.container(engine).await?);
+    let now = files(engine, &container).await?;
+    anyhow::ensure!(now == before.files, "the volume of {container} had {:?} and has {now:?}", before.files);
+    Ok(format!(
+        "{accepted} payments, {repeated} told again, each credited once; the bot runs with its {} files",
+        now.len()
+    ))
+}
+
+/// Whether the movements are those of before and one for each accepted payment, and make up the balance.
+fn credited(before: &[Movement], now: &[Movement], accepted: i64, balance_cents: i64) -> anyhow::Result<()> {
+    if let Some(lost) = before.iter().find(|movement| !now.contains(movement)) {
+        anyhow::bail!("the movement {} of {} is lost", lost.id, lost.amount);
+    }
+    let bought: i64 = now.iter().filter(|movement| movement.kind == "purchase").map(|movement| movement.amount).sum();
+    let paid = (FIRST_CENTS + accepted * PAID_CENTS) * NANOS_PER_CENT;
+    anyhow::ensure!(bought == paid, "{paid} nano-dollars were paid, and {bought} are credited");
+    let sum: i64 = now.iter().map(|movement| movement.amount).sum();
+    let shown = balance_cents * NANOS_PER_CENT;
+    // The balance is shown in whole cents.
+    anyhow::ensure!(
+        (sum - shown).abs() * 2 <= NANOS_PER_CENT,
+        "the movements add up to {sum}, and the balance is {shown}"
+    );
+    Ok(())
+}
+
+/// Puts bytes that nobody can guess on the bot's volume.
+async fn give_bytes(engine: &Docker, container: &str) -> anyhow::Result<()> {
+    let mut bytes = vec![0; BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o600);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header, "power-cut", bytes.as_slice())?;
+    let body = bollard::body_full(archive.into_inner()?.into());
+    let options = UploadToContainerOptionsBuilder::default().path(DATA).build();
+    let uploaded = engine.upload_to_container(container, Some(options), body).await;
+    uploaded.with_context(|| format!("{container} takes no file"))
+}
+
+/// What is on the bot's volume, seen from outside.
+async fn files(engine: &Docker, container: &str) -> anyhow::Result<Files> {
+    let options = DownloadFromContainerOptionsBuilder::default().path(DATA).build();
+    let mut chunks = engine.download_from_container(container, Some(options));
+    let mut packed = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        packed.extend_from_slice(&chunk.with_context(|| format!("{container} does not hand out {DATA}"))?);
+    }
+    drop(chunks);
+    hashes(&packed)
+}
+
+fn hashes(packed: &[u8]) -> anyhow::Result<Files> {
+    let mut files = Files::new();
+    for entry in tar::Archive::new(packed).entries()? {
+        let mut entry = entry?;
+        if entry.header().entry_type().is_file() {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            files.insert(entry.path()?.into_owned(), hex::encode(Sha256::digest(&content)));
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn movement(id: &str, kind: &str, cents: i64) -> Movement {
+        Movement { id: id.to_owned(), amount: cents * NANOS_PER_CENT, kind: kind.to_owned() }
+    }
+
+    #[test]
+    fn what_is_missing_or_doubled_is_noticed() {
+        let first = [movement("1", "purchase", FIRST_CENTS), movement("2", "bot_runtime", -17)];
+        let with = |more: &[Movement]| [more, &first].concat();
+        let one = movement("3", "purchase", PAID_CENTS);
+        let balance = FIRST_CENTS - 17 + PAID_CENTS;
+        credited(&first, &with(std::slice::from_ref(&one)), 1, balance).unwrap();
+        // A day that ends meanwhile is charged: that is no loss.
+        let charged = with(&[movement("4", "bot_runtime", -17), one.clone()]);
+        credited(&first, &charged, 1, balance - 17).unwrap();
+
+        let wrong = [
+            ("lost", credited(&first, &[first[0].clone(), one.clone()], 1, balance + 17)),
+            ("paid", credited(&first, &with(&[]), 1, balance - PAID_CENTS)),
+            ("paid", credited(&first, &with(&[movement("4", "purchase", PAID_CENTS), one.clone()]), 1, balance)),
+            ("add up", credited(&first, &with(&[one]), 1, balance + 1)),
+        ];
+        for (word, outcome) in wrong {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_another_volume() {
+        let volume = |content: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            let mut archive = tar::Builder::new(Vec::new());
+            archive.append_data(&mut header, "data/a", content).unwrap();
+            hashes(&archive.into_inner().unwrap()).unwrap()
+        };
+        assert_eq!(volume(b"abc").keys().collect::<Vec<_>>(), [&PathBuf::from("data/a")]);
+        assert_eq!(volume(b"abc"), volume(b"abc"));
+        assert_ne!(volume(b"abc"), volume(b"abd"));
+    }
+}
