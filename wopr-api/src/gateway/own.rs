@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use wopr_core::adapters::models::{OpenAiCompatible, Patience};
 use wopr_core::db::DbError;
 use wopr_core::gateway::{Capability, ModelProvider, OwnBackends};

@@ -9,6 +9,7 @@ mod callers;
 mod config;
 mod faults;
 mod fleet;
+mod gateway;
 mod gpu;
 mod health;
 mod hostile;
