@@ -414,7 +414,7 @@ mod tests {
         let mut meter = StreamMeter::new(Dialect::OpenAi);
         meter.observe(b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\ndata: ");
         for _ in 0..20 {
-            meter.observe(&[b'x'; 100_000]);
+            meter.observe(&vec![b'x'; 100_000]);
         }
         assert!(meter.is_blind());
         assert_eq!(meter.usage(), Some(tokens(1, 0, 2)));

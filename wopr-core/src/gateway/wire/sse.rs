@@ -37,9 +37,18 @@ pub struct SseParser {
     /// Data of several lines, joined.
     joined: Vec<u8>,
     begun: bool,
-    line_begun: bool,
-    after_return: bool,
+    line: Line,
     too_long: bool,
+}
+
+/// How far the line is that is being read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    #[default]
+    Empty,
+    Begun,
+    /// The one before ended with a carriage return, to which a line feed may belong.
+    Returned,
 }
 
 impl SseParser {
@@ -52,8 +61,8 @@ impl SseParser {
             return Err(TooLong);
         }
         let mut rest = chunk;
-        if self.held.is_empty() && self.after_return && !rest.is_empty() {
-            self.after_return = false;
+        if self.held.is_empty() && self.line == Line::Returned && !rest.is_empty() {
+            self.line = Line::Empty;
             if rest[0] == b'\n' {
                 on_event(SseEvent { name: b"", data: None, raw: &rest[..1] });
                 rest = &rest[1..];
@@ -110,21 +119,23 @@ impl SseParser {
     fn end_of_event(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
-            if std::mem::take(&mut self.after_return) && bytes[at] == b'\n' {
-                at += 1;
-                continue;
+            if self.line == Line::Returned {
+                self.line = Line::Empty;
+                if bytes[at] == b'\n' {
+                    at += 1;
+                    continue;
+                }
             }
             let Some(length) = memchr2(b'\n', b'\r', &bytes[at..]) else {
-                self.line_begun = true;
+                self.line = Line::Begun;
                 return None;
             };
-            let ends = length == 0 && !self.line_begun;
+            let ends = length == 0 && self.line == Line::Empty;
             at += length + 1;
-            self.line_begun = false;
-            self.after_return = bytes[at - 1] == b'\r';
+            self.line = if bytes[at - 1] == b'\r' { Line::Returned } else { Line::Empty };
             if ends {
-                if self.after_return && bytes.get(at) == Some(&b'\n') {
-                    self.after_return = false;
+                if self.line == Line::Returned && bytes.get(at) == Some(&b'\n') {
+                    self.line = Line::Empty;
                     at += 1;
                 }
                 return Some(at);

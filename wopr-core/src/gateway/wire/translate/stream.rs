@@ -64,9 +64,10 @@ impl StreamTranslator {
                 Writer::Anthropic(writer) => writer.reason.is_some().then(|| writer.end(out)),
                 Writer::OpenAi(writer) => writer.reason.is_some().then(|| writer.end(out)),
             };
-            match complete {
-                Some(()) => self.ended = true,
-                None => self.fail(BROKE_OFF, out),
+            if complete.is_some() {
+                self.ended = true;
+            } else {
+                self.fail(BROKE_OFF, out);
             }
         }
     }
@@ -105,12 +106,9 @@ impl Writer {
             Self::Anthropic(writer) => writer.event(event, out),
             Self::OpenAi(writer) => writer.event(event, out),
         };
-        match done {
-            Ok(done) => *ended = done,
-            Err(Failed) => {
-                *ended = true;
-                self.fail(FAILED, out);
-            }
+        *ended = done.unwrap_or(true);
+        if done.is_err() {
+            self.fail(FAILED, out);
         }
     }
 
@@ -124,6 +122,7 @@ impl Writer {
 }
 
 /// The provider failed, or says what makes no sense.
+#[derive(Clone, Copy)]
 struct Failed;
 
 /// An event that tells the reader of a stream that it ends here because something went wrong. `kind` is a type of error of

@@ -455,7 +455,7 @@ fn a_stream_that_breaks_off_ends_with_an_error() {
     let mut translator = StreamTranslator::new(Dialect::OpenAi, Dialect::Anthropic, "asked", AT, false);
     let mut out = Vec::new();
     for _ in 0..20 {
-        translator.push(&[b'x'; 100_000], &mut out);
+        translator.push(&vec![b'x'; 100_000], &mut out);
     }
     assert_eq!(out, stream_error(Dialect::Anthropic, "api_error", "the answer broke off"));
     assert!(translator.has_ended());
