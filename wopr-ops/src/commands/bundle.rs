@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read, Write},
+    io::{BufReader, Read, Write},
     path::Path,
 };
 
@@ -80,13 +80,22 @@ pub(crate) async fn pack(
 /// # Errors
 /// If there is none in it.
 pub(crate) fn unpack_program(file: &Path, target: &Path) -> anyhow::Result<()> {
+    program_in(file, |entry| {
+        entry.unpack(target).map(drop).with_context(|| format!("{} cannot be written", target.display()))
+    })
+}
+
+/// Does something with the program of a bundle.
+fn program_in<T>(
+    file: &Path,
+    work: impl FnOnce(&mut tar::Entry<'_, BufReader<fs::File>>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let input = fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let mut tar = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, input));
+    let mut tar = tar::Archive::new(BufReader::with_capacity(1 << 20, input));
     for entry in tar.entries()? {
         let mut entry = entry.with_context(|| format!("{} is no bundle", file.display()))?;
         if entry.path()?.as_ref() == Path::new(PROGRAM) {
-            entry.unpack(target).with_context(|| format!("{} cannot be written", target.display()))?;
-            return Ok(());
+            return work(&mut entry);
         }
     }
     anyhow::bail!("{} holds no {PROGRAM}", file.display())
@@ -123,8 +132,31 @@ fn write(file: &Path, archives: &Path, images: &References) -> anyhow::Result<u6
 pub(crate) async fn open(ui: &Ui, paths: &Paths, file: &Path) -> anyhow::Result<References> {
     let task = ui.start(format!("reading {}", file.display()));
     let (file, archives) = (file.to_owned(), paths.archives());
-    let read = tokio::task::spawn_blocking(move || read(&file, &archives)).await?;
-    task.ends(read, |images| format!("{} images", images.len()))
+    let read =
+        tokio::task::spawn_blocking(move || anyhow::Ok((read(&file, &archives)?, is_of_this_program(&file)?))).await?;
+    let (images, is_own) = task.ends(read, |(images, _)| format!("{} images", images.len()))?;
+    if !is_own {
+        ui.warn("another program wrote this bundle; if a service refuses its settings, use the one inside: `tar -xf FILE wopr-ops`");
+    }
+    Ok(images)
+}
+
+/// Whether the bundle's program is the one that runs.
+fn is_of_this_program(file: &Path) -> anyhow::Result<bool> {
+    let mut own = fs::File::open(std::env::current_exe()?)?;
+    program_in(file, |entry| {
+        if entry.size() != own.metadata()?.len() {
+            return Ok(false);
+        }
+        let (mut theirs, mut ours) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+        loop {
+            let read = entry.read(&mut theirs)?;
+            own.read_exact(&mut ours[..read])?;
+            if read == 0 || theirs[..read] != ours[..read] {
+                return Ok(read == 0);
+            }
+        }
+    })
 }
 
 fn read(file: &Path, archives: &Path) -> anyhow::Result<References> {
@@ -134,7 +166,7 @@ fn read(file: &Path, archives: &Path) -> anyhow::Result<References> {
             .fix("`cargo wopr bundle FILE` writes one")
     };
     let input = fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let mut tar = tar::Archive::new(std::io::BufReader::with_capacity(1 << 20, input));
+    let mut tar = tar::Archive::new(BufReader::with_capacity(1 << 20, input));
     let mut entries = tar.entries()?;
     let mut index = None;
     if let Some(mut first) = entries.next().transpose()?
@@ -209,12 +241,29 @@ mod tests {
         let program = directory.join("program");
         unpack_program(&file, &program).unwrap();
         assert_eq!(fs::read(&program).unwrap(), fs::read(std::env::current_exe().unwrap()).unwrap());
+        assert!(is_of_this_program(&file).unwrap());
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&program).unwrap().permissions());
         assert_eq!(mode & 0o100, 0o100, "it can be run");
         for image in images.values() {
             let name = transfer::file_name(&image.reference);
             assert_eq!(fs::read(archives.join(&name)).unwrap(), fs::read(elsewhere.join(&name)).unwrap());
         }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn the_bundle_of_another_program_is_known_from_its_own() {
+        let directory = scratch("other");
+        let file = directory.join("other.tar");
+        let mut other = fs::read(std::env::current_exe().unwrap()).unwrap();
+        let last = other.len() - 1;
+        other[last] ^= 1;
+        let mut tar = tar::Builder::new(fs::File::create(&file).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(other.len() as u64);
+        tar.append_data(&mut header, PROGRAM, other.as_slice()).unwrap();
+        tar.into_inner().unwrap();
+        assert!(!is_of_this_program(&file).unwrap());
         fs::remove_dir_all(directory).unwrap();
     }
 

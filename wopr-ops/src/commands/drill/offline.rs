@@ -1,7 +1,7 @@
 //! `drill offline`: the stack from a bundle alone, where there is no network, no engine, no checkout and no compiler.
 //!
-//! The place is made of namespaces of this machine: its own processes, an empty `/run` and an empty `/var/lib/docker`,
-//! and a network that has nothing but a loopback. In it, the program of the bundle is told `up --bundle FILE`; it starts
+//! The place is made of namespaces of this machine: its own processes, nothing in `/run`, `/etc/docker` and
+//! `/var/lib/docker`, and a network that has nothing but a loopback. In it, the program of the bundle is told `up --bundle FILE`; it starts
 //! an engine, loads the images, brings both machines up and walks the happy path. When the drill ends in whatever way,
 //! its processes and mounts end with it, and what runs on this machine has noticed nothing.
 
@@ -39,6 +39,8 @@ const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 const ENGINE_DATA: &str = "/var/lib/docker";
 /// Where an engine has its sockets and pid files.
 const RUN: &str = "/run";
+/// Where an engine is told to keep them elsewhere, or who may reach it.
+const ENGINE_CONFIG: &str = "/etc/docker";
 /// Below the scratch directory: what the engine of the drill has in place of [`ENGINE_DATA`].
 const DOCKER: &str = "docker";
 /// Below the scratch directory: the home of whoever brings the stack up.
@@ -132,11 +134,18 @@ pub(crate) async fn inside(ui: &Ui, args: &OfflineInsideArgs) -> anyhow::Result<
     let docker = args.scratch.join(DOCKER);
     fs::create_dir_all(ENGINE_DATA).with_context(|| format!("{ENGINE_DATA} could not be created"))?;
     system("mount", &["--bind", text(&docker)?, ENGINE_DATA]).await?;
+    let configured = Path::new(ENGINE_CONFIG).is_dir();
+    if configured {
+        system("mount", &["-t", "tmpfs", "tmpfs", ENGINE_CONFIG]).await?;
+    }
+    // The last one: `mount` keeps notes in there.
     system("mount", &["-t", "tmpfs", "tmpfs", RUN]).await?;
     system("ip", &["link", "set", "lo", "up"]).await?;
     let ours = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
     anyhow::ensure!(ours(Path::new(ENGINE_DATA))? == ours(&docker)?, "{ENGINE_DATA} is still that of this machine");
-    anyhow::ensure!(fs::read_dir(RUN)?.next().is_none(), "{RUN} is still that of this machine");
+    for directory in [RUN, "/var/run"].into_iter().chain(configured.then_some(ENGINE_CONFIG)) {
+        anyhow::ensure!(fs::read_dir(directory)?.next().is_none(), "{directory} is still that of this machine");
+    }
     anyhow::ensure!(engine::connect().await.is_err(), "an engine answers before one was started");
     closed()?;
     ui.note("no engine, no network, no compiler");
