@@ -16,6 +16,7 @@ use wopr_core::adapters::docker::DockerHost;
 use wopr_core::adapters::inference::HttpProbe;
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
+use wopr_core::gateway::Journal;
 use wopr_core::testing::TestDb;
 use wopr_local::mail::MailCatcher;
 use wopr_local::stripe::{EndpointConfig, StripeStandin};

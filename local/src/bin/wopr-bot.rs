@@ -76,12 +76,8 @@ fn main() -> ExitCode {
 async fn run(args: Args, clock: Arc<SystemClock>) -> anyhow::Result<()> {
     let signals = process::StopSignals::install()?;
     let listen = SocketAddr::new(args.host, args.port);
-    let config = Config {
-        listen,
-        home: args.home,
-        service_key_file: args.service_key_file,
-        gateway_url: args.gateway_url,
-    };
+    let config =
+        Config { listen, home: args.home, service_key_file: args.service_key_file, gateway_url: args.gateway_url };
     let bot = bot::start(config, clock).await?;
     let (stop, stopping) = oneshot::channel::<()>();
     let serving = tokio::spawn(bot.serve(async move {

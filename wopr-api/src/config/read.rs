@@ -108,7 +108,12 @@ impl Reader {
         choices[0].1
     }
 
-    pub(super) fn number<N: FromStr + PartialOrd + Copy + std::fmt::Display>(&mut self, name: &str, least: N, most: N) -> N {
+    pub(super) fn number<N: FromStr + PartialOrd + Copy + std::fmt::Display>(
+        &mut self,
+        name: &str,
+        least: N,
+        most: N,
+    ) -> N {
         let text = self.text(name).unwrap_or_default();
         match text.parse::<N>() {
             Ok(number) if number >= least && number <= most => number,

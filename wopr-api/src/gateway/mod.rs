@@ -19,8 +19,8 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use wopr_core::gateway::{self, Answer, Caller, Capability, Dialect, GatewayError, Question};
 
-pub(crate) use self::own::OwnMachines;
 use self::error::{Refusal, refuse};
+pub(crate) use self::own::OwnMachines;
 use crate::routes::Entry;
 use crate::state::AppState;
 
@@ -91,7 +91,9 @@ static ROUTES: [Route; 21] = [
     metered("/v1/audio/speech", Protocol::Native, Capability::Tts),
     metered("/v1/images/generations", Protocol::Native, Capability::ImageGeneration),
     metered("/v1/messages", Protocol::Anthropic, Capability::ChatCompletions),
-    free("/v1/models", Protocol::Native, A_LIST, |protocol| get(move |state, headers| models(protocol, state, headers))),
+    free("/v1/models", Protocol::Native, A_LIST, |protocol| {
+        get(move |state, headers| models(protocol, state, headers))
+    }),
     free("/v1/models/{*id}", Protocol::Native, A_LIST, |protocol| {
         get(move |state, headers, path| model(protocol, state, headers, path))
     }),
@@ -123,9 +125,7 @@ pub(crate) fn router() -> Router<AppState> {
     ROUTES.iter().fold(Router::new(), |router, route| {
         let protocol = route.protocol;
         let serve = match route.kind {
-            Kind::Metered(capability) => {
-                post(move |state, request| call(protocol, capability, state, request))
-            }
+            Kind::Metered(capability) => post(move |state, request| call(protocol, capability, state, request)),
             Kind::Free { serve, .. } => serve(protocol),
         };
         let unknown = move || async move { refuse(protocol, &Refusal::method(), None) };
@@ -166,8 +166,7 @@ async fn answer(
         _ => JSON_BYTES,
     };
     let body = read(body, most).await?;
-    let content_type =
-        parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let question = Question { capability, dialect: protocol.dialect(), body, content_type };
     Ok(state.gateway.call(&caller, question).await?)
 }

@@ -72,11 +72,9 @@ impl OwnBackends for OwnMachines {
                             Patience::default(),
                         );
                         match made {
-                            Ok(provider) => Known {
-                                base_url: backend.base_url,
-                                token: backend.token,
-                                provider: Arc::new(provider),
-                            },
+                            Ok(provider) => {
+                                Known { base_url: backend.base_url, token: backend.token, provider: Arc::new(provider) }
+                            }
                             Err(error) => {
                                 tracing::error!("{name} cannot be asked: {error}");
                                 continue;

@@ -24,7 +24,9 @@ use wopr_core::clock::SharedClock;
 use wopr_core::gateway::{Journal, Sync};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::TenantId;
-use wopr_core::testing::{FixedClock, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments, MemoryProbe, TestDb};
+use wopr_core::testing::{
+    FixedClock, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments, MemoryProbe, TestDb,
+};
 
 /// The page that is allowed to call.
 pub(crate) const ORIGIN: &str = "http://localhost:3000";

@@ -207,7 +207,12 @@ async fn what_makes_no_sense_is_refused_with_the_field_that_does_not() {
         ("[]", 400, "invalid_request", Value::Null),
         ("{}", 400, "missing_field", json!("model")),
         ("{\"model\":\"m\"}", 400, "missing_field", json!("messages")),
-        ("{\"model\":\"nothing\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", 404, "model_not_found", json!("model")),
+        (
+            "{\"model\":\"nothing\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
+            404,
+            "model_not_found",
+            json!("model"),
+        ),
     ];
     for (body, status, code, param) in table {
         let answer = world.send(native, Some(&world.key), body).await;

@@ -66,7 +66,10 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
     let bot = json!({ "id": victim.bot });
     let name = format!("{} {}", entry.method, entry.path);
     Some(match name.as_str() {
+        // Whoever has no service key is told nothing; whoever has one calls for the key's own tenant.
+        _ if entry.access.starts_with("service key") => NothingToReach,
         "GET /health"
+        | "GET /gateway/health"
         | "GET /health/ready"
         | "GET /openapi.json"
         | "GET /auth/verify"
@@ -229,6 +232,22 @@ async fn every_route_demands_the_scope_it_declares() {
             );
             let scopes = (&body["required"], &body["provided"]);
             assert_eq!(scopes, (&json!(required.as_str()), &json!(provided.as_str())), "{entry}");
+        }
+    }
+}
+
+/// Whoever has no service key is turned away from `/v1`, whatever else there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_service_key_opens_a_metered_route() {
+    let app = TestApp::start().await.with_many_clients();
+    let user = app.user("ann").await;
+    let key = app.key(Some(user.tenant()), Scope::Admin).await;
+    let metered: Vec<Entry> = list().into_iter().filter(|entry| entry.access.starts_with("service key")).collect();
+    assert!(metered.len() >= 20, "{}", metered.len());
+    for entry in metered {
+        for who in [As::Nobody, As::User(&user), As::Key(&key)] {
+            let answer = call(&app, who, &entry, &json!({ "id": "m", "*id": "m" })).await;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{entry} {who:?}");
         }
     }
 }

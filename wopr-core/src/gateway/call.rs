@@ -262,10 +262,8 @@ pub(super) async fn whole(
         });
     }
     let (capability, dialect) = (call.question.capability, call.dialect);
-    let tokens = matches!(
-        capability,
-        Capability::ChatCompletions | Capability::TextCompletions | Capability::Embeddings
-    );
+    let tokens =
+        matches!(capability, Capability::ChatCompletions | Capability::TextCompletions | Capability::Embeddings);
     if call.reported.is_none() && tokens {
         call.reported = wire::usage_of_answer(dialect, capability, &bytes).map(Usage::Tokens);
         if call.reported.is_none() {
@@ -339,16 +337,14 @@ pub(super) fn events(mut call: InFlight, body: AnswerBody) -> Events {
     let asked_for_usage = matches!(&call.facts, Facts::Text(facts) if facts.wants_usage);
     let passage = match (from, to) {
         (from, to) if from != to => {
-            let translator =
-                StreamTranslator::new(from, to, call.facts.model(), call.created(), asked_for_usage);
+            let translator = StreamTranslator::new(from, to, call.facts.model(), call.created(), asked_for_usage);
             Passage::Translated(Box::new(translator))
         }
         (Dialect::OpenAi, _) if !asked_for_usage => Passage::Filtered(UsageFilter::default()),
         _ => Passage::Open,
     };
     call.meter = Some(StreamMeter::new(from));
-    let streaming =
-        Streaming { call, body, passage, held: Vec::new(), held_bytes: 0, noted_bytes: 0, over: false };
+    let streaming = Streaming { call, body, passage, held: Vec::new(), held_bytes: 0, noted_bytes: 0, over: false };
     Box::pin(stream::unfold(streaming, async |mut streaming| {
         let chunk = streaming.next().await?;
         Some((chunk, streaming))

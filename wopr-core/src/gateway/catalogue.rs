@@ -86,9 +86,7 @@ impl Catalogue {
         };
         let mut sorted: Vec<(bool, Money, i32, &Candidate)> = offers
             .iter()
-            .map(|offer| {
-                (!offer.own, offer.quote.most(usage).unwrap_or(Money::MAX), offer.model.priority, offer)
-            })
+            .map(|offer| (!offer.own, offer.quote.most(usage).unwrap_or(Money::MAX), offer.model.priority, offer))
             .collect();
         sorted.sort_by_key(|(hosted, price, priority, _)| (*hosted, *price, *priority));
         sorted.into_iter().map(|(.., offer)| offer.clone()).collect()

@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// What is free is given back when the tenant has not called for so long.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long others may take to give back what they have free.
-const RECALL: Duration = Duration::from_millis(250);
+const RECALL: Duration = Duration::from_secs(1);
 
 /// The slices of all tenants.
 pub(super) struct Credit {
@@ -81,9 +81,10 @@ impl Reservation {
     pub(super) fn spend(mut self, charge: Money) {
         let rest = self.amount.as_nanos().saturating_sub(charge.as_nanos());
         if rest < 0 {
-            let (Ok(before) | Err(before)) = self.slice.free.try_update(Ordering::AcqRel, Ordering::Acquire, |free| {
-                Some(free.saturating_add(rest).max(0))
-            });
+            let (Ok(before) | Err(before)) = self
+                .slice
+                .free
+                .try_update(Ordering::AcqRel, Ordering::Acquire, |free| Some(free.saturating_add(rest).max(0)));
             if before < -rest {
                 let beyond = Money::from_nanos(-rest - before);
                 tracing::warn!(tenant.id = %self.slice.tenant, "a call cost {beyond} more than was set aside for it");

@@ -115,7 +115,9 @@ impl From<AuthError> for GatewayError {
 impl From<BillingError> for GatewayError {
     fn from(error: BillingError) -> Self {
         match error {
-            BillingError::InsufficientCredit { available, required } => Self::InsufficientCredit { available, required },
+            BillingError::InsufficientCredit { available, required } => {
+                Self::InsufficientCredit { available, required }
+            }
             BillingError::AccountSuspended { .. } => Self::AccountSuspended,
             BillingError::AccountBanned => Self::AccountBanned,
             BillingError::Overflow(error) => Self::Overflow(error),

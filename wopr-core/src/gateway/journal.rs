@@ -369,9 +369,8 @@ impl Writer {
         if let Err(error) = (&*self.file).write_all(bytes) {
             // Half a line must not stay before the next one.
             let start = self.segments.keys().next_back().copied().unwrap_or(0);
-            let cut = self.file.set_len(self.position - start).and_then(|()| {
-                (&*self.file).seek(SeekFrom::End(0)).map(drop)
-            });
+            let cut =
+                self.file.set_len(self.position - start).and_then(|()| (&*self.file).seek(SeekFrom::End(0)).map(drop));
             self.failed = cut.is_err();
             return Err(disk(&self.path, "writing")(error));
         }

@@ -176,9 +176,12 @@ fn segments_go_when_they_are_settled_and_no_call_in_them_is_open() {
     for _ in 0..40 {
         journal.append(&Line::Ended(long.clone())).unwrap();
     }
-    let segments = || fs::read_dir(&folder.0).unwrap().filter(|e| {
-        e.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "journal")
-    }).count();
+    let segments = || {
+        fs::read_dir(&folder.0)
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "journal"))
+            .count()
+    };
     assert!(segments() > 2, "{}", segments());
     let (calls, end) = journal.read_ended(0, usize::MAX).unwrap();
     assert_eq!((calls.len(), end), (40, journal.position()));

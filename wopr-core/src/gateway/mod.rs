@@ -38,10 +38,8 @@ pub use self::error::GatewayError;
 pub use self::journal::{Journal, JournalError, Sync};
 pub use self::limits::{CapReached, MonthSpend, RateLimits, SpendingLimit};
 pub use self::model::{Capability, Dialect, TokenUsage, Usage};
-pub use self::ports::{
-    AnswerBody, CallBody, ModelProvider, OwnBackends, ProviderAnswer, ProviderCall, ProviderError,
-};
-pub use self::price::{Explanation, ExplainedPart, Price, Side, Unit};
+pub use self::ports::{AnswerBody, CallBody, ModelProvider, OwnBackends, ProviderAnswer, ProviderCall, ProviderError};
+pub use self::price::{ExplainedPart, Explanation, Price, Side, Unit};
 pub use self::question::Question;
 pub use self::record::{CallRecord, Line, Outcome, UsageSource};
 pub use self::service::{Gateway, GatewayConfig, GatewayParts};

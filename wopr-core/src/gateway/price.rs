@@ -237,10 +237,8 @@ impl Quote {
         let cost = rounded(cost_total, i128::from(COMMON_PARTS))?;
         if self.sell.is_empty() {
             let factor = WHOLE_BPS + i128::from(self.margin_bps);
-            let charge = rounded(
-                cost_total.checked_mul(factor).ok_or(MoneyOverflow)?,
-                i128::from(COMMON_PARTS) * WHOLE_BPS,
-            )?;
+            let charge =
+                rounded(cost_total.checked_mul(factor).ok_or(MoneyOverflow)?, i128::from(COMMON_PARTS) * WHOLE_BPS)?;
             let explanation = Explanation { parts: cost_parts, reported_cost, margin_bps: Some(self.margin_bps) };
             return Ok(Charge { cost, charge, explanation });
         }
@@ -388,10 +386,8 @@ mod tests {
 
     #[test]
     fn a_minute_is_counted_in_milliseconds() {
-        let minute = Price {
-            capability: Capability::Transcription,
-            ..price("*", "*", Unit::Minute, Side::Cost, 4_300_000)
-        };
+        let minute =
+            Price { capability: Capability::Transcription, ..price("*", "*", Unit::Minute, Side::Cost, 4_300_000) };
         let quote = PriceBook::new([minute]).quote(Capability::Transcription, "d", "nova-2", 3_000).unwrap();
         // 1.5 s of $0.0043 a minute: 107 500, and 30 %.
         assert_eq!(quote.charge(&Usage::AudioMillis(1_500)).unwrap().charge, Money::from_nanos(139_750));

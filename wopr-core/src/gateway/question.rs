@@ -124,10 +124,9 @@ impl Facts {
             Self::Embeddings(EmbeddingFacts { places, .. })
             | Self::Speech(SpeechFacts { places, .. })
             | Self::Image(ImageFacts { places, .. }) => CallBody::Json(wire::with_model(body, places, model)),
-            Self::Transcription(_) => CallBody::Form {
-                content_type: question.content_type.clone().unwrap_or_default(),
-                bytes: body.clone(),
-            },
+            Self::Transcription(_) => {
+                CallBody::Form { content_type: question.content_type.clone().unwrap_or_default(), bytes: body.clone() }
+            }
         })
     }
 }

@@ -197,19 +197,16 @@ impl Gateway {
 
     /// Everything that is checked before anybody is asked; what the call may cost is set aside, and it is written down that
     /// it began.
-    async fn admit(
-        &self,
-        caller: &Caller,
-        question: Question,
-    ) -> Result<(InFlight, Vec<Candidate>), GatewayError> {
+    async fn admit(&self, caller: &Caller, question: Question) -> Result<(InFlight, Vec<Candidate>), GatewayError> {
         let inner = &self.inner;
         inner.require_accountable()?;
         let (now, capability, tenant) = (Instant::now(), question.capability, caller.tenant_id);
         let rates = &inner.config.rates;
         let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), |bot| bot.as_uuid());
-        inner.bursts.trip(who, rates.bot_burst, rates.bot_pause, now).map_err(|TooMany { retry_after }| {
-            GatewayError::CircuitOpen { retry_after }
-        })?;
+        inner
+            .bursts
+            .trip(who, rates.bot_burst, rates.bot_pause, now)
+            .map_err(|TooMany { retry_after }| GatewayError::CircuitOpen { retry_after })?;
         let (class, limit) = rates.per_minute(capability);
         inner
             .rates
@@ -391,10 +388,7 @@ impl Gateway {
     pub async fn spending_limits(&self, tenant: TenantId) -> Result<Vec<SpendingLimit>, GatewayError> {
         let mut conn = self.inner.db.connection().await?;
         let limits = GatewayRepository::new(&mut conn).list_limits(tenant).await?;
-        Ok(limits
-            .into_iter()
-            .filter(|limit| limit.alert_cents.is_some() || limit.hard_cap_cents.is_some())
-            .collect())
+        Ok(limits.into_iter().filter(|limit| limit.alert_cents.is_some() || limit.hard_cap_cents.is_some()).collect())
     }
 
     /// Replaces what a tenant allows itself; every process knows within seconds.

@@ -15,8 +15,8 @@ use wopr_core::audit::{Actor, Origin};
 use wopr_core::auth::{Auth, AuthConfig, Scope};
 use wopr_core::billing::{Billing, BillingConfig, Transfer, TransferKind};
 use wopr_core::gateway::{
-    Answer, Body, Caller, Capability, Dialect, Gateway, GatewayConfig, GatewayError, GatewayParts, Journal, Model, Price,
-    ProviderError, Question, RateLimits, Side, SpendingLimit, Sync, Unit,
+    Answer, Body, Caller, Capability, Dialect, Gateway, GatewayConfig, GatewayError, GatewayParts, Journal, Model,
+    Price, ProviderError, Question, RateLimits, Side, SpendingLimit, Sync, Unit,
 };
 use wopr_core::ids::TenantId;
 use wopr_core::money::Money;
@@ -73,7 +73,13 @@ impl World {
         let auth = Auth::new(test.db.clone(), clock.clone(), billing.clone(), config);
         let tenant = TenantId::from_uuid(Uuid::new_v4());
         billing.open_account(tenant, "T").await.unwrap();
-        let credit = Transfer::to_wallet("paid", TransferKind::Purchase, tenant, Money::from_cents(cents), Actor::System("test"));
+        let credit = Transfer::to_wallet(
+            "paid",
+            TransferKind::Purchase,
+            tenant,
+            Money::from_cents(cents),
+            Actor::System("test"),
+        );
         if cents > 0 {
             billing.post(&[credit]).await.unwrap();
         }
@@ -127,7 +133,9 @@ impl World {
                 (Capability::Embeddings, Unit::MillionInputTokens, million),
             ] {
                 let known = gateway.prices().await.unwrap();
-                if !known.iter().any(|known| (known.provider.as_str(), known.unit, known.capability) == (provider, unit, capability)) {
+                if !known.iter().any(|known| {
+                    (known.provider.as_str(), known.unit, known.capability) == (provider, unit, capability)
+                }) {
                     gateway.set_price(&origin(), &price(capability, unit), Some(nanos)).await.unwrap();
                 }
             }
@@ -223,7 +231,8 @@ async fn a_call_costs_what_the_price_book_says_streamed_or_not() {
     let caller = world.caller(&running.gateway).await;
     let answer = running.gateway.call(&caller, chat("how are you", json!({ "max_tokens": 5 }))).await.unwrap();
     assert_eq!(whole(answer)["usage"]["completion_tokens"], 5);
-    let answer = running.gateway.call(&caller, chat("and you", json!({ "max_tokens": 4, "stream": true }))).await.unwrap();
+    let answer =
+        running.gateway.call(&caller, chat("and you", json!({ "max_tokens": 4, "stream": true }))).await.unwrap();
     let text = streamed(answer).await;
     assert!(text.ends_with("data: [DONE]\n\n") && !text.contains("\"usage\""), "{text}");
     let body = json!({ "model": "m", "input": ["a b", "c"] }).to_string().into();
@@ -420,10 +429,7 @@ async fn a_revoked_key_and_a_suspended_tenant_are_turned_away_at_once() {
     let running = world.start().await;
     assert!(running.gateway.authenticate(&world.key).await.is_ok());
     world.billing.suspend_tenant(&origin(), world.tenant, "because", false).await.unwrap();
-    until(async || {
-        matches!(running.gateway.authenticate(&world.key).await, Err(GatewayError::AccountSuspended))
-    })
-    .await;
+    until(async || matches!(running.gateway.authenticate(&world.key).await, Err(GatewayError::AccountSuspended))).await;
     let other = World::new(100).await;
     let running_other = other.start().await;
     assert!(running_other.gateway.authenticate(&other.key).await.is_ok());

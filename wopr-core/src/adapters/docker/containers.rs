@@ -14,8 +14,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{DockerHost, failed, optional};
 use crate::fleet::container::{
-    BOT_PORT, ContainerSpec, DATA_PATH, KEY_FILE, RUN_PATH, SPEC_LABEL, container_name, data_volume_name, HOST_GATEWAY, network_name,
-    run_volume_name,
+    BOT_PORT, ContainerSpec, DATA_PATH, HOST_GATEWAY, KEY_FILE, RUN_PATH, SPEC_LABEL, container_name, data_volume_name,
+    network_name, run_volume_name,
 };
 use crate::fleet::tiers::Limits;
 use crate::fleet::{HostError, RestartPolicy as Policy};
