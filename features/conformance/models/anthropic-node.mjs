@@ -12,7 +12,7 @@ import { API, CHAT, KEY, NOBODYS_KEY, QUESTION, UNPAYABLE_TOKENS, check, counted
 
 const baseURL = `${API}/v1/anthropic`;
 const anthropic = new Anthropic({ baseURL, apiKey: KEY });
-const ask = { model: CHAT, max_tokens: 8, messages: [{ role: "user", content: QUESTION }] };
+const ask = { model: CHAT, max_tokens: 8, temperature: 0, messages: [{ role: "user", content: QUESTION }] };
 
 function whole(message) {
   assert.equal(message.type, "message");

@@ -1,10 +1,13 @@
 // What both programs for Node need: where the API is, a key, and a list of checks.
+//
+// All programs of this directory ask as one customer, who is let in sixty times a minute: together they ask less often.
 
 import assert from "node:assert/strict";
 
 export const API = (process.env.WOPR_API_URL ?? "http://localhost:3100").replace(/\/$/, "");
 export const KEY = process.env.WOPR_SERVICE_KEY;
 export const CHAT = "llama-3.1-8b";
+// Asked without chance: by chance the model would now and then end before its first word.
 export const QUESTION = "Shall we play a game?";
 // The shape of a key, and nobody's.
 export const NOBODYS_KEY = `wopr_sk_${"A".repeat(43)}_AAAAAA`;

@@ -1,4 +1,5 @@
 // OpenAI's own client for Node, as published, against the gateway: everything it offers that the stack has a model for.
+// Its next major version asks for Node 22.
 //
 //   WOPR_API_URL       the API, http://localhost:3100 unless given
 //   WOPR_SERVICE_KEY   a key of scope `inference`, of a customer with five dollars
@@ -12,7 +13,7 @@ import { API, CHAT, KEY, NOBODYS_KEY, QUESTION, UNPAYABLE_TOKENS, check, counted
 const baseURL = `${API}/v1/openai/v1`;
 const openai = new OpenAI({ baseURL, apiKey: KEY });
 const messages = [{ role: "user", content: QUESTION }];
-const ask = { model: CHAT, max_tokens: 8, messages };
+const ask = { model: CHAT, max_tokens: 8, temperature: 0, messages };
 
 function used(usage) {
   assert.ok(usage.prompt_tokens > 0 && usage.completion_tokens > 0, JSON.stringify(usage));

@@ -1,4 +1,8 @@
-"""What both programs for Python need: where the API is, a key, and a list of checks."""
+"""What both programs for Python need: where the API is, a key, and a list of checks.
+
+All programs of this directory ask as one customer, who is let in sixty times a minute: together they ask less often, but
+for the last check, which is about that.
+"""
 
 import os
 import sys
@@ -7,6 +11,7 @@ import traceback
 API = os.environ.get("WOPR_API_URL", "http://localhost:3100").rstrip("/")
 KEY = os.environ.get("WOPR_SERVICE_KEY") or sys.exit("WOPR_SERVICE_KEY is not set")
 CHAT = "llama-3.1-8b"
+# Asked without chance: by chance the model would now and then end before its first word.
 QUESTION = "Shall we play a game?"
 # The shape of a key, and nobody's.
 NOBODYS_KEY = f"wopr_sk_{'A' * 43}_AAAAAA"
