@@ -138,7 +138,7 @@ pub(crate) fn entries() -> impl Iterator<Item = Entry> {
     ROUTES.iter().map(|route| {
         let (method, access) = match route.kind {
             Kind::Metered(capability) => ("POST", format!("service key, metered as {capability}")),
-            Kind::Free { why: A_SIGN, .. } => ("GET", format!("public, free: {A_SIGN}")),
+            Kind::Free { why: A_SIGN, .. } => ("GET", "public".to_owned()),
             Kind::Free { why, .. } => ("GET", format!("service key, free: {why}")),
         };
         Entry { method: method.to_owned(), path: route.path.to_owned(), access }

@@ -78,12 +78,17 @@ struct Shared {
     folder: PathBuf,
     holder: LeaseHolder,
     sync: Sync,
-    writer: Mutex<Writer>,
+    log: Arc<Log>,
     flush: Arc<Flush>,
-    durable: watch::Sender<Durable>,
     written: watch::Sender<u64>,
     /// Locked for as long as the journal is in use.
     _lock: File,
+}
+
+/// What the thread that flushes has as well: it may outlive the journal by one flush.
+struct Log {
+    writer: Mutex<Writer>,
+    durable: watch::Sender<Durable>,
 }
 
 struct Writer {
@@ -156,20 +161,21 @@ impl Journal {
             folder: folder.to_owned(),
             holder,
             sync,
-            writer: Mutex::new(writer),
+            log: Arc::new(Log {
+                writer: Mutex::new(writer),
+                durable: watch::Sender::new(Durable { position: 0, failed: false }),
+            }),
             flush: Arc::default(),
-            durable: watch::Sender::new(Durable { position: 0, failed: false }),
             written: watch::Sender::new(position),
             _lock: lock_file,
         });
-        let (flush, journal) = (Arc::clone(&shared.flush), Arc::downgrade(&shared));
+        let (flush, log) = (Arc::clone(&shared.flush), Arc::clone(&shared.log));
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
                 let mut flushed = 0;
                 while let Some(wanted) = flush.wait(flushed) {
-                    let Some(journal) = journal.upgrade() else { break };
-                    if !journal.flush() {
+                    if !log.flush() {
                         break;
                     }
                     flushed = wanted;
@@ -203,7 +209,7 @@ impl Journal {
         let crc = crc32fast::hash(&bytes[HEAD_BYTES..]);
         bytes[..4].copy_from_slice(&u32::try_from(length).map_err(|_| JournalError::Line)?.to_le_bytes());
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-        let mut writer = lock(&self.shared.writer);
+        let mut writer = lock(&self.shared.log.writer);
         let position = writer.append(&self.shared.folder, &bytes, line)?;
         drop(writer);
         if matches!(line, Line::Ended(_)) {
@@ -221,7 +227,7 @@ impl Journal {
         if self.shared.sync == Sync::Soon {
             return Ok(());
         }
-        let mut durable = self.shared.durable.subscribe();
+        let mut durable = self.shared.log.durable.subscribe();
         let state = durable.wait_for(|state| state.failed || state.position >= position).await;
         match state {
             Ok(state) if !state.failed => Ok(()),
@@ -231,7 +237,7 @@ impl Journal {
 
     /// Whether lines can be written.
     pub fn is_writable(&self) -> bool {
-        !lock(&self.shared.writer).failed
+        !lock(&self.shared.log.writer).failed
     }
 
     /// Says when there are lines after the position that was seen last.
@@ -241,12 +247,12 @@ impl Journal {
 
     /// The first position that is not settled yet.
     pub fn cursor(&self) -> u64 {
-        lock(&self.shared.writer).cursor
+        lock(&self.shared.log.writer).cursor
     }
 
     /// The position after the last line.
     pub fn position(&self) -> u64 {
-        lock(&self.shared.writer).position
+        lock(&self.shared.log.writer).position
     }
 
     /// Calls from `from` on that ended, at most `limit`, and the position to go on from.
@@ -255,7 +261,7 @@ impl Journal {
     /// [`JournalError::Disk`], [`JournalError::Damaged`].
     pub fn read_ended(&self, from: u64, limit: usize) -> Result<(Vec<CallRecord>, u64), JournalError> {
         let (segments, end) = {
-            let writer = lock(&self.shared.writer);
+            let writer = lock(&self.shared.log.writer);
             let first = writer.segments.range(..=from).next_back().map_or(from, |(start, _)| *start);
             let segments: Vec<(u64, PathBuf)> =
                 writer.segments.range(first..).map(|(start, path)| (*start, path.clone())).collect();
@@ -301,7 +307,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Disk`]: it is settled again later, which changes nothing.
     pub fn settle(&self, position: u64) -> Result<(), JournalError> {
-        let mut writer = lock(&self.shared.writer);
+        let mut writer = lock(&self.shared.log.writer);
         writer.cursor = writer.cursor.max(position);
         let path = self.shared.folder.join("cursor");
         let next = self.shared.folder.join("cursor.next");
@@ -335,7 +341,7 @@ impl Drop for Shared {
     }
 }
 
-impl Shared {
+impl Log {
     /// Flushes what is written; `false` if the disk has failed.
     fn flush(&self) -> bool {
         let (file, position) = {

@@ -258,7 +258,9 @@ impl Gateway {
             first_byte_ms: None,
             ended_at: at,
         };
-        if let Err(error) = inner.journal.append(&Line::Begun(record.clone())) {
+        // If this process ends before it hears of an answer, one was asked.
+        let begun = CallRecord { attempts: 1, ..record.clone() };
+        if let Err(error) = inner.journal.append(&Line::Begun(begun)) {
             inner.spending.ended(tenant, capability, estimate, Money::ZERO);
             return Err(error.into());
         }
