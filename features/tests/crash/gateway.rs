@@ -395,13 +395,12 @@ async fn call_on(
     while !stop.is_cancelled() {
         let call = Call::random(number, &mut random);
         number += CALLERS;
-        let saw = match ask(port, &key, call).await {
-            Ok(saw) => saw,
+        let saw = if let Ok(saw) = ask(port, &key, call).await {
+            saw
+        } else {
             // The server is away: nobody hammers it.
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                Seen::Part
-            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Seen::Part
         };
         seen.lock().unwrap_or_else(PoisonError::into_inner).insert(call.number, (call, saw));
     }

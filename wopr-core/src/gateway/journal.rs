@@ -447,8 +447,7 @@ impl Segment {
             return Err(damaged());
         }
         self.reader.read_exact(&mut head).map_err(disk(&self.path, "reading"))?;
-        let [a, b, c, d, e, f, g, h] = head;
-        let (length, crc) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let (length, crc) = parts_of(head);
         let length = usize::try_from(length).ok().filter(|length| *length <= LINE_BYTES).ok_or_else(damaged)?;
         if left < (HEAD_BYTES + length) as u64 {
             return Err(damaged());
@@ -475,7 +474,7 @@ fn recover(folder: &Path, cursor: u64) -> Result<(Writer, Vec<CallRecord>), Jour
         }
     }
     let mut open: HashMap<Uuid, (u64, CallRecord)> = HashMap::new();
-    let mut position = cursor;
+    let mut position = 0;
     let mut cursor_is_boundary = false;
     let starts: Vec<u64> = segments.keys().copied().collect();
     for (index, start) in starts.iter().enumerate() {
@@ -508,24 +507,20 @@ fn recover(folder: &Path, cursor: u64) -> Result<(Writer, Vec<CallRecord>), Jour
         }
         position = position.max(reader.position);
     }
-    let (path, file) = match segments.last_key_value() {
-        Some((_, path)) => {
-            let file = OpenOptions::new().append(true).open(path).map_err(disk(path, "opening"))?;
-            (path.clone(), file)
-        }
-        None => {
-            let path = folder.join(format!("{position:020}.journal"));
-            let file = OpenOptions::new().create(true).append(true).open(&path).map_err(disk(&path, "making"))?;
-            segments.insert(position, path.clone());
-            (path, file)
-        }
+    let path = match segments.last_key_value() {
+        Some((_, path)) => path.clone(),
+        None => folder.join(format!("{position:020}.journal")),
     };
+    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(disk(&path, "opening"))?;
+    if segments.is_empty() {
+        segments.insert(position, path.clone());
+    }
     let begun = open.iter().map(|(id, (begun_at, _))| (*id, *begun_at)).collect();
     let mut unfinished: Vec<CallRecord> = open.into_values().map(|(_, call)| call).collect();
     unfinished.sort_by_key(|call| (call.started_at, call.id));
     // What is settled again changes nothing: a cursor that was not written well begins anew.
     let first = segments.keys().next().copied().unwrap_or(position);
-    let cursor = if cursor_is_boundary || starts.is_empty() { cursor } else { first };
+    let cursor = if cursor_is_boundary { cursor } else { first };
     Ok((Writer { file: Arc::new(file), path, segments, position, open: begun, cursor, failed: false }, unfinished))
 }
 
@@ -534,12 +529,20 @@ fn more_follows(path: &Path, from: u64) -> Result<bool, JournalError> {
     let bytes = fs::read(path).map_err(disk(path, "reading"))?;
     let rest = bytes.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
     Ok((1..rest.len()).any(|offset| {
-        let head = rest[offset..].first_chunk::<HEAD_BYTES>();
-        let Some([a, b, c, d, e, f, g, h]) = head.copied() else { return false };
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        let text = rest.get(offset + HEAD_BYTES..).and_then(|text| text.get(..length));
-        length > 0 && text.is_some_and(|text| crc32fast::hash(text) == u32::from_le_bytes([e, f, g, h]))
+        let Some((length, crc)) = rest[offset..].first_chunk::<HEAD_BYTES>().copied().map(parts_of) else {
+            return false;
+        };
+        let text = rest.get(offset + HEAD_BYTES..).and_then(|text| text.get(..length as usize));
+        length > 0 && text.is_some_and(|text| crc32fast::hash(text) == crc)
     }))
+}
+
+/// Length and checksum.
+fn parts_of(head: [u8; HEAD_BYTES]) -> (u32, u32) {
+    let both = u64::from_le_bytes(head);
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is the length, the upper one the checksum")]
+    let parts = (both as u32, (both >> 32) as u32);
+    parts
 }
 
 fn holder(folder: &Path) -> Result<LeaseHolder, JournalError> {
