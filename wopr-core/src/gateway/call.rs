@@ -75,7 +75,6 @@ pub(super) struct InFlight {
     answered: bool,
     ended: bool,
     /// A place at one of our machines, until the answer ends.
-    #[expect(dead_code, reason = "it is given back when it is dropped")]
     slot: Option<OwnedSemaphorePermit>,
 }
 
