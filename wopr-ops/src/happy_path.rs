@@ -137,7 +137,7 @@ impl<'a> Customer<'a> {
         let mut all = Vec::new();
         loop {
             let input = json!({ "limit": 250, "offset": all.len() }).to_string();
-            let input: String = input.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let input = percent_encoding::utf8_percent_encode(&input, percent_encoding::NON_ALPHANUMERIC);
             let path = format!("/trpc/billing.creditsHistory?input={input}");
             let body = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
             let page: Vec<Movement> = serde_json::from_value(found(&body, "/result/data/entries")?.clone())?;

@@ -30,7 +30,7 @@ use crate::auth::Auth;
 use crate::billing::Billing;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError};
-use crate::ids::{CallId, TenantId};
+use crate::ids::{BotId, CallId, TenantId};
 use crate::money::Money;
 
 /// No more providers are asked for one call.
@@ -202,7 +202,7 @@ impl Gateway {
         inner.require_accountable()?;
         let (now, capability, tenant) = (Instant::now(), question.capability, caller.tenant_id);
         let rates = &inner.config.rates;
-        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), |bot| bot.as_uuid());
+        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), BotId::as_uuid);
         inner
             .bursts
             .trip(who, rates.bot_burst, rates.bot_pause, now)
@@ -237,7 +237,7 @@ impl Gateway {
         let record = CallRecord {
             id: CallId::new(at).as_uuid(),
             tenant_id: tenant.as_uuid(),
-            bot_id: caller.bot_id.map(|bot| bot.as_uuid()),
+            bot_id: caller.bot_id.map(BotId::as_uuid),
             key_id: caller.key_id.as_uuid(),
             capability: capability.as_str().to_owned(),
             model_asked: facts.model().to_owned(),
@@ -258,7 +258,9 @@ impl Gateway {
             first_byte_ms: None,
             ended_at: at,
         };
-        if let Err(error) = inner.journal.append(&Line::Begun(record.clone())) {
+        // If this process ends before it hears of an answer, one was asked.
+        let begun = CallRecord { attempts: 1, ..record.clone() };
+        if let Err(error) = inner.journal.append(&Line::Begun(begun)) {
             inner.spending.ended(tenant, capability, estimate, Money::ZERO);
             return Err(error.into());
         }

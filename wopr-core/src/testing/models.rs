@@ -123,14 +123,13 @@ impl ModelProvider for MemoryModels {
             }
             parts.push(Bytes::from_static(b"data: [DONE]\n\n"));
         } else {
-            let mut answer = match call.capability {
-                Capability::Embeddings => json!({ "object": "list", "data": [{ "index": 0, "embedding": [0] }] }),
-                _ => {
-                    let text = "word ".repeat(usize::try_from(output).unwrap_or(0));
-                    let message = json!({ "role": "assistant", "content": text });
-                    json!({ "id": "c", "object": "chat.completion", "model": call.model,
-                            "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }] })
-                }
+            let mut answer = if call.capability == Capability::Embeddings {
+                json!({ "object": "list", "data": [{ "index": 0, "embedding": [0] }] })
+            } else {
+                let text = "word ".repeat(usize::try_from(output).unwrap_or(0));
+                let message = json!({ "role": "assistant", "content": text });
+                json!({ "id": "c", "object": "chat.completion", "model": call.model,
+                        "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }] })
             };
             answer["usage"] = told;
             parts.push(answer.to_string().into());
