@@ -43,6 +43,8 @@ const OWN_WAIT: Duration = Duration::from_secs(5);
 const REFRESH: Duration = Duration::from_secs(2);
 /// How often leases are renewed while they are in use.
 const RENEW: Duration = Duration::from_mins(1);
+/// Leases that could not be renewed for so long may be taken for lost ([`Billing::LEASE_LIFETIME`]).
+const LEASES_DOUBTED: Duration = Duration::from_mins(5);
 /// How often the beat goes.
 const BEAT: Duration = Duration::from_secs(1);
 /// Rows of calls are kept so long.
@@ -537,6 +539,10 @@ impl Gateway {
                     refreshed = Some(Instant::now());
                 }
                 inner.credit.give_back_idle().await?;
+                // After so long others may have given back what is leased here: nothing is spent from it any more.
+                if renewed.elapsed() >= LEASES_DOUBTED {
+                    inner.credit.give_back_all().await?;
+                }
                 if renewed.elapsed() >= RENEW {
                     inner.billing.renew_leases_of(inner.journal.holder()).await?;
                     renewed = Instant::now();
