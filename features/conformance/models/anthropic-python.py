@@ -23,12 +23,16 @@ def whole(message):
 
 
 class Counted(httpx2.HTTPTransport):
-    """The usual transport, and how often it was used."""
+    """The usual transport, how often it was used, and how often it is still to fail."""
 
     count = 0
+    losses = 0
 
     def handle_request(self, request):
         self.count += 1
+        if self.losses > 0:
+            self.losses -= 1
+            raise httpx2.ConnectError("lost", request=request)
         return super().handle_request(request)
 
 
@@ -104,10 +108,11 @@ def _():
     assert error.body["error"]["topUpUrl"].endswith("/dashboard/credits"), error.body
 
 
-@check("a client that does not wait gives up, and tries again as often as it was told to")
+@check("a connection that is lost is tried again")
 def _():
-    hasty, sent = counted(timeout=0.001, max_retries=1)
-    refused(lambda: hasty.messages.create(**ASK), anthropic.APITimeoutError)
+    broken, sent = counted(max_retries=1)
+    sent.losses = 1
+    whole(broken.messages.create(**ASK))
     equal(sent.count, 2)
 
 

@@ -175,26 +175,40 @@ impl Gateway {
     pub async fn call(&self, caller: &Caller, question: Question) -> Result<Answer, GatewayError> {
         let inner = &self.inner;
         let result = self.admit(caller, question).await;
-        let (mut call, candidates) = match result {
+        let (call, candidates) = match result {
             Ok(admitted) => admitted,
             Err(error) => {
                 inner.counts.refused();
                 return Err(error);
             }
         };
-        let (content_type, body) = match self.ask(&mut call, candidates).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                call.end(Outcome::ProviderFailed)?;
-                return Err(error);
-            }
-        };
         if call.facts().stream() {
+            let (call, content_type, body) = self.answered(call, candidates).await?;
             let call_id = call.call_id();
             return Ok(Answer { call_id, content_type, body: call::Body::Events(call::events(call, body)) });
         }
-        // The caller may leave, the answer is read to its end: only there it says what is to be paid.
-        tokio::spawn(call::whole(call, content_type, body)).await.map_err(|_| GatewayError::ProviderFailed)?
+        // The caller may leave, the question is asked and the answer is read to its end: whoever serves it wants to be paid.
+        let gateway = self.clone();
+        let asked = async move {
+            let (call, content_type, body) = gateway.answered(call, candidates).await?;
+            call::whole(call, content_type, body).await
+        };
+        tokio::spawn(asked).await.map_err(|_| GatewayError::ProviderFailed)?
+    }
+
+    /// The beginning of an answer; a call that nobody answers has ended.
+    async fn answered(
+        &self,
+        mut call: InFlight,
+        candidates: Vec<Candidate>,
+    ) -> Result<(InFlight, String, super::ports::AnswerBody), GatewayError> {
+        match self.ask(&mut call, candidates).await {
+            Ok((content_type, body)) => Ok((call, content_type, body)),
+            Err(error) => {
+                call.end(Outcome::ProviderFailed)?;
+                Err(error)
+            }
+        }
     }
 
     /// Everything that is checked before anybody is asked; what the call may cost is set aside, and it is written down that

@@ -209,9 +209,10 @@ async fn python(paths: &Paths, suite: &Suite) -> anyhow::Result<Vec<Command>> {
         fs::create_dir_all(&venv)?;
         let output = Command::new("python3").args(["-m", "venv"]).arg(&venv).kill_on_drop(true).output().await;
         succeeded("python3 -m venv", &output.context("python3 could not be run")?)?;
-        let arguments = ["install", "--quiet", "--disable-pip-version-check", "-r"];
+        // Not its program `pip`, which still names the place that the environment was made at if it has been moved.
+        let arguments = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
         let output =
-            Command::new(venv.join("bin/pip")).args(arguments).arg(&requirements).kill_on_drop(true).output().await;
+            Command::new(venv.join("bin/python")).args(arguments).arg(&requirements).kill_on_drop(true).output().await;
         succeeded("pip install", &output.context("pip could not be run")?)?;
         fs::write(&stamp, "")?;
     }
