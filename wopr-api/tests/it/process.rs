@@ -134,12 +134,15 @@ async fn a_port_that_is_taken_and_a_schema_that_is_behind_are_said() {
     let mut environment = environment();
     environment.insert("DATABASE_URL".to_owned(), db.url());
     environment.insert("PORT".to_owned(), process.port.to_string());
+    let folder = process.folder.with_extension("second");
+    environment.insert("GATEWAY_JOURNAL_DIR".to_owned(), folder.display().to_string());
     let run = |arguments: &[&str]| {
         Command::new(env!("CARGO_BIN_EXE_wopr-api")).args(arguments).env_clear().envs(&environment).output().unwrap()
     };
     let second = run(&["serve"]);
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains(&format!("port {}", process.port)));
+    std::fs::remove_dir_all(folder).unwrap();
 
     assert!(run(&["migrate"]).status.success());
     assert!(process.get("/health/ready").await.starts_with("HTTP/1.1 200"));
