@@ -321,8 +321,8 @@ async fn whoever_leaves_before_the_answer_pays_for_it_whole() {
     let world = World::new(100).await;
     let running = world.start().await;
     let caller = world.caller(&running.gateway).await;
-    let word = Arc::new(Notify::new());
-    world.models.fail_next(ModelFault::WaitFor(word.clone()));
+    let release = Arc::new(Notify::new());
+    world.models.fail_next(ModelFault::WaitFor(release.clone()));
     let gateway = running.gateway.clone();
     let asking = tokio::spawn(async move { gateway.call(&caller, chat("a b c", json!({}))).await });
     let asked = async {
@@ -333,7 +333,7 @@ async fn whoever_leaves_before_the_answer_pays_for_it_whole() {
     tokio::time::timeout(Duration::from_secs(10), asked).await.unwrap();
     asking.abort();
     assert!(asking.await.unwrap_err().is_cancelled());
-    word.notify_one();
+    release.notify_one();
     let settled = async {
         while world.balance().await == 1_000_000_000 {
             tokio::time::sleep(Duration::from_millis(5)).await;
