@@ -224,11 +224,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut server = tokio::spawn(server.into_future());
     let mut workers = state.workers().start(&state, &stop);
     // It ends after the server: answers in progress are charged first, and then settled.
-    let (served, gateway) = (CancellationToken::new(), state.gateway.clone());
-    let mut gateway = tokio::spawn({
-        let served = served.clone();
-        async move { gateway.run(served.cancelled_owned()).await }
-    });
+    let (all_answered, gateway) = (CancellationToken::new(), state.gateway.clone());
+    let end = all_answered.clone().cancelled_owned();
+    let mut gateway = tokio::spawn(async move { gateway.run(end).await });
 
     tokio::select! {
         ended = &mut server => return ended.context("the server ended")?.context("the server ended"),
@@ -239,7 +237,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let grace = Duration::from_secs(config.shutdown_grace_seconds.into());
     let ended = tokio::time::timeout(grace, async {
         let outcome = (&mut server).await;
-        served.cancel();
+        all_answered.cancel();
         drop((&mut gateway).await);
         while workers.join_next().await.is_some() {}
         outcome

@@ -83,6 +83,7 @@ pub(crate) struct ImagesArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct UpArgs {
     /// All parts as containers of this machine's engine, without the inference machine
     #[arg(long)]

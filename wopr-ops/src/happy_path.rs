@@ -31,7 +31,8 @@ const SLOWEST_PACE: Duration = Duration::from_secs(2);
 const COOKIE: &str = "better-auth.session_token";
 const ORIGIN: &str = "http://localhost:3000";
 
-/// Walks the whole way with a customer of its own; fails at the first step that does not answer as it must.
+/// Walks the whole way with a customer of its own; fails at the first step that does not answer as it must. Models are
+/// asked where the stack has any.
 pub(crate) async fn walk(
     ui: &Ui,
     engine: &Docker,
@@ -39,6 +40,7 @@ pub(crate) async fn walk(
     api_port: u16,
     webhook_secret: &str,
     database: &str,
+    models: bool,
 ) -> anyhow::Result<()> {
     let mut customer = Customer::new(http, api_port, webhook_secret, &format!("happy-path-{}", unix_seconds()));
     let ui = Steps { ui };
@@ -52,8 +54,14 @@ pub(crate) async fn walk(
     ui.step("7 credit_transactions in the database", customer.rows(engine, database)).await?;
     ui.step("8 create a bot", customer.create_bot()).await?;
     ui.step("9 the bot runs", customer.bot_runs()).await?;
-    ui.step("  its container runs with a volume on /data", customer.container_runs(engine)).await
+    ui.step("  its container runs with a volume on /data", customer.container_runs(engine)).await?;
+    if models {
+        ui.step("10 the bot asks a model, and pays to the nano-dollar", customer.asks(engine, database)).await?;
+    }
+    Ok(())
 }
+
+mod models;
 
 struct Steps<'a> {
     ui: &'a Ui,
@@ -129,7 +137,7 @@ impl<'a> Customer<'a> {
         let mut all = Vec::new();
         loop {
             let input = json!({ "limit": 250, "offset": all.len() }).to_string();
-            let input: String = input.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let input = percent_encoding::utf8_percent_encode(&input, percent_encoding::NON_ALPHANUMERIC);
             let path = format!("/trpc/billing.creditsHistory?input={input}");
             let body = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
             let page: Vec<Movement> = serde_json::from_value(found(&body, "/result/data/entries")?.clone())?;
@@ -138,6 +146,13 @@ impl<'a> Customer<'a> {
             }
             all.extend(page);
         }
+    }
+
+    /// A new key of theirs that asks models and opens nothing else.
+    pub(crate) async fn service_key(&self) -> anyhow::Result<String> {
+        let input = json!({ "label": "models", "scope": "inference" });
+        let body = answer(self.post("/api/keys", &input).await?, StatusCode::CREATED).await?;
+        found(&body, "/key")?.as_str().map(str::to_owned).context("the key is no text")
     }
 
     /// The container of their bot, which must run.
@@ -261,8 +276,7 @@ impl<'a> Customer<'a> {
     async fn rows(&self, engine: &Docker, database: &str) -> anyhow::Result<String> {
         let query =
             "SELECT count(*) FROM (SELECT * FROM credit_transactions ORDER BY created_at DESC LIMIT 5) AS latest;";
-        let command = ["psql", "-h", "/run/postgresql", "-U", crate::plan::platform::DATABASE, "-Atc", query];
-        let output = crate::exec::ready::output_of(engine, database, &command).await?;
+        let output = sql(engine, database, query).await?;
         let count: i64 = output.trim().parse().with_context(|| format!("psql said {output}"))?;
         anyhow::ensure!(count >= 2, "{count} rows");
         Ok(format!("{count} rows"))
@@ -306,6 +320,12 @@ impl<'a> Customer<'a> {
             .context("its container has no volume on /data")?;
         Ok(format!("{} with volume {volume}", name_of(&container)))
     }
+}
+
+/// Has PostgreSQL answer a question.
+async fn sql(engine: &Docker, database: &str, query: &str) -> anyhow::Result<String> {
+    let command = ["psql", "-h", "/run/postgresql", "-U", crate::plan::platform::DATABASE, "-Atc", query];
+    crate::exec::ready::output_of(engine, database, &command).await
 }
 
 const BALANCE: &str = "/trpc/billing.creditsBalance?input=%7B%7D";

@@ -29,9 +29,10 @@ const INVARIANTS: [(&str, &str); 6] = [
              FROM ledger_transfers) accounts) sums WHERE total <> 0",
     ),
     (
-        "what wallets hold back is what open holds say",
+        "what wallets hold back is what open holds and leases say",
         "SELECT w.tenant_id, w.held_nanos FROM wallets w WHERE w.held_nanos <> (
-             SELECT coalesce(sum(held_nanos), 0) FROM credit_holds h WHERE h.tenant_id = w.tenant_id AND h.state = 'open')",
+             SELECT coalesce(sum(held_nanos), 0) FROM credit_holds h WHERE h.tenant_id = w.tenant_id AND h.state = 'open') + (
+             SELECT coalesce(sum(left_nanos), 0) FROM credit_leases l WHERE l.tenant_id = w.tenant_id)",
     ),
     (
         "a settled hold was captured once, at what it cost",

@@ -13,6 +13,7 @@
 
 mod books;
 mod fleet;
+mod gateway;
 mod holds;
 mod program;
 mod schedule;

@@ -75,6 +75,25 @@ impl Program {
     }
 }
 
+/// A directory of one schedule.
+pub(crate) struct Directory(pub(crate) PathBuf);
+
+impl Directory {
+    pub(crate) fn create() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("wopr-crash-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("{} stays: {error}", self.0.display());
+        }
+    }
+}
+
 /// Where a program of ours is that was built together with this test.
 pub(crate) fn path(name: &str) -> Result<PathBuf> {
     let test = std::env::current_exe()?;

@@ -3,7 +3,6 @@
 //! Afterwards the books say of every payment what Stripe says of it, to the cent.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 use wopr_core::testing::TestDb;
 
 use super::books::Books;
-use super::program::{Port, Program, serves};
+use super::program::{Directory, Port, Program, serves};
 use super::schedule::{self, Course};
 
 const CUSTOMERS: usize = 2;
@@ -55,25 +54,6 @@ struct Stage {
     _files: Directory,
     /// Dropped last.
     _database: TestDb,
-}
-
-/// A directory of one schedule.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn create() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("wopr-crash-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("{} stays: {error}", self.0.display());
-        }
-    }
 }
 
 impl Stage {

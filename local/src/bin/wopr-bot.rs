@@ -1,5 +1,7 @@
-//! The bot as a program: `wopr-bot` runs it, `wopr-bot health` asks a running one.
+//! The bot as a program: `wopr-bot` runs it, `wopr-bot health` asks a running one whether it is well, `wopr-bot ask` puts a
+//! question to it.
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,17 +47,33 @@ struct Args {
 enum Command {
     /// Exits 0 when the bot on this machine answers its health check, else 1.
     Health,
+    /// Has the bot on this machine ask a model, and writes its answer as JSON.
+    Ask {
+        /// What is asked.
+        question: String,
+        /// Who is asked.
+        #[arg(long)]
+        model: String,
+        /// The longest answer.
+        #[arg(long, default_value_t = 64)]
+        max_tokens: u32,
+    },
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let clock = Arc::new(SystemClock);
     bot::start_logging(Some(args.log_level.as_str()), clock.clone());
-    if let Some(Command::Health) = args.command {
-        return match bot::probe(args.port) {
+    let done = match &args.command {
+        Some(Command::Health) => Some(bot::probe(args.port).map_err(|error| anyhow::anyhow!("unhealthy: {error}"))),
+        Some(Command::Ask { question, model, max_tokens }) => Some(ask(&args, question, model, *max_tokens)),
+        None => None,
+    };
+    if let Some(done) = done {
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                tracing::error!("unhealthy: {error}");
+                tracing::error!("{error:#}");
                 ExitCode::FAILURE
             }
         };
@@ -70,6 +88,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[tokio::main]
+async fn ask(args: &Args, question: &str, model: &str, max_tokens: u32) -> anyhow::Result<()> {
+    let answer = bot::ask(args.port, &args.home, question, model, max_tokens).await?;
+    Ok(writeln!(std::io::stdout(), "{answer}")?)
 }
 
 #[tokio::main]

@@ -19,11 +19,13 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 
+mod ask;
 mod health;
 mod log;
 mod server;
 mod volume;
 
+pub use ask::{AskError, ask};
 pub use health::probe;
 pub use log::start as start_logging;
 pub use server::Bot;

@@ -137,6 +137,11 @@ pub(super) fn probe(home: &Path) -> Result<(), VolumeError> {
     fs::remove_file(&path).map_err(io_error("remove", &path))
 }
 
+/// The token that a bot has made in `home`.
+pub(super) fn read_token(home: &Path) -> io::Result<String> {
+    Ok(fs::read_to_string(home.join(TOKEN))?.trim().to_owned())
+}
+
 /// The token in `home`, made when there is none: 64 hexadecimal digits, readable by the bot alone.
 fn token(home: &Path) -> Result<String, VolumeError> {
     let path = home.join(TOKEN);

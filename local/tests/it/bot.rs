@@ -78,6 +78,11 @@ async fn messages_survive_a_kill_and_a_stop_is_clean() {
 
     let port = address.rsplit(':').next().unwrap().to_owned();
     assert_eq!(health(&port).status.code(), Some(0));
+    let question = ["--home", home.path().to_str().unwrap(), "ask", "--port", &port, "--model", "any", "what?"];
+    let asked = Command::new(env!("CARGO_BIN_EXE_wopr-bot")).args(question).output().unwrap();
+    let said = String::from_utf8_lossy(&asked.stdout);
+    assert_eq!(asked.status.code(), Some(1), "{said}");
+    assert!(said.contains("[ERROR]") && said.contains("503") && said.contains("there is no gateway"), "{said}");
     signal(&bot, "-TERM");
     assert_eq!(bot.ended().await, Some(0));
     let unwell = health(&port);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
-use wopr_core::gateway::GatewayError;
+use wopr_core::gateway::{Capability, GatewayError};
 use wopr_core::money::Money;
 
 use super::Protocol;
@@ -101,7 +101,7 @@ impl From<GatewayError> for Refusal {
             GatewayError::SpendingCap(reached) => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "billing_error", "spending_cap_exceeded", message)
                     .with("cap_type", "monthly")
-                    .with("capability", reached.capability.map(|capability| capability.as_str()))
+                    .with("capability", reached.capability.map(Capability::as_str))
                     .with("current_spend_cents", cents(reached.spent))
                     .with("cap_cents", reached.cap_cents)
                     .with("settings_url", "/dashboard/settings")

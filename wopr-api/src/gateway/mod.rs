@@ -25,7 +25,7 @@ use crate::routes::Entry;
 use crate::state::AppState;
 
 /// How long a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(60);
+const BODY_TIME: Duration = Duration::from_mins(1);
 /// JSON is never longer.
 const JSON_BYTES: usize = 10 << 20;
 /// Sound, and forms with it, are never longer.
@@ -138,7 +138,7 @@ pub(crate) fn entries() -> impl Iterator<Item = Entry> {
     ROUTES.iter().map(|route| {
         let (method, access) = match route.kind {
             Kind::Metered(capability) => ("POST", format!("service key, metered as {capability}")),
-            Kind::Free { why: A_SIGN, .. } => ("GET", format!("public, free: {A_SIGN}")),
+            Kind::Free { why: A_SIGN, .. } => ("GET", "public".to_owned()),
             Kind::Free { why, .. } => ("GET", format!("service key, free: {why}")),
         };
         Entry { method: method.to_owned(), path: route.path.to_owned(), access }
@@ -176,7 +176,7 @@ async fn read(body: Body, most: usize) -> Result<Bytes, Refusal> {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
             let source = std::error::Error::source(&error);
-            let too_long = source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            let too_long = source.is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
             Err(if too_long { Refusal::too_large(most) } else { Refusal::cut_off() })
         }
         Err(_) => Err(Refusal::slow()),
@@ -281,10 +281,8 @@ async fn model(
 /// `GET /gateway/health`: whether calls are let in.
 async fn health(State(state): State<AppState>) -> Response {
     let gateway = &state.gateway;
-    let (status, word) = match gateway.accepts() {
-        true => (StatusCode::OK, "ok"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-    };
+    let (status, word) =
+        if gateway.accepts() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
     let body = json!({ "status": word, "models": gateway.models().len(), "unsettledBytes": gateway.unsettled_bytes() });
     crate::error::render::json_response(status, &body)
 }

@@ -61,24 +61,17 @@ impl OwnBackends for OwnMachines {
                             == backend.token.as_ref().map(ExposeSecret::expose_secret)
                 };
                 let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&name).filter(same);
-                let known = match known {
-                    Some(known) => known,
-                    None => {
-                        let made = OpenAiCompatible::new(
-                            &name,
-                            &backend.base_url,
-                            backend.token.clone(),
-                            capabilities(service).iter().copied(),
-                            Patience::default(),
-                        );
-                        match made {
-                            Ok(provider) => {
-                                Known { base_url: backend.base_url, token: backend.token, provider: Arc::new(provider) }
-                            }
-                            Err(error) => {
-                                tracing::error!("{name} cannot be asked: {error}");
-                                continue;
-                            }
+                let known = if let Some(known) = known {
+                    known
+                } else {
+                    let (base_url, token) = (backend.base_url, backend.token);
+                    let capabilities = capabilities(service).iter().copied();
+                    let patience = Patience::default();
+                    match OpenAiCompatible::new(&name, &base_url, token.clone(), capabilities, patience) {
+                        Ok(provider) => Known { base_url, token, provider: Arc::new(provider) },
+                        Err(error) => {
+                            tracing::error!("{name} cannot be asked: {error}");
+                            continue;
                         }
                     }
                 };

@@ -74,7 +74,8 @@ pub(super) struct InFlight {
     counted_output: u64,
     answered: bool,
     ended: bool,
-    _slot: Option<OwnedSemaphorePermit>,
+    /// A place at one of our machines, until the answer ends.
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl InFlight {
@@ -101,7 +102,7 @@ impl InFlight {
             counted_output: 0,
             answered: false,
             ended: false,
-            _slot: None,
+            slot: None,
         }
     }
 
@@ -130,7 +131,7 @@ impl InFlight {
         self.record.provider = Some(provider.to_owned());
         self.record.model_served = Some(model.to_owned());
         self.record.first_byte_ms = Some(u32::try_from(self.began.elapsed().as_millis()).unwrap_or(u32::MAX));
-        (self.dialect, self.quote, self.reported, self._slot) = (dialect, quote, usage, slot);
+        (self.dialect, self.quote, self.reported, self.slot) = (dialect, quote, usage, slot);
         self.answered = true;
     }
 
@@ -159,7 +160,7 @@ impl InFlight {
         };
         match self.meter.as_ref().and_then(StreamMeter::usage) {
             // What was written is said at the end; an answer that was left before has only what was read.
-            Some(usage) if self.meter.as_ref().is_some_and(|meter| meter.finished()) || usage.output > 0 => {
+            Some(usage) if self.meter.as_ref().is_some_and(StreamMeter::finished) || usage.output > 0 => {
                 (Usage::Tokens(usage), UsageSource::Reported)
             }
             Some(usage) => counted(Some(usage.input), usage.cached_input, None),
@@ -359,7 +360,7 @@ impl Streaming {
             }
             match self.body.next().await {
                 Some(Ok(chunk)) => {
-                    let Some(meter) = self.call.meter.as_mut() else { return None };
+                    let meter = self.call.meter.as_mut()?;
                     meter.observe(&chunk);
                     let (finished, produced) = (meter.finished(), meter.produced_bytes());
                     let passed = self.passage.push(chunk);

@@ -84,14 +84,19 @@ struct Shared {
     folder: PathBuf,
     holder: LeaseHolder,
     sync: Sync,
-    writer: Mutex<Writer>,
     /// The cursor as the file has it. Locked before the writer, never after.
     noted: Mutex<u64>,
+    log: Arc<Log>,
     flush: Arc<Flush>,
-    durable: watch::Sender<Durable>,
     written: watch::Sender<u64>,
     /// Locked for as long as the journal is in use.
     _lock: File,
+}
+
+/// What the thread that flushes has as well: it may outlive the journal by one flush.
+struct Log {
+    writer: Mutex<Writer>,
+    durable: watch::Sender<Durable>,
 }
 
 struct Writer {
@@ -165,13 +170,15 @@ impl Journal {
             holder,
             sync,
             noted: Mutex::new(writer.cursor),
-            writer: Mutex::new(writer),
+            log: Arc::new(Log {
+                writer: Mutex::new(writer),
+                durable: watch::Sender::new(Durable { position: 0, failed: false }),
+            }),
             flush: Arc::default(),
-            durable: watch::Sender::new(Durable { position: 0, failed: false }),
             written: watch::Sender::new(position),
             _lock: lock_file,
         });
-        let (flush, journal) = (Arc::clone(&shared.flush), Arc::downgrade(&shared));
+        let (flush, log) = (Arc::clone(&shared.flush), Arc::clone(&shared.log));
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || {
@@ -180,8 +187,7 @@ impl Journal {
                     if sync == Sync::Soon {
                         std::thread::sleep(SOON);
                     }
-                    let Some(journal) = journal.upgrade() else { break };
-                    let Some(position) = journal.flush() else { break };
+                    let Some(position) = log.flush() else { break };
                     flushed = position.max(wanted);
                 }
             })
@@ -213,7 +219,7 @@ impl Journal {
         let crc = crc32fast::hash(&bytes[HEAD_BYTES..]);
         bytes[..4].copy_from_slice(&u32::try_from(length).map_err(|_| JournalError::Line)?.to_le_bytes());
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-        let mut writer = lock(&self.shared.writer);
+        let mut writer = lock(&self.shared.log.writer);
         let position = writer.append(&self.shared.folder, &bytes, line)?;
         drop(writer);
         if matches!(line, Line::Ended(_)) {
@@ -231,7 +237,7 @@ impl Journal {
         if self.shared.sync == Sync::Soon {
             return Ok(());
         }
-        let mut durable = self.shared.durable.subscribe();
+        let mut durable = self.shared.log.durable.subscribe();
         let state = durable.wait_for(|state| state.failed || state.position >= position).await;
         match state {
             Ok(state) if !state.failed => Ok(()),
@@ -241,7 +247,7 @@ impl Journal {
 
     /// Whether lines can be written.
     pub fn is_writable(&self) -> bool {
-        !lock(&self.shared.writer).failed
+        !lock(&self.shared.log.writer).failed
     }
 
     /// Says when there are lines after the position that was seen last.
@@ -251,12 +257,12 @@ impl Journal {
 
     /// The first position that is not settled yet.
     pub fn cursor(&self) -> u64 {
-        lock(&self.shared.writer).cursor
+        lock(&self.shared.log.writer).cursor
     }
 
     /// The position after the last line.
     pub fn position(&self) -> u64 {
-        lock(&self.shared.writer).position
+        lock(&self.shared.log.writer).position
     }
 
     /// Calls from `from` on that ended, at most `limit`, and the position to go on from.
@@ -265,7 +271,7 @@ impl Journal {
     /// [`JournalError::Disk`], [`JournalError::Damaged`].
     pub fn read_ended(&self, from: u64, limit: usize) -> Result<(Vec<CallRecord>, u64), JournalError> {
         let (segments, end) = {
-            let writer = lock(&self.shared.writer);
+            let writer = lock(&self.shared.log.writer);
             let first = writer.segments.range(..=from).next_back().map_or(from, |(start, _)| *start);
             let segments: Vec<(u64, PathBuf)> =
                 writer.segments.range(first..).map(|(start, path)| (*start, path.clone())).collect();
@@ -321,7 +327,7 @@ impl Journal {
         *noted = position.max(*noted);
         fs::write(&next, noted.to_string()).map_err(disk(&next, "writing"))?;
         fs::rename(&next, &path).map_err(disk(&path, "replacing"))?;
-        let mut writer = lock(&self.shared.writer);
+        let mut writer = lock(&self.shared.log.writer);
         writer.cursor = writer.cursor.max(*noted);
         writer.forget()
     }
@@ -351,7 +357,7 @@ impl Drop for Shared {
     }
 }
 
-impl Shared {
+impl Log {
     /// Flushes what is written, and says up to where; nothing if the disk has failed.
     fn flush(&self) -> Option<u64> {
         let (file, position) = {
@@ -485,8 +491,7 @@ impl Segment {
             return Err(damaged());
         }
         self.reader.read_exact(&mut head).map_err(disk(&self.path, "reading"))?;
-        let [a, b, c, d, e, f, g, h] = head;
-        let (length, crc) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let (length, crc) = parts_of(head);
         let length = usize::try_from(length).ok().filter(|length| *length <= LINE_BYTES).ok_or_else(damaged)?;
         if left < (HEAD_BYTES + length) as u64 {
             return Err(damaged());
@@ -512,7 +517,7 @@ fn recover(folder: &Path, cursor: u64) -> Result<(Writer, Vec<CallRecord>), Jour
         }
     }
     let mut open: HashMap<Uuid, (u64, CallRecord)> = HashMap::new();
-    let mut position = cursor;
+    let mut position = 0;
     let mut cursor_is_boundary = false;
     let starts: Vec<u64> = segments.keys().copied().collect();
     for (index, start) in starts.iter().enumerate() {
@@ -545,24 +550,20 @@ fn recover(folder: &Path, cursor: u64) -> Result<(Writer, Vec<CallRecord>), Jour
         }
         position = position.max(reader.position);
     }
-    let (path, file) = match segments.last_key_value() {
-        Some((_, path)) => {
-            let file = OpenOptions::new().append(true).open(path).map_err(disk(path, "opening"))?;
-            (path.clone(), file)
-        }
-        None => {
-            let path = folder.join(format!("{position:020}.journal"));
-            let file = OpenOptions::new().create(true).append(true).open(&path).map_err(disk(&path, "making"))?;
-            segments.insert(position, path.clone());
-            (path, file)
-        }
+    let path = match segments.last_key_value() {
+        Some((_, path)) => path.clone(),
+        None => folder.join(format!("{position:020}.journal")),
     };
+    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(disk(&path, "opening"))?;
+    if segments.is_empty() {
+        segments.insert(position, path.clone());
+    }
     let begun = open.iter().map(|(id, (begun_at, _))| (*id, *begun_at)).collect();
     let mut unfinished: Vec<CallRecord> = open.into_values().map(|(_, call)| call).collect();
     unfinished.sort_by_key(|call| (call.started_at, call.id));
     // What is settled again changes nothing: a cursor that was not written well begins anew.
     let first = segments.keys().next().copied().unwrap_or(position);
-    let cursor = if cursor_is_boundary || starts.is_empty() { cursor } else { first };
+    let cursor = if cursor_is_boundary { cursor } else { first };
     Ok((Writer { file: Arc::new(file), path, segments, position, open: begun, cursor, failed: false }, unfinished))
 }
 
@@ -571,12 +572,20 @@ fn more_follows(path: &Path, from: u64) -> Result<bool, JournalError> {
     let bytes = fs::read(path).map_err(disk(path, "reading"))?;
     let rest = bytes.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
     Ok((1..rest.len()).any(|offset| {
-        let head = rest[offset..].first_chunk::<HEAD_BYTES>();
-        let Some([a, b, c, d, e, f, g, h]) = head.copied() else { return false };
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        let text = rest.get(offset + HEAD_BYTES..).and_then(|text| text.get(..length));
-        length > 0 && text.is_some_and(|text| crc32fast::hash(text) == u32::from_le_bytes([e, f, g, h]))
+        let Some((length, crc)) = rest[offset..].first_chunk::<HEAD_BYTES>().copied().map(parts_of) else {
+            return false;
+        };
+        let text = rest.get(offset + HEAD_BYTES..).and_then(|text| text.get(..length as usize));
+        length > 0 && text.is_some_and(|text| crc32fast::hash(text) == crc)
     }))
+}
+
+/// Length and checksum.
+fn parts_of(head: [u8; HEAD_BYTES]) -> (u32, u32) {
+    let both = u64::from_le_bytes(head);
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is the length, the upper one the checksum")]
+    let parts = (both as u32, (both >> 32) as u32);
+    parts
 }
 
 fn holder(folder: &Path) -> Result<LeaseHolder, JournalError> {

@@ -214,5 +214,5 @@ async fn a_charge_is_waited_for_until_the_disk_has_it() {
     let journal = Journal::open(&folder.0, Sync::BeforeAnswer).unwrap();
     let position = journal.append(&Line::Ended(call(1))).unwrap();
     journal.settled_on_disk(position).await.unwrap();
-    assert!(journal.shared.durable.borrow().position >= position);
+    assert!(journal.shared.log.durable.borrow().position >= position);
 }

@@ -33,7 +33,7 @@ use crate::auth::Auth;
 use crate::billing::Billing;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError};
-use crate::ids::{CallId, TenantId};
+use crate::ids::{BotId, CallId, TenantId};
 use crate::money::Money;
 
 /// No more providers are asked for one call.
@@ -46,6 +46,8 @@ const OWN_WAIT: Duration = Duration::from_secs(5);
 const REFRESH: Duration = Duration::from_secs(2);
 /// How often leases are renewed while they are in use.
 const RENEW: Duration = Duration::from_mins(1);
+/// Leases that could not be renewed for so long may be taken for lost ([`Billing::LEASE_LIFETIME`]).
+const LEASES_DOUBTED: Duration = Duration::from_mins(5);
 /// How often the beat goes.
 const BEAT: Duration = Duration::from_secs(1);
 /// So many calls at once are settled less often: one that is settled costs less, the more there are with it.
@@ -178,7 +180,7 @@ impl Gateway {
     pub async fn call(&self, caller: &Caller, question: Question) -> Result<Answer, GatewayError> {
         let inner = &self.inner;
         let result = self.admit(caller, question).await;
-        let (mut call, candidates) = match result {
+        let (call, candidates) = match result {
             Ok(admitted) => admitted,
             Err(error) => {
                 inner.counts.refused();
@@ -186,29 +188,32 @@ impl Gateway {
             }
         };
         if call.facts().stream() {
-            let (content_type, body) = self.ask_or_end(&mut call, candidates).await?;
+            let (call, content_type, body) = self.answered(call, candidates).await?;
             let call_id = call.call_id();
             return Ok(Answer { call_id, content_type, body: call::Body::Events(call::events(call, body)) });
         }
-        // The caller may leave, the answer is asked for and read to its end: only there it says what is to be paid.
+        // The caller may leave, the question is asked and the answer is read to its end: whoever serves it wants to be paid.
         let gateway = self.clone();
-        ToItsEnd::new(async move {
-            let (content_type, body) = gateway.ask_or_end(&mut call, candidates).await?;
+        let asked = async move {
+            let (call, content_type, body) = gateway.answered(call, candidates).await?;
             call::whole(call, content_type, body).await
-        })
-        .await
+        };
+        ToItsEnd::new(asked).await
     }
 
-    async fn ask_or_end(
+    /// The beginning of an answer; a call that nobody answers has ended.
+    async fn answered(
         &self,
-        call: &mut InFlight,
+        mut call: InFlight,
         candidates: Vec<Candidate>,
-    ) -> Result<(String, super::ports::AnswerBody), GatewayError> {
-        let answer = self.ask(call, candidates).await;
-        if answer.is_err() {
-            call.end(Outcome::ProviderFailed)?;
+    ) -> Result<(InFlight, String, super::ports::AnswerBody), GatewayError> {
+        match self.ask(&mut call, candidates).await {
+            Ok((content_type, body)) => Ok((call, content_type, body)),
+            Err(error) => {
+                call.end(Outcome::ProviderFailed)?;
+                Err(error)
+            }
         }
-        answer
     }
 
     /// Everything that is checked before anybody is asked; what the call may cost is set aside, and it is written down that
@@ -218,7 +223,7 @@ impl Gateway {
         inner.require_accountable()?;
         let (now, capability, tenant) = (Instant::now(), question.capability, caller.tenant_id);
         let rates = &inner.config.rates;
-        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), |bot| bot.as_uuid());
+        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), BotId::as_uuid);
         inner
             .bursts
             .trip(who, rates.bot_burst, rates.bot_pause, now)
@@ -253,7 +258,7 @@ impl Gateway {
         let record = CallRecord {
             id: CallId::new(at).as_uuid(),
             tenant_id: tenant.as_uuid(),
-            bot_id: caller.bot_id.map(|bot| bot.as_uuid()),
+            bot_id: caller.bot_id.map(BotId::as_uuid),
             key_id: caller.key_id.as_uuid(),
             capability: capability.as_str().to_owned(),
             model_asked: facts.model().to_owned(),
@@ -274,7 +279,9 @@ impl Gateway {
             first_byte_ms: None,
             ended_at: at,
         };
-        if let Err(error) = inner.journal.append(&Line::Begun(record.clone())) {
+        // If this process ends before it hears of an answer, one was asked.
+        let begun = CallRecord { attempts: 1, ..record.clone() };
+        if let Err(error) = inner.journal.append(&Line::Begun(begun)) {
             inner.spending.ended(tenant, capability, estimate, Money::ZERO);
             return Err(error.into());
         }
@@ -562,6 +569,10 @@ impl Gateway {
                     refreshed = Some(Instant::now());
                 }
                 inner.credit.give_back_idle().await?;
+                // After so long others may have given back what is leased here: nothing is spent from it any more.
+                if renewed.elapsed() >= LEASES_DOUBTED {
+                    inner.credit.give_back_all().await?;
+                }
                 if renewed.elapsed() >= RENEW {
                     inner.billing.renew_leases_of(inner.journal.holder()).await?;
                     renewed = Instant::now();

@@ -86,12 +86,12 @@ impl Spending {
             let mut conn = self.db.connection().await?;
             let mut repository = GatewayRepository::new(&mut conn);
             let limits = repository.list_limits(tenant).await?;
-            let spent = if limits.iter().any(|limit| limit.hard_cap_cents.is_some()) {
+            let month_spend = if limits.iter().any(|limit| limit.hard_cap_cents.is_some()) {
                 repository.spend_since(tenant, month).await?
             } else {
                 MonthSpend::default()
             };
-            *loaded = Some(Loaded { at: Instant::now(), month, limits, spent });
+            *loaded = Some(Loaded { at: Instant::now(), month, limits, spent: month_spend });
         }
         if let Some(loaded) = loaded.as_ref() {
             check_caps(&loaded.limits, &loaded.spent, &spend.pending(), capability, estimate)

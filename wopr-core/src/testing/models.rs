@@ -1,12 +1,13 @@
 //! A provider of models in memory: it answers as OpenAI does, counts what it used, and can be told to fail.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::gateway::{
     AnswerBody, CallBody, Capability, Dialect, ModelProvider, ProviderAnswer, ProviderCall, ProviderError, TokenUsage,
@@ -15,6 +16,8 @@ use crate::gateway::{
 /// What becomes of one call.
 #[derive(Debug, Clone)]
 pub enum ModelFault {
+    /// It is answered when this is notified.
+    WaitFor(Arc<Notify>),
     /// It is refused before anything is answered.
     Refuse(ProviderError),
     /// The answer breaks off after so many parts of it.
@@ -93,6 +96,9 @@ impl ModelProvider for MemoryModels {
             state.calls.push(call.clone());
             state.faults.pop_front()
         };
+        if let Some(ModelFault::WaitFor(word)) = &fault {
+            word.notified().await;
+        }
         if let Some(ModelFault::Refuse(error)) = fault {
             return Err(error);
         }
@@ -123,14 +129,13 @@ impl ModelProvider for MemoryModels {
             }
             parts.push(Bytes::from_static(b"data: [DONE]\n\n"));
         } else {
-            let mut answer = match call.capability {
-                Capability::Embeddings => json!({ "object": "list", "data": [{ "index": 0, "embedding": [0] }] }),
-                _ => {
-                    let text = "word ".repeat(usize::try_from(output).unwrap_or(0));
-                    let message = json!({ "role": "assistant", "content": text });
-                    json!({ "id": "c", "object": "chat.completion", "model": call.model,
-                            "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }] })
-                }
+            let mut answer = if call.capability == Capability::Embeddings {
+                json!({ "object": "list", "data": [{ "index": 0, "embedding": [0] }] })
+            } else {
+                let text = "word ".repeat(usize::try_from(output).unwrap_or(0));
+                let message = json!({ "role": "assistant", "content": text });
+                json!({ "id": "c", "object": "chat.completion", "model": call.model,
+                        "choices": [{ "index": 0, "message": message, "finish_reason": "stop" }] })
             };
             answer["usage"] = told;
             parts.push(answer.to_string().into());
@@ -149,7 +154,9 @@ impl ModelProvider for MemoryModels {
                 let hidden = parts.into_iter().filter(|part| !part.windows(7).any(|window| window == b"\"usage\""));
                 stream::iter(hidden.map(Ok).collect::<Vec<_>>()).boxed()
             }
-            Some(ModelFault::Refuse(_)) | None => stream::iter(parts.into_iter().map(Ok)).boxed(),
+            Some(ModelFault::Refuse(_) | ModelFault::WaitFor(_)) | None => {
+                stream::iter(parts.into_iter().map(Ok)).boxed()
+            }
         };
         let content_type = if call.stream { "text/event-stream" } else { "application/json" };
         Ok(ProviderAnswer { content_type: content_type.to_owned(), usage: None, body })

@@ -1,6 +1,7 @@
 //! Providers of models: one contract, kept by each client against a double of its provider on a loopback port.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -119,7 +120,7 @@ fn form_call(format: &str, language: Option<&str>) -> ProviderCall {
     let mut texts = vec![("model", "asked"), ("response_format", format), ("prompt", "names: Ann")];
     texts.extend(language.map(|language| ("language", language)));
     for (name, text) in texts {
-        form += &format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n");
+        write!(form, "--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n").unwrap();
     }
     form += "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"my \u{e9}.wav\"\r\nContent-Type: audio/wav\r\n\r\nRIFF wopr-form-0-end\r\n--b--\r\n";
     let body = CallBody::Form { content_type: "multipart/form-data; boundary=b".to_owned(), bytes: form.into() };
@@ -169,19 +170,22 @@ async fn ask(provider: &dyn ModelProvider, call: &ProviderCall) -> Result<(Optio
     Ok((usage, whole(answer).await?))
 }
 
+/// A status, headers and a body, and what they mean.
+type Case<'a> = (u16, &'a [(&'static str, &'static str)], &'a [u8], ProviderError);
+
 /// What every provider does when its service does not do well.
 async fn contract(provider: &dyn ModelProvider, double: &Double, call: &ProviderCall) {
     let refuses = br#"{"error":{"message":"max_tokens is too large"}}"#.as_slice();
     let leaks = br#"{"error":{"message":"see https://billing.example for account 7"}}"#.as_slice();
-    let refused = |status, message: &str| ProviderError::Refused { status, message: message.to_owned() };
+    let refusal_of = |status, message: &str| ProviderError::Refused { status, message: message.to_owned() };
     let wait = |seconds: Option<u64>| ProviderError::Busy { retry_after: seconds.map(Duration::from_secs) };
     let moved = [("location", "/elsewhere")].as_slice();
-    let table: [(u16, &[(&str, &str)], &[u8], ProviderError); 16] = [
-        (400, &[], refuses, refused(400, "max_tokens is too large")),
-        (400, &[], leaks, refused(400, "")),
-        (404, &[], b"<html>", refused(404, "")),
-        (413, &[], b"", refused(413, "")),
-        (422, &[], refuses, refused(422, "max_tokens is too large")),
+    let table: [Case; 16] = [
+        (400, &[], refuses, refusal_of(400, "max_tokens is too large")),
+        (400, &[], leaks, refusal_of(400, "")),
+        (404, &[], b"<html>", refusal_of(404, "")),
+        (413, &[], b"", refusal_of(413, "")),
+        (422, &[], refuses, refusal_of(422, "max_tokens is too large")),
         (401, &[], leaks, ProviderError::Account(401)),
         (402, &[], leaks, ProviderError::Account(402)),
         (403, &[], leaks, ProviderError::Account(403)),

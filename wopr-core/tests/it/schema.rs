@@ -21,6 +21,8 @@ struct Column {
     nullable: bool,
 }
 
+/// The calls of the gateway have more columns than a declared table may; they are written as one JSON document, whose
+/// names the repository has, and their parts are made as days go by.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_declared_tables_are_the_migrated_ones() {
     let test = TestDb::create().await;
@@ -28,7 +30,8 @@ async fn the_declared_tables_are_the_migrated_ones() {
     let rows: Vec<Column> = diesel::sql_query(
         "SELECT table_name::text, column_name::text, udt_name::text, is_nullable = 'YES' AS nullable
          FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
-         WHERE table_schema = 'wopr' AND table_type = 'BASE TABLE' AND table_name NOT LIKE '\\_\\_%'",
+         WHERE table_schema = 'wopr' AND table_type = 'BASE TABLE' AND table_name NOT LIKE '\\_\\_%'
+           AND table_name NOT LIKE 'gateway\\_requests%'",
     )
     .load(&mut conn)
     .await

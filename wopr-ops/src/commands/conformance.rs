@@ -3,7 +3,8 @@
 //! A suite is a directory below `local/conformance` (against the Stripe stand-in) or `features/conformance` (against
 //! the API of the stack), or that directory itself. It has a `package.json`, whose script `conformance` is run under
 //! Node, or a `requirements.txt`, next to which every `*.py` is run under Python. Suites find what they talk to in the
-//! environment: [`API_URL`] and `STRIPE_WEBHOOK_SECRET`, or [`STANDIN_URL`] and `STRIPE_SECRET_KEY`.
+//! environment: [`API_URL`] and `STRIPE_WEBHOOK_SECRET`, or [`STANDIN_URL`] and `STRIPE_SECRET_KEY`. Those in
+//! [`MODELS`] find [`SERVICE_KEY`] besides.
 
 use std::{
     collections::HashMap,
@@ -20,8 +21,10 @@ use tokio::process::{Child, Command};
 use crate::{
     apt,
     cli::ConformanceArgs,
+    clock::unix_seconds,
     engine::find_program,
     failure::{Exit, Failure},
+    happy_path::Customer,
     images::{
         binaries::{self, Profile},
         recipes::STRIPE,
@@ -40,6 +43,12 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ConformanceArgs) -> anyho
 
 /// Where a suite finds the API.
 const API_URL: &str = "WOPR_API_URL";
+/// The suites that ask models.
+const MODELS: &str = "features/conformance/models";
+/// A key that asks models, of a customer who has paid [`PAID_CENTS`].
+const SERVICE_KEY: &str = "WOPR_SERVICE_KEY";
+/// Enough for all of them.
+const PAID_CENTS: i64 = 500;
 /// Where a suite finds the Stripe stand-in.
 const STANDIN_URL: &str = "STRIPE_STANDIN_URL";
 
@@ -81,10 +90,15 @@ pub(crate) async fn suites(
             .into());
     }
     tools(ui, &suites).await?;
+    // One for all of them: an address makes few accounts in an hour.
+    let key = match suites.iter().any(|suite| suite.name == MODELS) {
+        true => Some(service_key(ui, paths, args).await?),
+        false => None,
+    };
     let mut failed = Vec::new();
     for suite in &suites {
         let task = ui.start(format!("{} ({:?})", suite.name, suite.language));
-        let result = one(paths, args, programs, suite).await;
+        let result = one(paths, args, programs, suite, key.as_deref()).await;
         if let Err(error) = task.ends(result, |()| "passed".to_owned()) {
             ui.error(&error);
             failed.push(suite.name.as_str());
@@ -141,14 +155,18 @@ async fn one(
     args: &ConformanceArgs,
     programs: &HashMap<String, PathBuf>,
     suite: &Suite,
+    key: Option<&str>,
 ) -> anyhow::Result<()> {
-    let (env, _standin) = match suite.against {
+    let (mut env, _standin) = match suite.against {
         Against::StripeStandin => {
             let (env, child) = standin(programs).await?;
             (env, Some(child))
         }
         Against::Api => (api(paths, args)?, None),
     };
+    if suite.name == MODELS {
+        env.extend(key.map(|key| (SERVICE_KEY, key.to_owned())));
+    }
     let commands = match suite.language {
         Language::Node => node(suite).await?,
         Language::Python => python(paths, suite).await?,
@@ -191,9 +209,10 @@ async fn python(paths: &Paths, suite: &Suite) -> anyhow::Result<Vec<Command>> {
         fs::create_dir_all(&venv)?;
         let output = Command::new("python3").args(["-m", "venv"]).arg(&venv).kill_on_drop(true).output().await;
         succeeded("python3 -m venv", &output.context("python3 could not be run")?)?;
-        let arguments = ["install", "--quiet", "--disable-pip-version-check", "-r"];
+        // Not its program `pip`, which still names the place that the environment was made at if it has been moved.
+        let arguments = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
         let output =
-            Command::new(venv.join("bin/pip")).args(arguments).arg(&requirements).kill_on_drop(true).output().await;
+            Command::new(venv.join("bin/python")).args(arguments).arg(&requirements).kill_on_drop(true).output().await;
         succeeded("pip install", &output.context("pip could not be run")?)?;
         fs::write(&stamp, "")?;
     }
@@ -226,19 +245,40 @@ fn succeeded(what: &str, output: &std::process::Output) -> anyhow::Result<()> {
     Err(Failure::new(Exit::Check, format!("{what} failed")).why(format!("{}\n    {tail}", output.status)).into())
 }
 
+/// A customer signs up, pays and makes a key.
+async fn service_key(ui: &Ui, paths: &Paths, args: &ConformanceArgs) -> anyhow::Result<String> {
+    let secrets = stack_secrets(paths)?;
+    let (http, name) = (super::http_client()?, format!("conformance-{}", unix_seconds()));
+    let task = ui.start("a customer with credit and a key");
+    let made = async {
+        let mut customer = Customer::new(&http, args.api_port, secrets.get("STRIPE_WEBHOOK_SECRET")?, &name);
+        customer.sign_up().await?;
+        customer.first_balance().await?;
+        customer.pays(&customer.payment(PAID_CENTS)).await?;
+        customer.balance_reaches(PAID_CENTS).await?;
+        customer.service_key().await
+    };
+    task.ends(made.await, |_| format!("{PAID_CENTS} cents"))
+}
+
 /// The addresses and secrets of the stack.
 fn api(paths: &Paths, args: &ConformanceArgs) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let secrets = stack_secrets(paths)?;
+    Ok(vec![
+        (API_URL, format!("http://localhost:{}", args.api_port)),
+        ("STRIPE_WEBHOOK_SECRET", secrets.get("STRIPE_WEBHOOK_SECRET")?.to_owned()),
+    ])
+}
+
+/// What the stack was made with.
+fn stack_secrets(paths: &Paths) -> anyhow::Result<Secrets> {
     let directory = paths.data.join("secrets");
     if Secrets::are_missing(&directory) {
         return Err(Failure::new(Exit::Check, "there is no stack to test against")
             .fix("`cargo wopr up` brings one")
             .into());
     }
-    let (secrets, _) = Secrets::load_or_create(&directory)?;
-    Ok(vec![
-        (API_URL, format!("http://localhost:{}", args.api_port)),
-        ("STRIPE_WEBHOOK_SECRET", secrets.get("STRIPE_WEBHOOK_SECRET")?.to_owned()),
-    ])
+    Ok(Secrets::load_or_create(&directory)?.0)
 }
 
 /// A stand-in of its own for a suite, on a free port; it ends with the returned child.

@@ -45,7 +45,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &TestArgs) -> anyhow::Resu
     let _lock = super::lock(paths)?;
     let mut runner = Runner { ui, args, rows: Vec::new() };
     let since = Instant::now();
-    let outcome = steps(&mut runner, paths).await;
+    let outcome = Box::pin(steps(&mut runner, paths)).await;
     runner.report(since.elapsed());
     outcome?;
     let failed: Vec<&str> = runner.rows.iter().filter(|row| row.failed).map(|row| row.name).collect();
@@ -83,7 +83,8 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
         runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
-        runner.step("power-cut", drill::power_cut::rehearse(ui, paths, platform::Ports::default())).await?;
+        let rehearsal = drill::power_cut::rehearse(ui, paths, platform::Ports::default());
+        runner.step("power-cut", Box::pin(rehearsal)).await?;
         let suites = ConformanceArgs { only: Vec::new(), api_port: 3100 };
         let binaries = artifacts.clone().unwrap_or_default();
         runner.step(CONFORMANCE, conformance::suites(ui, paths, &suites, &binaries)).await?;

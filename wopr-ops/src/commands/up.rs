@@ -102,7 +102,8 @@ pub(crate) async fn bring(
         ui.heading("Happy path");
         let secret = work.secrets.get("STRIPE_WEBHOOK_SECRET")?;
         let names = platform::names(if args.flat { Place::Here } else { Place::Machine(platform.host) });
-        happy_path::walk(ui, &platform.engine, &work.http, args.ports.api_port, secret, names.postgres).await?;
+        let (port, models) = (args.ports.api_port, !args.flat);
+        happy_path::walk(ui, &platform.engine, &work.http, port, secret, names.postgres, models).await?;
     }
     addresses(ui, args);
     Ok(())

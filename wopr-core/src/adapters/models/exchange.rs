@@ -356,12 +356,11 @@ fn causes(error: &reqwest::Error) -> String {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let date = |text: &str| rfc2822::parse(text).ok().map(|date| date.timestamp());
-    let wait = match value.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let now: Timestamp = date(headers.get(DATE)?.to_str().ok()?)?;
-            Duration::try_from(date(value)?.duration_since(now)).unwrap_or_default()
-        }
+    let wait = if let Ok(seconds) = value.parse::<u64>() {
+        Duration::from_secs(seconds)
+    } else {
+        let now: Timestamp = date(headers.get(DATE)?.to_str().ok()?)?;
+        Duration::try_from(date(value)?.duration_since(now)).unwrap_or_default()
     };
     Some(wait.min(RETRY_AFTER_MAX))
 }

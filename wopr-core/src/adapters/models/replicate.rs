@@ -68,7 +68,7 @@ impl Replicate {
             sleep(self.exchange.patience.poll).await;
             prediction = self.look(self.at(Method::GET, &prediction.id, ""), deadline).await?;
         }
-        running.is_over();
+        running.ended();
         Ok(prediction)
     }
 
@@ -102,7 +102,7 @@ struct Running {
 }
 
 impl Running {
-    fn is_over(mut self) {
+    fn ended(mut self) {
         self.cancel = None;
     }
 }

@@ -426,6 +426,8 @@ impl ToOpenAi {
         let Some(data) = event.data else { return Ok(false) };
         let event: MessageEvent<'_> = serde_json::from_slice(data).map_err(|_| Failed)?;
         match &*event.kind {
+            // An answer begins once.
+            "message_start" if !self.head.is_empty() => return Err(Failed),
             "message_start" => {
                 let message = event.message.ok_or(Failed)?;
                 self.begin(&message.id);

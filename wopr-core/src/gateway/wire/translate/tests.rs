@@ -514,6 +514,15 @@ fn errors_are_events_of_their_dialect() {
 }
 
 #[test]
+fn an_answer_that_begins_twice_is_broken() {
+    let start = "data: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\"}}\n\n";
+    let translated = streamed(Dialect::Anthropic, Dialect::OpenAi, [start.repeat(2).as_bytes()]);
+    let events: Vec<&str> = translated.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    assert_eq!(events.len(), 2, "{translated}");
+    assert!(events[0].contains("assistant") && events[1].contains("\"error\""), "{translated}");
+}
+
+#[test]
 fn the_same_dialect_is_prepared_and_not_translated() {
     let body = Bytes::from_static(br#"{"model":"a","messages":[{}],"stream":true,"top_k":5}"#);
     let same = translate_request(Dialect::OpenAi, Dialect::OpenAi, &body, "b", 7).unwrap();
