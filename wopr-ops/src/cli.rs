@@ -114,6 +114,38 @@ pub(crate) struct UpArgs {
 pub(crate) enum BenchCommand {
     /// How long the two machines take, and phases of it alone
     Up(BenchArgs),
+    /// How much the inference gateway adds to a call, beside a bare pass-through and the upstream itself
+    ///
+    /// Everything is on this machine's loopback: an upstream of our own that answers at once, a proxy made of the same
+    /// libraries without keys or prices, and two gateways on a database that is made for it and dropped, one for each
+    /// GATEWAY_JOURNAL_SYNC. Each answers the same load in turn, for at most rounds x seconds x 5 each. In the end the
+    /// ledger must have every call once, at its usage by the price, or the measurement fails.
+    Gateway(BenchGatewayArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchGatewayArgs {
+    /// A PostgreSQL server, where a database is made and dropped; times on one that is not durable say little
+    #[arg(long, env = "WOPR_TEST_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database: String,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Ship)]
+    pub(crate) profile: Profile,
+    /// The length of one measurement
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) seconds: u64,
+    /// How often everything is measured, in turn; medians are reported
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub(crate) rounds: u64,
+    /// Connections when as much is asked as is answered
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=512))]
+    pub(crate) connections: u64,
+    /// Calls a second when times are measured
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=5000))]
+    pub(crate) rate: u64,
+    /// Something else that answers /v1/chat/completions on this machine: NAME=http://127.0.0.1:PORT[,KEY]
+    #[arg(long)]
+    pub(crate) peer: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -24,6 +25,11 @@ const SEGMENT_BYTES: u64 = 8 << 20;
 const LINE_BYTES: usize = 1 << 20;
 /// Length and checksum.
 const HEAD_BYTES: usize = 8;
+/// With [`Sync::Soon`], the disk is made to have what was written so long ago: once for many lines, as writing waits while
+/// the disk takes what was written before.
+const SOON: Duration = Duration::from_millis(10);
+/// What the text of [`Line::Ended`] begins with.
+const ENDED: &[u8] = b"{\"ended\":";
 
 /// When a charge counts as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +84,8 @@ struct Shared {
     folder: PathBuf,
     holder: LeaseHolder,
     sync: Sync,
+    /// The cursor as the file has it. Locked before the writer, never after.
+    noted: Mutex<u64>,
     log: Arc<Log>,
     flush: Arc<Flush>,
     written: watch::Sender<u64>,
@@ -161,6 +169,7 @@ impl Journal {
             folder: folder.to_owned(),
             holder,
             sync,
+            noted: Mutex::new(writer.cursor),
             log: Arc::new(Log {
                 writer: Mutex::new(writer),
                 durable: watch::Sender::new(Durable { position: 0, failed: false }),
@@ -175,10 +184,11 @@ impl Journal {
             .spawn(move || {
                 let mut flushed = 0;
                 while let Some(wanted) = flush.wait(flushed) {
-                    if !log.flush() {
-                        break;
+                    if sync == Sync::Soon {
+                        std::thread::sleep(SOON);
                     }
-                    flushed = wanted;
+                    let Some(position) = log.flush() else { break };
+                    flushed = position.max(wanted);
                 }
             })
             .map_err(disk(folder, "starting the thread that flushes"))?;
@@ -272,11 +282,14 @@ impl Journal {
             let segment_end = segments.get(index + 1).map_or(end, |(next, _)| *next);
             let mut reader = Segment::open(path, *start, at.max(*start), segment_end)?;
             while ended.len() < limit {
-                let Some(line) = reader.next()? else { break };
-                at = reader.position;
-                if let Line::Ended(call) = line {
+                let Some(text) = reader.next_text()? else { break };
+                // What began is in the line of its end once more.
+                if text.starts_with(ENDED)
+                    && let Line::Ended(call) = reader.line()?
+                {
                     ended.push(call);
                 }
+                at = reader.position;
             }
             if ended.len() >= limit {
                 break;
@@ -307,12 +320,15 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Disk`]: it is settled again later, which changes nothing.
     pub fn settle(&self, position: u64) -> Result<(), JournalError> {
-        let mut writer = lock(&self.shared.log.writer);
-        writer.cursor = writer.cursor.max(position);
         let path = self.shared.folder.join("cursor");
         let next = self.shared.folder.join("cursor.next");
-        fs::write(&next, writer.cursor.to_string()).map_err(disk(&next, "writing"))?;
+        // Calls are written down meanwhile.
+        let mut noted = lock(&self.shared.noted);
+        *noted = position.max(*noted);
+        fs::write(&next, noted.to_string()).map_err(disk(&next, "writing"))?;
         fs::rename(&next, &path).map_err(disk(&path, "replacing"))?;
+        let mut writer = lock(&self.shared.log.writer);
+        writer.cursor = writer.cursor.max(*noted);
         writer.forget()
     }
 }
@@ -342,8 +358,8 @@ impl Drop for Shared {
 }
 
 impl Log {
-    /// Flushes what is written; `false` if the disk has failed.
-    fn flush(&self) -> bool {
+    /// Flushes what is written, and says up to where; nothing if the disk has failed.
+    fn flush(&self) -> Option<u64> {
         let (file, position) = {
             let writer = lock(&self.writer);
             (Arc::clone(&writer.file), writer.position)
@@ -357,7 +373,7 @@ impl Log {
             }
         };
         self.durable.send_replace(Durable { position, failed });
-        !failed
+        (!failed).then_some(position)
     }
 }
 
@@ -427,16 +443,44 @@ struct Segment {
     position: u64,
     end: u64,
     reader: io::BufReader<File>,
+    /// Of the line before `position`.
+    text: Vec<u8>,
 }
 
 impl Segment {
     fn open(path: &Path, start: u64, from: u64, end: u64) -> Result<Self, JournalError> {
         let mut file = File::open(path).map_err(disk(path, "opening"))?;
         file.seek(SeekFrom::Start(from - start)).map_err(disk(path, "reading"))?;
-        Ok(Self { path: path.to_owned(), start, position: from, end, reader: io::BufReader::new(file) })
+        Ok(Self {
+            path: path.to_owned(),
+            start,
+            position: from,
+            end,
+            reader: io::BufReader::new(file),
+            text: Vec::new(),
+        })
     }
 
     fn next(&mut self) -> Result<Option<Line>, JournalError> {
+        let before = self.position;
+        if self.next_text()?.is_none() {
+            return Ok(None);
+        }
+        let line = self.line();
+        if line.is_err() {
+            self.position = before;
+        }
+        line.map(Some)
+    }
+
+    /// The line that [`Segment::next_text`] has read.
+    fn line(&self) -> Result<Line, JournalError> {
+        let offset = self.position - self.start - (HEAD_BYTES + self.text.len()) as u64;
+        serde_json::from_slice(&self.text).map_err(|_| JournalError::Damaged { path: self.path.clone(), offset })
+    }
+
+    /// The text of the next line, which is as it was written.
+    fn next_text(&mut self) -> Result<Option<&[u8]>, JournalError> {
         if self.position >= self.end {
             return Ok(None);
         }
@@ -452,14 +496,13 @@ impl Segment {
         if left < (HEAD_BYTES + length) as u64 {
             return Err(damaged());
         }
-        let mut text = vec![0; length];
-        self.reader.read_exact(&mut text).map_err(disk(&self.path, "reading"))?;
-        if crc32fast::hash(&text) != crc {
+        self.text.resize(length, 0);
+        self.reader.read_exact(&mut self.text).map_err(disk(&self.path, "reading"))?;
+        if crc32fast::hash(&self.text) != crc {
             return Err(damaged());
         }
-        let line = serde_json::from_slice(&text).map_err(|_| damaged())?;
         self.position += (HEAD_BYTES + length) as u64;
-        Ok(Some(line))
+        Ok(Some(&self.text))
     }
 }
 

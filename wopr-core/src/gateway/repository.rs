@@ -1,7 +1,7 @@
 //! The SQL of calls, prices and limits. Row structs stay inside.
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Jsonb, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Date, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use futures_util::{Stream, StreamExt as _};
 use jiff::Timestamp;
@@ -207,7 +207,8 @@ impl<'c> GatewayRepository<'c> {
 
     /// Writes calls that ended, each once, and adds those that are new to the sums of their hours.
     pub(super) async fn insert_calls(&mut self, calls: &[CallRecord]) -> Result<(), DbError> {
-        let json = serde_json::to_value(calls).map_err(|error| DbError::inconsistent("gateway_requests", error))?;
+        // As text: a tree of values would only be made to be written out again.
+        let json = serde_json::to_string(calls).map_err(|error| DbError::inconsistent("gateway_requests", error))?;
         diesel::sql_query(
             "WITH fresh AS (
                  INSERT INTO gateway_requests (id, tenant_id, bot_id, key_id, capability, model_asked, model_served, provider,
@@ -216,7 +217,7 @@ impl<'c> GatewayRepository<'c> {
                  SELECT id, tenant_id, bot_id, key_id, capability, model_asked, model_served, provider,
                      attempts, streamed, outcome, input_units, cached_units, output_units, usage_source, explanation,
                      cost_nanos, charge_nanos, reserved_nanos, started_at, first_byte_ms, ended_at
-                 FROM jsonb_to_recordset($1) AS call (id uuid, tenant_id uuid, bot_id uuid, key_id uuid, capability text,
+                 FROM jsonb_to_recordset($1::jsonb) AS call (id uuid, tenant_id uuid, bot_id uuid, key_id uuid, capability text,
                      model_asked text, model_served text, provider text, attempts smallint, streamed boolean, outcome text,
                      input_units bigint, cached_units bigint, output_units bigint, usage_source text, explanation jsonb,
                      cost_nanos bigint, charge_nanos bigint, reserved_nanos bigint, started_at timestamptz,
@@ -232,7 +233,7 @@ impl<'c> GatewayRepository<'c> {
                  cost_nanos = usage_hours.cost_nanos + excluded.cost_nanos,
                  charge_nanos = usage_hours.charge_nanos + excluded.charge_nanos",
         )
-        .bind::<Jsonb, _>(json)
+        .bind::<Text, _>(json)
         .execute(self.conn)
         .await?;
         Ok(())

@@ -1,12 +1,15 @@
 //! The handle: calls, and the work that goes on beside them.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::call::{self, Answer, InFlight};
@@ -47,6 +50,8 @@ const RENEW: Duration = Duration::from_mins(1);
 const LEASES_DOUBTED: Duration = Duration::from_mins(5);
 /// How often the beat goes.
 const BEAT: Duration = Duration::from_secs(1);
+/// So many calls at once are settled less often: one that is settled costs less, the more there are with it.
+const BUSY: usize = 16;
 /// Rows of calls are kept so long.
 const KEPT: SignedDuration = SignedDuration::from_hours(90 * 24);
 
@@ -193,7 +198,7 @@ impl Gateway {
             let (call, content_type, body) = gateway.answered(call, candidates).await?;
             call::whole(call, content_type, body).await
         };
-        tokio::spawn(asked).await.map_err(|_| GatewayError::ProviderFailed)?
+        ToItsEnd::new(asked).await
     }
 
     /// The beginning of an answer; a call that nobody answers has ended.
@@ -478,8 +483,18 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError::Storage`], [`GatewayError::Unaccountable`].
     pub async fn settle(&self) -> Result<(), GatewayError> {
-        while self.settle_group().await? {}
-        Ok(())
+        self.settle_all().await.map(drop)
+    }
+
+    /// As [`Gateway::settle`]; answers how many calls it settled.
+    async fn settle_all(&self) -> Result<usize, GatewayError> {
+        let mut settled = 0;
+        loop {
+            match self.settle_group().await? {
+                0 => return Ok(settled),
+                calls => settled += calls,
+            }
+        }
     }
 
     async fn close(&self) -> Result<(), GatewayError> {
@@ -487,7 +502,7 @@ impl Gateway {
         Ok(self.inner.credit.give_back_all().await?)
     }
 
-    async fn settle_group(&self) -> Result<bool, GatewayError> {
+    async fn settle_group(&self) -> Result<usize, GatewayError> {
         let inner = &self.inner;
         let settler = Settler {
             db: inner.db.clone(),
@@ -503,11 +518,12 @@ impl Gateway {
                 inner.spending.settled(tenant, capability, call.charge_nanos).await;
             }
         }
-        Ok(!calls.is_empty())
+        Ok(calls.len())
     }
 
     async fn settle_always(&self) {
         const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+        const BUSY_PAUSE: Duration = Duration::from_millis(200);
         const LONGEST_PAUSE: Duration = Duration::from_secs(1);
         let mut written = self.inner.journal.watch();
         // What a process before this one leased and did not spend is given back once all it spent is settled.
@@ -516,21 +532,21 @@ impl Gateway {
         loop {
             written.mark_unchanged();
             let settled = async {
-                self.settle().await?;
+                let calls = self.settle_all().await?;
                 if !released {
                     self.inner.billing.release_leases_of(self.inner.journal.holder()).await?;
                     released = true;
                     self.inner.ready();
                 }
-                Ok::<_, GatewayError>(())
+                Ok::<_, GatewayError>(calls)
             };
             pause = match settled.await {
-                Ok(()) => {
+                Ok(calls) => {
                     // The sender lives as long as the journal.
                     if written.changed().await.is_err() {
                         return;
                     }
-                    SHORTEST_PAUSE
+                    if calls < BUSY { SHORTEST_PAUSE } else { BUSY_PAUSE }
                 }
                 Err(error) => {
                     tracing::warn!("charges are not settled yet: {error}");
@@ -645,11 +661,12 @@ impl Inner {
         if !candidate.own {
             return Ok(None);
         }
-        let name = candidate.provider.name().to_owned();
-        let slots = {
+        let name = candidate.provider.name();
+        let known = self.slots.read().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone);
+        let slots = known.unwrap_or_else(|| {
             let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(slots.entry(name).or_insert_with(|| Arc::new(Semaphore::new(OWN_SLOTS))))
-        };
+            Arc::clone(slots.entry(name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(OWN_SLOTS))))
+        });
         match tokio::time::timeout(OWN_WAIT, slots.acquire_owned()).await {
             Ok(Ok(slot)) => Ok(Some(slot)),
             _ => Err(GatewayError::NoProvider { retry_after: Some(OWN_WAIT) }),
@@ -675,6 +692,39 @@ impl Inner {
         let catalogue = Catalogue::new(models, &providers, &book, self.config.margin_bps);
         *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalogue);
         Ok(())
+    }
+}
+
+/// Work that is done in the place of whoever waits for it, and goes on by itself if they leave.
+struct ToItsEnd<T: Send + 'static> {
+    work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+}
+
+impl<T: Send + 'static> ToItsEnd<T> {
+    fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self { work: Some(Box::pin(work)) }
+    }
+}
+
+impl<T: Send + 'static> Future for ToItsEnd<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = self.work.as_mut() else { return Poll::Pending };
+        let polled = work.as_mut().poll(context);
+        if polled.is_ready() {
+            self.work = None;
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for ToItsEnd<T> {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending, and so does the work: what is known of it is charged.
+        if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            runtime.spawn(work);
+        }
     }
 }
 

@@ -25,6 +25,11 @@ impl UsageFilter {
             return chunk;
         }
         let held = self.parser.pending().len();
+        // Whole events that say nothing of usage need not be looked at one by one.
+        let whole = held == 0 && !self.line_feed_is_taken && chunk.ends_with(b"\n\n");
+        if whole && memmem::find(&chunk, b"\"usage\"").is_none() {
+            return chunk;
+        }
         let (mut taken, mut read) = (false, 0);
         let mut passed = BytesMut::new();
         let line_feed_is_taken = &mut self.line_feed_is_taken;

@@ -13,7 +13,7 @@ use anyhow::Context;
 use bollard::Docker;
 use serde::Serialize;
 
-use super::{images::Programs, up};
+use crate::commands::{images::Programs, up};
 use crate::{
     cli::{BenchArgs, UpArgs},
     engine,
@@ -52,7 +52,7 @@ fn row(what: &'static str, took: Duration) -> Row {
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Result<()> {
     up::require_root()?;
     let ui = &ui.beside_json(args.json);
-    let _lock = super::lock(paths)?;
+    let _lock = crate::commands::lock(paths)?;
     let engine = engine::ensure(ui, paths).await?;
     for volume in [machines::VPS_VOLUME, crate::plan::platform::POSTGRES_VOLUME] {
         if engine.inspect_volume(volume).await.is_ok() && !args.destroy {
@@ -62,7 +62,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Res
                 .into());
         }
     }
-    let built = binaries::compile(ui, paths, &super::images::all_sources(), Profile::Dev).await?;
+    let built = binaries::compile(ui, paths, &crate::commands::images::all_sources(), Profile::Dev).await?;
     let artifacts = built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)).collect();
     let programs = Programs::Compiled(&artifacts);
     let bench = Bench { ui, paths, engine: &engine, ports: args.ports };
@@ -73,7 +73,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Res
     bench.nothing().await?;
     let cold = bench.timed(bench.up(programs)).await?;
     let idle = bench.timed(bench.up(programs)).await?;
-    super::stop::stop_all(ui, paths).await?;
+    crate::commands::stop::stop_all(ui, paths).await?;
     let warm = bench.timed(bench.up(programs)).await?;
     let restarted = bench.timed(async {
         let (site, name) = crate::exec::sites::find(paths, engine.clone(), "platform-api").await?;
@@ -176,7 +176,8 @@ impl Bench<'_> {
         let args = self.args();
         let wanted = up::wanted_images(self.paths, &args)?;
         let images =
-            super::images::ensure(self.ui, self.paths, self.engine, programs, |name| wanted.contains(&name)).await?;
+            crate::commands::images::ensure(self.ui, self.paths, self.engine, programs, |name| wanted.contains(&name))
+                .await?;
         up::bring(self.ui, self.paths, self.engine, &images, &args).await
     }
 
@@ -193,7 +194,8 @@ impl Bench<'_> {
         let before = self.api_image(programs).await?;
         let line = OneLineMore::in_file(self.paths.workspace()?.join("wopr-api/src/lib.rs"))?;
         let since = Instant::now();
-        let built = binaries::compile(self.ui, self.paths, &super::images::all_sources(), Profile::Dev).await?;
+        let built =
+            binaries::compile(self.ui, self.paths, &crate::commands::images::all_sources(), Profile::Dev).await?;
         let compiled = since.elapsed();
         let changed = built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)).collect();
         self.up(Programs::Compiled(&changed)).await?;
@@ -205,7 +207,8 @@ impl Bench<'_> {
 
     /// The image of the API, by content.
     async fn api_image(&self, programs: Programs<'_>) -> anyhow::Result<String> {
-        let images = super::images::ensure(self.ui, self.paths, self.engine, programs, |name| name == "api").await?;
+        let images =
+            crate::commands::images::ensure(self.ui, self.paths, self.engine, programs, |name| name == "api").await?;
         images.get("api").map(|image| image.reference.clone()).context("there is no image api")
     }
 
@@ -213,7 +216,8 @@ impl Bench<'_> {
         let args = self.args();
         let wanted = up::wanted_images(self.paths, &args)?;
         let images =
-            super::images::ensure(self.ui, self.paths, self.engine, programs, |name| wanted.contains(&name)).await?;
+            crate::commands::images::ensure(self.ui, self.paths, self.engine, programs, |name| wanted.contains(&name))
+                .await?;
         let work = up::Work::new(self.ui, self.paths, self.engine, &images, &args).await?;
         let boot = self.timed(async { work.machines().await.map(drop) }).await?;
         let load = self.timed(work.load()).await?;
