@@ -28,6 +28,9 @@ struct Subject {
     rounds: Vec<Round>,
 }
 
+/// One of the numbers of a round.
+type Figure = fn(&Round) -> u64;
+
 /// Everything in numbers of which more or less is better: per second, in nanoseconds, or in microseconds of processor time.
 #[derive(Debug, Clone, Copy, Default)]
 struct Round {
@@ -199,7 +202,7 @@ fn hundredths(value: u64) -> String {
 }
 
 fn ratio(value: u64, to: u64) -> String {
-    if to == 0 { "-".to_owned() } else { hundredths(value.saturating_mul(100) / to) }
+    value.saturating_mul(100).checked_div(to).map_or_else(|| "-".to_owned(), hundredths)
 }
 
 /// Nanoseconds, in microseconds.
@@ -216,7 +219,7 @@ fn report(args: &GatewayArgs, subjects: &[Subject], conditions: &str) {
     );
     let titles: Vec<String> = subjects.iter().map(|subject| subject.target.name.clone()).collect();
     print_row("", &titles);
-    let rows: [(String, fn(&Round) -> u64, fn(u64) -> String); 5] = [
+    let rows: [(String, Figure, fn(u64) -> String); 5] = [
         (format!("calls/s, {} connections", args.connections), |round| round.per_second, |value| value.to_string()),
         ("processor time of a call, µs".to_owned(), |round| round.processor, micros),
         (format!("calls/s, one tenant, {FEWER} at once"), |round| round.one_per_second, |value| value.to_string()),
@@ -236,7 +239,7 @@ fn report(args: &GatewayArgs, subjects: &[Subject], conditions: &str) {
         print_row(&name, &subjects.iter().map(cell).collect::<Vec<_>>());
     }
     // What is added is what the same load takes more than at the upstream itself.
-    let rows: [(String, fn(&Round) -> u64); 4] = [
+    let rows: [(String, Figure); 4] = [
         (format!("added at {}/s, p50, µs", args.rate), |round| round.p50),
         (format!("added at {}/s, p99, µs", args.rate), |round| round.p99),
         ("added to a stream's first byte, p50, µs".to_owned(), |round| round.first_p50),

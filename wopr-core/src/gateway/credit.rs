@@ -244,14 +244,27 @@ impl Credit {
 
     /// `false` if nothing was free.
     async fn give_back_free(&self, slice: &Slice) -> Result<bool, BillingError> {
-        let free = slice.free.swap(0, Ordering::AcqRel);
-        if free == 0 {
+        let mut taken = Taken { slice, nanos: slice.free.swap(0, Ordering::AcqRel) };
+        if taken.nanos == 0 {
             return Ok(false);
         }
-        let returned = self.billing.return_leased(slice.tenant, self.holder, Money::from_nanos(free)).await;
-        if returned.is_err() {
-            slice.free.fetch_add(free, Ordering::AcqRel);
+        let amount = Money::from_nanos(taken.nanos);
+        let returned = self.billing.return_leased(slice.tenant, self.holder, amount).await;
+        if returned.is_ok() {
+            taken.nanos = 0;
         }
         returned.map(|()| true)
+    }
+}
+
+/// What is on its way back to the wallet. It is free again if it does not arrive, also when nobody waits for that any more.
+struct Taken<'s> {
+    slice: &'s Slice,
+    nanos: i64,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.slice.free.fetch_add(self.nanos, Ordering::AcqRel);
     }
 }

@@ -91,10 +91,8 @@ pub(crate) async fn suites(
     }
     tools(ui, &suites).await?;
     // One for all of them: an address makes few accounts in an hour.
-    let key = match suites.iter().any(|suite| suite.name == MODELS) {
-        true => Some(service_key(ui, paths, args).await?),
-        false => None,
-    };
+    let asks_models = suites.iter().any(|suite| suite.name == MODELS);
+    let key = if asks_models { Some(service_key(ui, paths, args).await?) } else { None };
     let mut failed = Vec::new();
     for suite in &suites {
         let task = ui.start(format!("{} ({:?})", suite.name, suite.language));

@@ -133,8 +133,8 @@ impl Customer<'_> {
         anyhow::ensure!(status == StatusCode::OK, "a stream answers {status}: {text}");
         let events: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
         anyhow::ensure!(events.last() == Some(&"[DONE]"), "the stream does not end as it should: {text}");
-        let events = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
-        let last = events.filter(|event| event["usage"].is_object()).last();
+        let mut events = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+        let last = events.rfind(|event| event["usage"].is_object());
         usage(&last.with_context(|| format!("the stream does not say what was used: {text}"))?["usage"])
     }
 
