@@ -30,6 +30,8 @@ struct Subject {
 
 /// One of the numbers of a round.
 type Figure = fn(&Round) -> u64;
+/// How it is written.
+type Shown = fn(u64) -> String;
 
 /// Everything in numbers of which more or less is better: per second, in nanoseconds, or in microseconds of processor time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -219,7 +221,7 @@ fn report(args: &GatewayArgs, subjects: &[Subject], conditions: &str) {
     );
     let titles: Vec<String> = subjects.iter().map(|subject| subject.target.name.clone()).collect();
     print_row("", &titles);
-    let rows: [(String, Figure, fn(u64) -> String); 5] = [
+    let rows: [(String, Figure, Shown); 5] = [
         (format!("calls/s, {} connections", args.connections), |round| round.per_second, |value| value.to_string()),
         ("processor time of a call, µs".to_owned(), |round| round.processor, micros),
         (format!("calls/s, one tenant, {FEWER} at once"), |round| round.one_per_second, |value| value.to_string()),
