@@ -57,7 +57,7 @@ pub(crate) struct GatewayArgs {
     /// Calls a second when times are measured
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=5000))]
     rate: u64,
-    /// Something else that answers `/v1/chat/completions`, on this machine: NAME=http://127.0.0.1:PORT[,KEY]
+    /// Something else that answers `/v1/chat/completions`, on this machine: `NAME=http://127.0.0.1:PORT[,KEY]`
     #[arg(long, value_parser = peer)]
     peer: Vec<Peer>,
 }

@@ -143,7 +143,7 @@ pub(crate) struct BenchGatewayArgs {
     /// Calls a second when times are measured
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=5000))]
     pub(crate) rate: u64,
-    /// Something else that answers /v1/chat/completions on this machine: NAME=http://127.0.0.1:PORT[,KEY]
+    /// Something else that answers /v1/chat/completions on this machine: `NAME=http://127.0.0.1:PORT[,KEY]`
     #[arg(long)]
     pub(crate) peer: Vec<String>,
 }
