@@ -635,7 +635,7 @@ impl Stage {
             if engine.find(&container).await?.is_some_and(|found| features::docker::is_running(&found)) {
                 // The key it was given is the one that counts.
                 let key = engine.read(&container, "/run/wopr/service-key").await?;
-                let request = Request::get(format!("{}/fleet/bots", self.stack.api)).bearer(&key);
+                let request = Request::get(format!("{}/v1/models", self.stack.api)).bearer(&key);
                 self.client.send(request).await?.expect_status(200)?;
             }
         }
