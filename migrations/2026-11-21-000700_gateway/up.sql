@@ -180,7 +180,6 @@ CREATE TABLE usage_hours (
 CREATE TABLE spending_limits (
     tenant_id     uuid        NOT NULL REFERENCES tenants ON DELETE CASCADE,
     capability    text        NOT NULL,
-    alert_cents   bigint      CHECK (alert_cents >= 0),
     hard_cap_cents bigint     CHECK (hard_cap_cents >= 0),
     updated_at    timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, capability)

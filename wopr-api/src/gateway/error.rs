@@ -129,7 +129,7 @@ impl From<GatewayError> for Refusal {
                 Self::new(status.unwrap_or(StatusCode::BAD_REQUEST), INVALID, "provider_error", message)
             }
             GatewayError::Unaccountable(_) | GatewayError::Storage(_) => {
-                tracing::error!("a call was not let in: {}", chain(&error));
+                tracing::warn!("a call was not let in: {}", chain(&error));
                 let message = "Calls cannot be accounted for at present; try again soon";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "service_unavailable", message)
                     .after(Some(Duration::from_secs(2)))

@@ -190,7 +190,7 @@ async fn whoever_cannot_pay_is_told_what_is_missing_and_where_to_pay() {
     }
     world.pay(100).await;
     assert_eq!(world.chat(CHATS[0].0, json!({})).await.status, StatusCode::OK);
-    let cap = SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(0) };
+    let cap = SpendingLimit { capability: None, hard_cap_cents: Some(0) };
     world.app.state.gateway.set_spending_limits(&Origin::system("test"), world.tenant(), &[cap]).await.unwrap();
     let answer = world.chat(CHATS[1].0, json!({})).await;
     assert_eq!(error_of(&answer), owned((402, "billing_error", "spending_cap_exceeded")));

@@ -216,7 +216,6 @@ impl InFlight {
             self.inner.spending.ended(tenant, self.question.capability, estimate, charge);
             reservation.spend(charge);
         }
-        self.inner.counts.ended(&self.record);
         Ok(position)
     }
 
@@ -392,6 +391,9 @@ impl Streaming {
                 None => {
                     let whole = self.call.meter.as_mut().is_some_and(|meter| {
                         meter.end();
+                        if meter.is_blind() {
+                            tracing::warn!(call = %self.call.record.id, "a part of a stream was too long to be counted");
+                        }
                         meter.finished() && !meter.failed()
                     });
                     self.end(if whole { Outcome::Completed } else { Outcome::ProviderFailed }).await;

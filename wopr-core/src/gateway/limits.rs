@@ -211,8 +211,6 @@ impl Circuits {
 pub struct SpendingLimit {
     /// `None` is all together.
     pub capability: Option<Capability>,
-    /// It is told when it has spent so much.
-    pub alert_cents: Option<i64>,
     /// Calls are refused that could lead beyond it.
     pub hard_cap_cents: Option<i64>,
 }
@@ -330,8 +328,8 @@ mod tests {
         let (chat, tts) = (Capability::ChatCompletions, Capability::Tts);
         let cents = Money::from_cents;
         let limits = [
-            SpendingLimit { capability: None, alert_cents: Some(1), hard_cap_cents: Some(100) },
-            SpendingLimit { capability: Some(tts), alert_cents: None, hard_cap_cents: Some(10) },
+            SpendingLimit { capability: None, hard_cap_cents: Some(100) },
+            SpendingLimit { capability: Some(tts), hard_cap_cents: Some(10) },
         ];
         let spent = MonthSpend::new([(chat, cents(60)), (tts, cents(5))]);
         let pending = MonthSpend::new([(chat, cents(25))]);

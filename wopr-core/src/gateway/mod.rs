@@ -14,7 +14,6 @@
 mod call;
 mod callers;
 mod catalogue;
-mod counts;
 mod credit;
 mod error;
 mod journal;
@@ -33,7 +32,6 @@ pub mod wire;
 pub use self::call::{Answer, Body, Events};
 pub use self::callers::Caller;
 pub use self::catalogue::Model;
-pub use self::counts::{Counts, FIRST_BYTE_BUCKETS_MS, Kind, Sums};
 pub use self::error::GatewayError;
 pub use self::journal::{Journal, JournalError, Sync};
 pub use self::limits::{CapReached, MonthSpend, RateLimits, SpendingLimit};

@@ -257,21 +257,21 @@ impl<'c> GatewayRepository<'c> {
 
     /// What the tenant allows itself.
     pub(super) async fn list_limits(&mut self, tenant: TenantId) -> Result<Vec<SpendingLimit>, DbError> {
-        let rows: Vec<(String, Option<i64>, Option<i64>)> = spending_limits::table
+        let rows: Vec<(String, Option<i64>)> = spending_limits::table
             .filter(spending_limits::tenant_id.eq(tenant.as_uuid()))
             .order(spending_limits::capability)
-            .select((spending_limits::capability, spending_limits::alert_cents, spending_limits::hard_cap_cents))
+            .select((spending_limits::capability, spending_limits::hard_cap_cents))
             .load(self.conn)
             .await?;
         rows.into_iter()
-            .map(|(capability, alert_cents, hard_cap_cents)| {
+            .map(|(capability, hard_cap_cents)| {
                 let capability = match capability.as_str() {
                     "*" => None,
                     word => Some(Capability::from_word(word).ok_or_else(|| {
                         DbError::inconsistent("spending_limits", format!("{tenant}: unknown capability"))
                     })?),
                 };
-                Ok(SpendingLimit { capability, alert_cents, hard_cap_cents })
+                Ok(SpendingLimit { capability, hard_cap_cents })
             })
             .collect()
     }
@@ -284,16 +284,11 @@ impl<'c> GatewayRepository<'c> {
         limits: &[SpendingLimit],
     ) -> Result<(), DbError> {
         diesel::update(spending_limits::table.filter(spending_limits::tenant_id.eq(tenant.as_uuid())))
-            .set((
-                spending_limits::alert_cents.eq(None::<i64>),
-                spending_limits::hard_cap_cents.eq(None::<i64>),
-                spending_limits::updated_at.eq(at.to_diesel()),
-            ))
+            .set((spending_limits::hard_cap_cents.eq(None::<i64>), spending_limits::updated_at.eq(at.to_diesel())))
             .execute(self.conn)
             .await?;
         for limit in limits {
             let values = (
-                spending_limits::alert_cents.eq(limit.alert_cents),
                 spending_limits::hard_cap_cents.eq(limit.hard_cap_cents),
                 spending_limits::updated_at.eq(at.to_diesel()),
             );

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,7 +15,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::call::{self, Answer, InFlight};
 use super::callers::{Caller, Callers};
 use super::catalogue::{Candidate, Catalogue, Model};
-use super::counts::Counts;
 use super::credit::Credit;
 use super::error::GatewayError;
 use super::journal::Journal;
@@ -90,7 +89,6 @@ pub(super) struct Inner {
     pub(super) clock: SharedClock,
     pub(super) journal: Journal,
     pub(super) spending: Spending,
-    pub(super) counts: Counts,
     db: Db,
     billing: Billing,
     callers: Callers,
@@ -104,6 +102,8 @@ pub(super) struct Inner {
     rates: Windows<(TenantId, Class)>,
     bursts: Windows<uuid::Uuid>,
     circuits: Circuits,
+    /// Whether what a process before this one spent is settled.
+    ready: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` when the database was last heard of.
     heard_at: AtomicU64,
@@ -144,7 +144,7 @@ impl Gateway {
             callers: Callers::new(auth, billing.clone()),
             credit: Credit::new(billing.clone(), db.clone(), journal.holder()),
             spending: Spending::new(db.clone()),
-            counts: Counts::default(),
+            ready: AtomicBool::new(false),
             rates: Windows::new(Duration::from_mins(1)),
             bursts: Windows::new(config.rates.bot_window),
             circuits: Circuits::default(),
@@ -178,15 +178,7 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`]; nobody was charged then, but for an answer that broke off in the middle.
     pub async fn call(&self, caller: &Caller, question: Question) -> Result<Answer, GatewayError> {
-        let inner = &self.inner;
-        let result = self.admit(caller, question).await;
-        let (call, candidates) = match result {
-            Ok(admitted) => admitted,
-            Err(error) => {
-                inner.counts.refused();
-                return Err(error);
-            }
-        };
+        let (call, candidates) = self.admit(caller, question).await?;
         if call.facts().stream() {
             let (call, content_type, body) = self.answered(call, candidates).await?;
             let call_id = call.call_id();
@@ -339,11 +331,6 @@ impl Gateway {
         self.inner.catalogue().list()
     }
 
-    /// What happened since the start, for metrics.
-    pub fn counts(&self) -> &Counts {
-        &self.inner.counts
-    }
-
     /// Whether calls are let in at present.
     pub fn accepts(&self) -> bool {
         self.inner.require_accountable().is_ok()
@@ -411,7 +398,7 @@ impl Gateway {
     pub async fn spending_limits(&self, tenant: TenantId) -> Result<Vec<SpendingLimit>, GatewayError> {
         let mut conn = self.inner.db.connection().await?;
         let limits = GatewayRepository::new(&mut conn).list_limits(tenant).await?;
-        Ok(limits.into_iter().filter(|limit| limit.alert_cents.is_some() || limit.hard_cap_cents.is_some()).collect())
+        Ok(limits.into_iter().filter(|limit| limit.hard_cap_cents.is_some()).collect())
     }
 
     /// Replaces what a tenant allows itself; every process knows within seconds.
@@ -637,13 +624,13 @@ impl Inner {
 
     /// From now on calls are let in.
     fn ready(&self) {
-        self.counts.ready.store(true, Ordering::Release);
+        self.ready.store(true, Ordering::Release);
     }
 
     /// What cannot be written down is not let in.
     fn require_accountable(&self) -> Result<(), GatewayError> {
         let away = |what: &str| GatewayError::Unaccountable(what.into());
-        if !self.counts.ready.load(Ordering::Acquire) {
+        if !self.ready.load(Ordering::Acquire) {
             return Err(away("what a process before this one spent is not settled yet"));
         }
         if !self.journal.is_writable() {

@@ -29,6 +29,8 @@ enum Fault {
     Refuse(CloudError),
     /// It is done, and the answer is lost.
     LoseAnswer,
+    /// It is done, and nothing is ever answered.
+    Hang,
     /// It does not.
     None,
 }
@@ -61,6 +63,11 @@ impl MemoryCloud {
     /// Does what the next call asks for and answers with a failure, as when the connection breaks at the wrong moment.
     pub fn lose_next_answer(&self) {
         self.lock().faults.push_back(Fault::LoseAnswer);
+    }
+
+    /// Does what the next call asks for and never answers, so that whoever called can be killed at that moment.
+    pub fn hang_at_next_answer(&self) {
+        self.lock().faults.push_back(Fault::Hang);
     }
 
     /// Does the next call as it should be: what fails comes after it.
@@ -121,19 +128,23 @@ impl MemoryCloud {
     }
 
     /// Does something, unless a fault says otherwise.
-    fn call<T>(&self, act: impl FnOnce(&mut State) -> Result<T, CloudError>) -> Result<T, CloudError> {
-        let mut state = self.lock();
-        if state.away {
-            return Err(CloudError::Unavailable("on purpose".to_owned()));
-        }
-        match state.faults.pop_front() {
-            None | Some(Fault::None) => act(&mut state),
-            Some(Fault::Refuse(error)) => Err(error),
-            Some(Fault::LoseAnswer) => {
-                act(&mut state)?;
-                Err(CloudError::Unavailable("the answer was lost".to_owned()))
+    async fn call<T>(&self, act: impl FnOnce(&mut State) -> Result<T, CloudError>) -> Result<T, CloudError> {
+        {
+            let mut state = self.lock();
+            if state.away {
+                return Err(CloudError::Unavailable("on purpose".to_owned()));
             }
-        }
+            match state.faults.pop_front() {
+                None | Some(Fault::None) => return act(&mut state),
+                Some(Fault::Refuse(error)) => return Err(error),
+                Some(Fault::LoseAnswer) => {
+                    act(&mut state)?;
+                    return Err(CloudError::Unavailable("the answer was lost".to_owned()));
+                }
+                Some(Fault::Hang) => act(&mut state)?,
+            }
+        };
+        std::future::pending().await
     }
 }
 
@@ -167,10 +178,11 @@ impl CloudProvider for MemoryCloud {
             state.machines.insert(state.next, kept);
             Ok(machine)
         })
+        .await
     }
 
     async fn find_machine(&self, id: &str) -> Result<Option<Machine>, CloudError> {
-        self.call(|state| Ok(find(state, id).map(|kept| kept.machine.clone())))
+        self.call(|state| Ok(find(state, id).map(|kept| kept.machine.clone()))).await
     }
 
     async fn list_tagged(&self, tag: &str) -> Result<Vec<Machine>, CloudError> {
@@ -178,6 +190,7 @@ impl CloudProvider for MemoryCloud {
             let tagged = |kept: &&Kept| !kept.hidden && kept.tags.iter().any(|known| known == tag);
             Ok(state.machines.values().filter(tagged).map(|kept| kept.machine.clone()).collect())
         })
+        .await
     }
 
     async fn delete_machine(&self, id: &str) -> Result<(), CloudError> {
@@ -185,6 +198,7 @@ impl CloudProvider for MemoryCloud {
             state.machines.retain(|_, kept| kept.machine.id != id);
             Ok(())
         })
+        .await
     }
 
     async fn reboot_machine(&self, id: &str) -> Result<(), CloudError> {
@@ -193,6 +207,7 @@ impl CloudProvider for MemoryCloud {
             state.reboots.push(machine);
             Ok(())
         })
+        .await
     }
 
     async fn list_regions(&self) -> Result<Vec<CloudRegion>, CloudError> {
@@ -209,10 +224,11 @@ impl CloudProvider for MemoryCloud {
                 region("tor1", "Toronto 1", false, &["gpu-h100x1-80gb"]),
             ])
         })
+        .await
     }
 
     async fn list_sizes(&self) -> Result<Vec<CloudSize>, CloudError> {
-        self.call(|_| Ok(sizes()))
+        self.call(|_| Ok(sizes())).await
     }
 }
 

@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use wopr_core::audit::{Actor, Origin};
 use wopr_core::auth::{Auth, AuthConfig, Scope};
-use wopr_core::billing::{Billing, BillingConfig, Transfer, TransferKind};
+use wopr_core::billing::{Billing, BillingConfig, Spent, Transfer, TransferKind};
 use wopr_core::gateway::{
     Answer, Body, Caller, Capability, Dialect, Gateway, GatewayConfig, GatewayError, GatewayParts, Journal, Model,
     Price, ProviderError, Question, RateLimits, Side, SpendingLimit, Sync, Unit,
 };
-use wopr_core::ids::TenantId;
+use wopr_core::ids::{LeaseHolder, TenantId};
 use wopr_core::money::Money;
 use wopr_core::testing::{FixedClock, MemoryModels, ModelFault, TestDb};
 
@@ -143,7 +143,7 @@ impl World {
         let (stop, stopped) = oneshot::channel::<()>();
         let running = gateway.clone();
         let work = tokio::spawn(async move { running.run(async { drop(stopped.await) }).await });
-        until(async || gateway.counts().is_ready() && !gateway.models().is_empty()).await;
+        until(async || gateway.accepts() && !gateway.models().is_empty()).await;
         Running { gateway, stop: Some(stop), work }
     }
 
@@ -478,7 +478,7 @@ async fn what_a_tenant_allows_itself_is_not_passed() {
     let world = World::new(100).await;
     let running = world.start().await;
     let caller = world.caller(&running.gateway).await;
-    let cap = |cents| SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(cents) };
+    let cap = |cents| SpendingLimit { capability: None, hard_cap_cents: Some(cents) };
     running.gateway.set_spending_limits(&origin(), world.tenant, &[cap(1)]).await.unwrap();
     let question = chat("hi", json!({ "max_tokens": 1_000 }));
     // A cent is 3846 tokens: three such calls could pass it, whatever they cost in the end.
@@ -528,5 +528,57 @@ async fn calls_of_a_day_have_a_part_of_their_own_and_go_after_ninety_days() {
     let running = world.start().await;
     running.gateway.maintain().await.unwrap();
     world.test.execute("DO $$ BEGIN ASSERT (SELECT count(*) FROM gateway_requests) = 0; END $$").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_that_is_gone_had_leased_goes_back_and_what_it_spent_is_settled_once() {
+    let world = World::new(100).await;
+    let holder = LeaseHolder::from_uuid(Uuid::new_v4());
+    let (need, wish) = (Money::from_cents(2), Money::from_cents(20));
+    let leased = world.billing.lease(world.tenant, holder, need, wish).await.unwrap();
+    assert_eq!((leased, world.held().await), (wish, wish.as_nanos()));
+    let spent = Spent {
+        tenant: world.tenant,
+        reference: "req_1".to_owned(),
+        amount: Money::from_cents(3),
+        description: "a call".to_owned(),
+    };
+    for fresh in [true, false] {
+        let posted = world.billing.settle_spent(holder, std::slice::from_ref(&spent)).await.unwrap();
+        assert_eq!(posted[0].fresh, fresh);
+        assert_eq!(world.held().await, Money::from_cents(17).as_nanos());
+    }
+    world.clock.advance(Billing::LEASE_LIFETIME - jiff::SignedDuration::from_secs(1));
+    assert_eq!(world.billing.release_lost_leases().await.unwrap(), 0, "it may only be slow");
+    world.clock.advance(jiff::SignedDuration::from_secs(1));
+    assert_eq!(world.billing.release_lost_leases().await.unwrap(), 1);
+    assert_eq!(world.held().await, 0);
+    // It comes back after all: what it spent is charged, with nothing left to take it from.
+    let late = Spent { reference: "req_2".to_owned(), ..spent };
+    world.billing.settle_spent(holder, &[late]).await.unwrap();
+    assert_eq!((world.balance().await, world.held().await), (Money::from_cents(94).as_nanos(), 0));
+    let report = world.billing.verify_books().await.unwrap();
+    assert!(report.differences.is_empty() && report.residue == Money::ZERO, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_database_refuses_is_set_aside_and_those_beside_it_are_settled() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    world
+        .test
+        .execute("ALTER TABLE gateway_requests ADD CONSTRAINT no_threes CHECK (input_units <> 3) NOT VALID")
+        .await;
+    for text in ["a", "a b c", "a b"] {
+        whole(running.gateway.call(&caller, chat(text, json!({ "max_tokens": 1 }))).await.unwrap());
+    }
+    until(async || running.gateway.unsettled_bytes() == 0).await;
+    let refused = std::fs::read_to_string(world.folder.join("refused.jsonl")).unwrap();
+    assert_eq!(refused.lines().count(), 1, "{refused}");
+    let refused: serde_json::Value = serde_json::from_str(&refused).unwrap();
+    assert_eq!(refused["input_units"], 3);
+    assert_eq!(1_000_000_000 - world.balance().await, price(1, 1) + price(2, 1));
     running.stop().await;
 }

@@ -655,6 +655,8 @@ async fn a_process_that_is_killed_when_it_has_ordered_leaves_one_machine() {
         if hidden {
             farm.cloud.hide_new();
         }
+        farm.cloud.answer_next();
+        farm.cloud.hang_at_next_answer();
         let gpu = farm.gpu.clone();
         let job = tokio::spawn(async move { gpu.provision_due().await });
         while farm.cloud.machine_ids().is_empty() {
@@ -662,7 +664,7 @@ async fn a_process_that_is_killed_when_it_has_ordered_leaves_one_machine() {
             tokio::task::yield_now().await;
         }
         job.abort();
-        let _killed = job.await;
+        assert!(job.await.unwrap_err().is_cancelled(), "it ended before it was killed");
         farm.restart();
         one_machine_in_the_end(&farm, &format!("killed, new machines hidden: {hidden}")).await;
     }

@@ -28,7 +28,6 @@ diesel::table! {
     spending_limits (tenant_id, capability) {
         tenant_id -> Uuid,
         capability -> Text,
-        alert_cents -> Nullable<BigInt>,
         hard_cap_cents -> Nullable<BigInt>,
         updated_at -> Timestamptz,
     }
