@@ -172,7 +172,32 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
     let inference = Arc::new(HttpProbe::new()?);
     let models = models(&config.gateway)?;
     let journal = Journal::open(&config.gateway.journal, config.gateway.sync)?;
-    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal })
+    let backups = backup_jobs(config)?;
+    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal, backups })
+}
+
+/// Backup jobs on the bots' engine, if there is somewhere to keep backups.
+fn backup_jobs(config: &Config) -> anyhow::Result<Option<Arc<dyn BackupRunner>>> {
+    let Some(backup) = &config.backup else {
+        tracing::warn!("S3_BUCKET is not set: nothing is backed up");
+        return Ok(None);
+    };
+    let sensitive = |secret: &SecretString| Sensitive(secret.expose_secret().to_owned());
+    let ring_key = |(id, secret): &(String, SecretString)| RingKey { id: id.clone(), secret: sensitive(secret) };
+    let settings = JobSettings {
+        image: backup.image.clone(),
+        network: backup.network.clone(),
+        store: Store::S3 {
+            endpoint: backup.endpoint.clone(),
+            region: backup.region.clone(),
+            bucket: backup.bucket.clone(),
+            access_key: backup.access_key.clone(),
+            secret_key: sensitive(&backup.secret_key),
+        },
+        keys: backup.keys.iter().map(ring_key).collect(),
+    };
+    let host = DockerHost::new(config.docker_host.as_deref(), None)?;
+    Ok(Some(Arc::new(DockerJobs::new(host, settings))))
 }
 
 /// The providers of models that there is an account at.

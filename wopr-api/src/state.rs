@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Scope, Throttle};
+use wopr_core::backup::{BackupConfig, BackupRunner, Backups};
 use wopr_core::billing::payments::{PaymentProvider, Payments, PaymentsConfig, PriceList, RedirectOrigins};
 use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
@@ -28,6 +29,8 @@ pub struct AppState {
     pub payments: Payments,
     /// Bots.
     pub fleet: Fleet,
+    /// What bots remember, kept elsewhere.
+    pub backups: Backups,
     /// GPU nodes.
     pub gpu: Gpu,
     /// Calls to models.
@@ -69,6 +72,8 @@ pub struct Adapters {
     pub models: Vec<Arc<dyn ModelProvider>>,
     /// Where charges of calls are written first.
     pub journal: Journal,
+    /// Runs backup jobs; without it none are made.
+    pub backups: Option<Arc<dyn BackupRunner>>,
 }
 
 /// Why the services cannot be put together.
@@ -109,6 +114,19 @@ impl AppState {
             ..FleetConfig::default()
         };
         let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
+        let backup_config = config.backup.as_ref().map_or_else(BackupConfig::default, |backup| BackupConfig {
+            tier: backup.tier,
+            nightly_hour: backup.nightly_hour,
+            ..BackupConfig::default()
+        });
+        let backups = Backups::new(
+            db.clone(),
+            clock.clone(),
+            billing.clone(),
+            fleet.clone(),
+            adapters.backups,
+            backup_config,
+        );
         let gpu = Gpu::new(db.clone(), clock.clone(), adapters.cloud, adapters.inference, gpu_config(&config));
         let payments =
             Payments::new(db.clone(), clock.clone(), billing.clone(), adapters.payments, payments_config(&config)?);
@@ -124,6 +142,7 @@ impl AppState {
         });
         Ok(Self {
             auth,
+            backups,
             gateway,
             billing,
             payments,
@@ -174,6 +193,26 @@ impl AppState {
         workers.add("fleet.charge", MINUTE, None, move || {
             let fleet = fleet.clone();
             async move { fleet.charge_due_days().await }
+        });
+        let (backups, wake) = (self.backups.clone(), self.backups.waker());
+        workers.add("backup.advance", SECOND, Some(wake), move || {
+            let backups = backups.clone();
+            async move { backups.advance().await }
+        });
+        let (backups, wake) = (self.backups.clone(), self.backups.save_waker());
+        workers.add("backup.save", MINUTE, Some(wake), move || {
+            let backups = backups.clone();
+            async move { backups.save_due().await }
+        });
+        let backups = self.backups.clone();
+        workers.add("backup.tidy", 60 * MINUTE, None, move || {
+            let backups = backups.clone();
+            async move { backups.tidy().await }
+        });
+        let backups = self.backups.clone();
+        workers.add("backup.verify", 60 * MINUTE, None, move || {
+            let backups = backups.clone();
+            async move { backups.verify_due().await }
         });
         let (gpu, wake) = (self.gpu.clone(), self.gpu.waker());
         workers.add("gpu.provision", 5 * SECOND, Some(wake), move || {

@@ -138,6 +138,10 @@ typed_ids! {
     UnmatchedPaymentId = "unmatched";
     /// A comparison of the payment provider's books with the ledger.
     ReconciliationId = "reconciliation";
+    /// A copy of a bot's data.
+    SnapshotId = hyphenated;
+    /// An attempt at giving a bot the data of a snapshot.
+    RestoreId = hyphenated;
     /// A reboot of a GPU node.
     RebootId = "reboot";
 }

@@ -8,6 +8,7 @@
 //! | [`auth`] | users, sessions, API keys: who is calling, and for which tenant |
 //! | [`billing`] | prepaid credit: every cent that moved, once, and why |
 //! | [`fleet`] | bots: what should run, what runs, and the way from one to the other |
+//! | [`backup`] | what bots remember, kept apart from their machines and brought back byte by byte |
 //! | [`gateway`] | calls to models: nobody's call unpaid, nobody's credit overdrawn |
 //! | [`gpu`] | GPU nodes: enrolled or made, watched, rebooted, and never forgotten |
 //! | [`notify`] | mails, queued in the transaction that causes them |
@@ -47,6 +48,8 @@ pub mod adapters;
 pub mod audit;
 #[cfg(feature = "postgres")]
 pub mod auth;
+#[cfg(feature = "postgres")]
+pub mod backup;
 #[cfg(feature = "postgres")]
 pub mod billing;
 pub mod clock;

@@ -156,6 +156,7 @@ fn adapters(config: &Config) -> Result<Adapters> {
         inference: Arc::new(HttpProbe::new()?),
         models: Vec::new(),
         journal: Journal::open(&config.gateway.journal, config.gateway.sync)?,
+        backups: None,
     })
 }
 

@@ -33,12 +33,14 @@ const fn secret(name: &'static str, help: &'static str) -> Key {
 pub(super) const TENANT_TOKEN_PREFIX: &str = "FLEET_TOKEN_";
 
 /// Names that begin so are ours: one that is not known is a mistake.
-pub(super) const OUR_PREFIXES: [&str; 17] = [
+pub(super) const OUR_PREFIXES: [&str; 19] = [
+    "BACKUP_",
     "BETTER_AUTH_",
     "COOKIE_DOMAIN",
     "DATABASE_URL",
     "DO_API_",
     "DO_GPU_",
+    "DO_SPACES_",
     "DO_SSH_",
     "FLEET_",
     "GATEWAY_",
@@ -57,7 +59,7 @@ pub(super) const OUR_PREFIXES: [&str; 17] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 78] = [
+pub static KEYS: [Key; 89] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -188,6 +190,29 @@ pub static KEYS: [Key; 78] = [
     plain("ELEVENLABS_API_BASE", "elevenlabs-api-base", Some("https://api.elevenlabs.io"), "ElevenLabs, or a stand-in"),
     secret("REPLICATE_API_TOKEN", "Replicate's token"),
     plain("REPLICATE_API_BASE", "replicate-api-base", Some("https://api.replicate.com"), "Replicate, or a stand-in"),
+    plain("S3_BUCKET", "s3-bucket", None, "the bucket of backups; they are off without it and its keys"),
+    plain("DO_SPACES_REGION", "spaces-region", Some("nyc3"), "the region of the object store"),
+    plain(
+        "DO_SPACES_ENDPOINT",
+        "spaces-endpoint",
+        None,
+        "the object store, if it is not DigitalOcean's: any that speaks S3",
+    ),
+    secret("DO_SPACES_ACCESS_KEY", "the name of the object store's key"),
+    secret("DO_SPACES_SECRET_KEY", "the object store's key"),
+    secret(
+        "BACKUP_ENCRYPTION_KEY",
+        "name:secret of keys for backups, newest first, separated by commas, each at least 32 characters; keep them elsewhere too",
+    ),
+    plain(
+        "BACKUP_IMAGE",
+        "backup-image",
+        Some("ghcr.io/wopr-network/wopr-backup:latest"),
+        "the image that backup jobs are run from, on the bots' engine",
+    ),
+    plain("BACKUP_NETWORK", "backup-network", None, "the engine's network on which jobs reach the object store"),
+    plain("BACKUP_TIER", "backup-tier", Some("free"), "what every tenant may keep: free, starter, pro or enterprise"),
+    plain("BACKUP_NIGHTLY_HOUR", "backup-nightly-hour", Some("3"), "the hour (UTC) from which on nights are saved"),
     secret("STRIPE_SECRET_KEY", "Stripe's API key; payments are off without it"),
     secret("STRIPE_WEBHOOK_SECRET", "whole whsec_… values, newest first, separated by commas"),
     plain("STRIPE_API_BASE", "stripe-api-base", Some(super::STRIPE_API_BASE), "Stripe, or in development a stand-in"),

@@ -1,5 +1,6 @@
 //! Configuration: flag over environment over file over default, typed, and refused as a whole when any of it is wrong.
 
+mod backup;
 mod gateway;
 mod gpu;
 mod keys;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use wopr_core::auth::OperatorToken;
+use wopr_core::backup::retention::Tier;
 use wopr_core::fleet::NetworkRange;
 use wopr_core::gateway::{GatewayConfig, Sync};
 use wopr_core::gpu::{MasterSecrets, ProvisionConfig};
@@ -126,6 +128,31 @@ pub struct ModelAccount {
     pub base_url: String,
 }
 
+/// Where backups are kept.
+#[derive(Debug, Clone)]
+pub struct BackupSettings {
+    /// The object store, without the bucket.
+    pub endpoint: String,
+    /// Its region.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The name of the key.
+    pub access_key: String,
+    /// The key.
+    pub secret_key: SecretString,
+    /// What passwords of repositories are derived from, with their names, the newest first.
+    pub keys: Vec<(String, SecretString)>,
+    /// The image that jobs are run from.
+    pub image: String,
+    /// The network on which jobs reach the store; `None` is the engine's default.
+    pub network: Option<String>,
+    /// What every tenant may keep.
+    pub tier: Tier,
+    /// The hour (UTC) from which on a night's snapshots are made.
+    pub nightly_hour: i8,
+}
+
 /// Everything the server is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -179,6 +206,8 @@ pub struct Config {
     pub gpu: GpuSettings,
     /// Calls to models.
     pub gateway: GatewaySettings,
+    /// Backups; `None` switches them off.
+    pub backup: Option<BackupSettings>,
     /// Payments; `None` switches them off.
     pub stripe: Option<StripeConfig>,
     /// Stripe price ids by the dollars of their pack.

@@ -29,6 +29,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
     trusted_origins.extend(origin_of(&base_url).filter(|origin| !ui_origins.contains(origin)));
     let gpu = reader.gpu(&base_url, production);
     let gateway = reader.gateway(production);
+    let backup = reader.backup(production);
     let config = Config {
         environment: if production { Environment::Production } else { Environment::Development },
         port: reader.number("PORT", 0, u16::MAX),
@@ -55,6 +56,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         docker_host: reader.text("DOCKER_HOST"),
         gpu,
         gateway,
+        backup,
         stripe: reader.stripe(production),
         credit_prices: reader.credit_prices(),
         mail: reader.mail(),

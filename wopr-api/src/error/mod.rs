@@ -4,6 +4,7 @@
 //! has to choose its status and its stable code.
 
 mod auth;
+mod backup;
 mod billing;
 mod db;
 mod fleet;

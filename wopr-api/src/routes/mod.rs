@@ -3,6 +3,7 @@
 //! Each domain offers `router()` for REST and `procedures()` for tRPC; both are listed here and nowhere else.
 
 mod auth;
+mod backup;
 mod billing;
 mod fleet;
 mod gpu;
@@ -54,6 +55,7 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     OpenApiRouter::with_openapi(description)
         .merge(auth::router())
+        .merge(backup::router())
         .merge(billing::router())
         .merge(fleet::router())
         .merge(gpu::router())
@@ -65,6 +67,7 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
 /// Every tRPC procedure.
 pub fn procedures() -> Procedures {
     let mut procedures = Procedures::default();
+    backup::procedures(&mut procedures);
     billing::procedures(&mut procedures);
     fleet::procedures(&mut procedures);
     payments::procedures(&mut procedures);

@@ -149,6 +149,7 @@ impl TestApp {
             inference: Arc::new(probe.clone()),
             models: vec![models.clone()],
             journal: Journal::open(&folder, Sync::Soon).unwrap(),
+            backups: config.backup.is_some().then(|| Arc::new(MemoryBackups::new(containers.clone())) as Arc<dyn BackupRunner>),
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());

@@ -43,9 +43,12 @@ pub fn container_name(bot: BotId) -> String {
     format!("wopr-bot-{bot}")
 }
 
-/// The name of the volume with a bot's data.
-pub fn data_volume_name(bot: BotId) -> String {
-    format!("wopr-bot-{bot}-data")
+/// The name of the volume with a bot's data. The first has no number; each restore makes the next one.
+pub fn data_volume_name(bot: BotId, volume: u32) -> String {
+    match volume {
+        0 => format!("wopr-bot-{bot}-data"),
+        number => format!("wopr-bot-{bot}-data-{number}"),
+    }
 }
 
 /// The name of the small volume with a bot's key.
@@ -79,6 +82,8 @@ pub struct ContainerSpec {
     pub restart_policy: RestartPolicy,
     /// Memory, processors, processes.
     pub tier: ResourceTier,
+    /// Which of the bot's data volumes.
+    pub volume: u32,
     /// Whether [`HOST_GATEWAY`] leads to the machine that the container runs on.
     pub reaches_host: bool,
 }
@@ -114,6 +119,7 @@ impl ContainerSpec {
             env,
             restart_policy: bot.spec.restart_policy,
             tier: bot.resource_tier,
+            volume: bot.spec.volume,
             reaches_host: gateway.is_some_and(|gateway| gateway.contains(HOST_GATEWAY)),
         })
     }
@@ -132,6 +138,7 @@ impl ContainerSpec {
         add(&self.host_name);
         add(self.restart_policy.as_str());
         add(self.tier.as_str());
+        add(&self.volume.to_string());
         for (name, value) in &self.env {
             add(name);
             add(value);

@@ -29,6 +29,9 @@ pub enum FleetError {
     /// A change that changes nothing.
     #[error("no fields to update")]
     NothingToChange,
+    /// Somebody else is acting on the bot.
+    #[error("bot {0} is being worked on")]
+    Busy(BotId),
     /// Billing refused, or could not answer.
     #[error(transparent)]
     Billing(#[from] BillingError),

@@ -23,6 +23,8 @@ use crate::ids::{BotId, TenantId};
 const MAX_ROUNDS: usize = 12;
 /// How soon a bot is looked at again whose engine is at work.
 const AWAIT_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// How often is looked whether somebody has let go of a bot.
+const LEASE_PACE: std::time::Duration = std::time::Duration::from_millis(50);
 /// Networks tried in one go where the engine has the addresses of each.
 const MAX_SUBNETS: usize = 32;
 /// The longest pause after failures that pass by themselves.
@@ -84,10 +86,11 @@ impl Fleet {
             let aimed = aim(bot.desired, permission, now);
             let image = bot.spec.digest.as_ref();
             let call = self.config().deadlines.call;
-            let observed = match self.bounded(call, self.host().observe(id, bot.tenant_id, image)).await {
-                Ok(observed) => observed,
-                Err(error) => return self.fail(&bot, owner, &error).await,
-            };
+            let observed =
+                match self.bounded(call, self.host().observe(id, bot.tenant_id, image, bot.spec.volume)).await {
+                    Ok(observed) => observed,
+                    Err(error) => return self.fail(&bot, owner, &error).await,
+                };
             match self.note(&bot, owner, |bot| bot.seen = seen(&observed)).await? {
                 Ok(()) => {}
                 Err(Interrupted::Superseded) => continue,
@@ -115,6 +118,50 @@ impl Fleet {
         let mut conn = self.db().connection().await?;
         BotRepository::new(&mut conn).make_due(id, self.clock().now()).await?;
         Ok(Outcome::Waiting)
+    }
+
+    /// Does `work` while the bot's processes, if there are any, stand still and nobody else acts on the bot. Whoever is
+    /// killed at it leaves a bot that is woken with the next look at it.
+    ///
+    /// # Errors
+    /// [`FleetError::Busy`] when somebody is acting on the bot for longer than a lease lives; [`FleetError::Host`] when the
+    /// engine does not pause or wake it, or the lease was lost: what `work` saw may not be one instant then.
+    pub async fn while_still<T>(&self, id: BotId, work: impl Future<Output = T>) -> Result<T, FleetError> {
+        let owner = Uuid::new_v4();
+        self.wait_for_lease(id, owner).await?;
+        let call = self.config().deadlines.call;
+        let still = async {
+            let paused = self.bounded(call, self.host().pause_container(id)).await?;
+            let result = work.await;
+            if paused {
+                self.bounded(call, self.host().resume_container(id)).await?;
+            }
+            Ok::<_, HostError>(result)
+        };
+        let result = self.under_lease(id, owner, still).await;
+        let mut conn = self.db().connection().await?;
+        let mut bots = BotRepository::new(&mut conn);
+        bots.release(id, owner).await?;
+        // Whatever came in between was put off.
+        bots.make_due(id, self.clock().now()).await?;
+        self.waker().notify_one();
+        result?.map_or(Err(FleetError::Busy(id)), |result| Ok(result?))
+    }
+
+    async fn wait_for_lease(&self, id: BotId, owner: Uuid) -> Result<(), FleetError> {
+        let began = std::time::Instant::now();
+        loop {
+            let now = self.clock().now();
+            let mut conn = self.db().connection().await?;
+            if BotRepository::new(&mut conn).lease(id, owner, now, self.lease_end(now)).await? {
+                return Ok(());
+            }
+            drop(conn);
+            if began.elapsed() > 2 * self.config().lease.unsigned_abs() {
+                return Err(FleetError::Busy(id));
+            }
+            tokio::time::sleep(LEASE_PACE).await;
+        }
     }
 
     /// Reads the bot and what the account allows, and records a change of the latter.
@@ -224,7 +271,9 @@ impl Fleet {
                 }
             }
             Step::EnsureNetwork => self.ensure_network(bot.tenant_id).await?,
-            Step::EnsureVolumes => self.bounded(quick, host.ensure_volumes(bot.id, bot.tenant_id)).await?,
+            Step::EnsureVolumes => {
+                self.bounded(quick, host.ensure_volumes(bot.id, bot.tenant_id, bot.spec.volume)).await?;
+            }
             Step::CreateContainer => {
                 if let Some(spec) = ContainerSpec::of(bot, self.config().gateway_url.as_deref()) {
                     *container = Some(self.bounded(quick, host.create_container(&spec)).await?);

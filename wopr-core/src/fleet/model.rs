@@ -77,6 +77,8 @@ pub struct BotSpec {
     pub restart_policy: RestartPolicy,
     /// Whether it looks for peers.
     pub discovery: Option<Discovery>,
+    /// Which of its data volumes it has: each restore makes the next one.
+    pub volume: u32,
 }
 
 /// What the owner wants.

@@ -24,14 +24,20 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// Makes the engine have exactly this image.
     async fn pull_image(&self, image: &ImageDigest) -> Result<(), HostError>;
 
-    /// What there is of a bot. `image` is the one it is to run, if that is known.
-    async fn observe(&self, bot: BotId, tenant: TenantId, image: Option<&ImageDigest>) -> Result<Observed, HostError>;
+    /// What there is of a bot. `image` is the one it is to run, if that is known, and `volume` the one it is to have.
+    async fn observe(
+        &self,
+        bot: BotId,
+        tenant: TenantId,
+        image: Option<&ImageDigest>,
+        volume: u32,
+    ) -> Result<Observed, HostError>;
 
     /// Makes the tenant's network, with these addresses unless it is there already.
     async fn ensure_network(&self, tenant: TenantId, subnet: Subnet) -> Result<(), HostError>;
 
-    /// Makes the bot's volumes.
-    async fn ensure_volumes(&self, bot: BotId, tenant: TenantId) -> Result<(), HostError>;
+    /// Makes the bot's volumes, with the data volume of that number.
+    async fn ensure_volumes(&self, bot: BotId, tenant: TenantId, volume: u32) -> Result<(), HostError>;
 
     /// Makes the container, without starting it, and answers its id. One of that name and description is taken as it is.
     async fn create_container(&self, spec: &ContainerSpec) -> Result<String, HostError>;
@@ -48,14 +54,20 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// Stops and starts the container.
     async fn restart_container(&self, bot: BotId) -> Result<(), HostError>;
 
+    /// Freezes the container's processes, and answers whether there were any.
+    async fn pause_container(&self, bot: BotId) -> Result<bool, HostError>;
+
     /// Lets a paused container go on.
     async fn resume_container(&self, bot: BotId) -> Result<(), HostError>;
 
     /// Removes the container, but no volume.
     async fn remove_container(&self, bot: BotId) -> Result<(), HostError>;
 
-    /// Removes the bot's volumes with everything in them.
+    /// Removes the bot's volumes with everything in them, whichever there are.
     async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError>;
+
+    /// Removes one of the bot's data volumes with everything in it.
+    async fn remove_data_volume(&self, bot: BotId, volume: u32) -> Result<(), HostError>;
 
     /// Removes the tenant's network unless a container is on it, and answers whether it is gone.
     async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError>;
@@ -81,9 +93,9 @@ pub struct Observed {
     pub container: Option<ObservedContainer>,
     /// Whether the engine has the image it is to run.
     pub has_image: bool,
-    /// Whether both of its volumes exist.
+    /// Whether its key's volume and the data volume it is to have exist.
     pub has_volumes: bool,
-    /// Whether one of its volumes exists.
+    /// Whether one of these exists.
     pub has_any_volume: bool,
     /// Whether its tenant's network exists, and is the one its container was made for.
     pub has_network: bool,

@@ -69,6 +69,8 @@ struct StoredSpec {
     restart_policy: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     discovery: Option<StoredDiscovery>,
+    #[serde(default)]
+    volume: u32,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -90,6 +92,7 @@ fn store_spec(spec: &BotSpec) -> Result<serde_json::Value, DbError> {
         env: spec.env.variables().clone(),
         restart_policy: spec.restart_policy.as_str().to_owned(),
         discovery: discovery.map(|d| StoredDiscovery { enabled: d.enabled(), topics: d.topics().to_vec() }),
+        volume: spec.volume,
     };
     serde_json::to_value(stored).map_err(inconsistent)
 }
@@ -107,6 +110,7 @@ fn read_spec(value: serde_json::Value) -> Result<BotSpec, DbError> {
             .map(|discovery| Discovery::new(discovery.enabled, discovery.topics))
             .transpose()
             .map_err(inconsistent)?,
+        volume: stored.volume,
     })
 }
 

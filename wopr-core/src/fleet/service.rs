@@ -173,6 +173,7 @@ impl Fleet {
                 env: BotEnv::new(new.env)?,
                 restart_policy: new.restart_policy,
                 discovery: new.discovery,
+                volume: 0,
             },
             fallback: None,
             release_channel: new.release_channel,
@@ -217,6 +218,15 @@ impl Fleet {
     pub async fn get(&self, tenant: TenantId, id: BotId) -> Result<Bot, FleetError> {
         let mut conn = self.db().connection().await?;
         BotRepository::new(&mut conn).find_of(tenant, id).await?.ok_or(FleetError::NotFound(id))
+    }
+
+    /// A bot, whoever's it is and even if it is gone or going.
+    ///
+    /// # Errors
+    /// [`FleetError::Storage`].
+    pub async fn find(&self, id: BotId) -> Result<Option<Bot>, FleetError> {
+        let mut conn = self.db().connection().await?;
+        Ok(BotRepository::new(&mut conn).find(id).await?)
     }
 
     /// The tenant a bot belongs to, whoever that is: for operators, who act for any.
@@ -355,6 +365,62 @@ impl Fleet {
             }
         })
         .await
+    }
+
+    /// Gives a bot another data volume, which holds what it is to have; if it does not come up with that, it has the one
+    /// before again. Does nothing to one that has it already. A bot that was destroyed is to run again.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`]; for a destroyed bot also [`FleetError::Billing`] without a day's credit, and
+    /// [`FleetError::NameTaken`] when another of the tenant's has its name by now.
+    pub async fn adopt_volume(&self, origin: &Origin, id: BotId, volume: u32) -> Result<Bot, FleetError> {
+        let now = self.clock().now();
+        let bot = self
+            .db()
+            .transaction(async |conn| {
+                let found = BotRepository::new(conn).find_for_update(id).await?;
+                let mut bot = found.ok_or(FleetError::NotFound(id))?;
+                if bot.spec.volume == volume {
+                    return Ok(bot);
+                }
+                accrue_in(conn, &bot, now).await?;
+                if bot.desired == DesiredState::Destroyed {
+                    self.billing().require_runtime_credit_in(conn, bot.tenant_id).await?;
+                    bot.desired = DesiredState::Running;
+                    (bot.suspended_at, bot.destroy_after) = (None, None);
+                    bot.fallback = None;
+                } else if bot.phase == Phase::Running {
+                    bot.fallback = Some(bot.spec.clone());
+                }
+                bot.spec.volume = volume;
+                if bot.desired == DesiredState::Running {
+                    bot.phase = Phase::Pending;
+                }
+                save_change_in(conn, &mut bot, now).await?;
+                accrue_in(conn, &bot, now).await?;
+                let resource = Resource::new("bot", id);
+                let entry = AuditEntry::success(origin, Some(bot.tenant_id), "bot.adopt_volume", resource);
+                audit::record_in(conn, now, &entry.with("volume", volume)).await?;
+                Ok::<_, FleetError>(bot)
+            })
+            .await?;
+        self.inner.wake.notify_one();
+        Ok(bot)
+    }
+
+    /// Removes a data volume that the bot has no more. Does nothing if it has it still.
+    ///
+    /// # Errors
+    /// [`FleetError::Host`].
+    pub async fn remove_former_volume(&self, id: BotId, volume: u32) -> Result<(), FleetError> {
+        let bot = self.find(id).await?;
+        let in_use = |bot: &Bot| {
+            bot.spec.volume == volume || bot.fallback.as_ref().is_some_and(|fallback| fallback.volume == volume)
+        };
+        if !bot.is_some_and(|bot| in_use(&bot)) {
+            self.bounded(self.config().deadlines.call, self.host().remove_data_volume(id, volume)).await?;
+        }
+        Ok(())
     }
 
     /// The last lines a bot wrote, oldest first; at most 10 000. A bot without a container wrote none.

@@ -48,6 +48,7 @@ struct State {
     faults: BTreeMap<usize, Fault>,
     away: bool,
     broken_images: Vec<String>,
+    broken_volumes: Vec<(BotId, u32)>,
     key: BTreeMap<BotId, String>,
 }
 
@@ -88,6 +89,11 @@ impl MemoryHost {
     /// Containers of images with this in their name end with exit code 1.
     pub fn break_image(&self, part: &str) {
         self.lock().broken_images.push(part.to_owned());
+    }
+
+    /// The bot's container ends with exit code 1 when it has this volume.
+    pub fn refuse_volume(&self, bot: BotId, volume: u32) {
+        self.lock().broken_volumes.push((bot, volume));
     }
 
     /// Loses a bot's container, as after an engine's accident.
@@ -146,14 +152,32 @@ impl MemoryHost {
 
     /// Writes into a bot's volume.
     pub fn write_data(&self, bot: BotId, data: &[u8]) {
-        if let Some((_, _, content)) = self.lock().volumes.get_mut(&data_volume_name(bot)) {
+        let mut state = self.lock();
+        let name = current_data(&state, bot);
+        if let Some((_, _, content)) = state.volumes.get_mut(&name) {
             content.extend_from_slice(data);
         }
     }
 
     /// What is in a bot's volume; nothing if there is no volume.
     pub fn read_data(&self, bot: BotId) -> Option<Vec<u8>> {
-        self.lock().volumes.get(&data_volume_name(bot)).map(|(_, _, content)| content.clone())
+        let state = self.lock();
+        state.volumes.get(&current_data(&state, bot)).map(|(_, _, content)| content.clone())
+    }
+
+    /// What is in the volume of that name; nothing if there is none.
+    pub(super) fn read_volume(&self, name: &str) -> Option<Vec<u8>> {
+        self.lock().volumes.get(name).map(|(_, _, content)| content.clone())
+    }
+
+    /// Puts this into the volume of that name, which is made if there is none.
+    pub(super) fn fill_volume(&self, name: &str, bot: BotId, tenant: TenantId, content: Vec<u8>) {
+        self.lock().volumes.insert(name.to_owned(), (bot, Some(tenant), content));
+    }
+
+    /// Loses a bot's volumes, as after a disk's accident.
+    pub fn lose_volumes(&self, bot: BotId) {
+        self.lock().volumes.retain(|_, (owner, _, _)| *owner != bot);
     }
 
     /// How many containers, volumes and networks there are.
@@ -191,6 +215,11 @@ impl MemoryHost {
     }
 }
 
+/// The name of the data volume that the bot's container has.
+fn current_data(state: &State, bot: BotId) -> String {
+    data_volume_name(bot, state.containers.get(&bot).map_or(0, |container| container.spec.volume))
+}
+
 fn container(state: &mut State, bot: BotId) -> Result<&mut Container, HostError> {
     state.containers.get_mut(&bot).ok_or_else(|| HostError::NotFound(container_name(bot)))
 }
@@ -198,7 +227,7 @@ fn container(state: &mut State, bot: BotId) -> Result<&mut Container, HostError>
 fn begin(state: &mut State, bot: BotId) -> Result<(), HostError> {
     let broken = state.broken_images.clone();
     let networks: Vec<String> = state.networks.keys().cloned().collect();
-    let spoiled = state.spoiled.clone();
+    let (spoiled, broken_volumes) = (state.spoiled.clone(), state.broken_volumes.clone());
     let container = container(state, bot)?;
     if spoiled.contains(&container.id) {
         return Err(HostError::Refused(format!("task {}: already exists", container.id)));
@@ -206,7 +235,8 @@ fn begin(state: &mut State, bot: BotId) -> Result<(), HostError> {
     if !networks.contains(&network_name(container.spec.tenant_id)) {
         return Err(HostError::NotFound(network_name(container.spec.tenant_id)));
     }
-    let breaks = broken.iter().any(|part| container.spec.image.as_str().contains(part.as_str()));
+    let breaks = broken.iter().any(|part| container.spec.image.as_str().contains(part.as_str()))
+        || broken_volumes.contains(&(bot, container.spec.volume));
     (container.state, container.exit_code) =
         if breaks { (ContainerState::Exited, 1) } else { (ContainerState::Running, 0) };
     Ok(())
@@ -234,10 +264,16 @@ impl ContainerHost for MemoryHost {
         .await
     }
 
-    async fn observe(&self, bot: BotId, tenant: TenantId, image: Option<&ImageDigest>) -> Result<Observed, HostError> {
+    async fn observe(
+        &self,
+        bot: BotId,
+        tenant: TenantId,
+        image: Option<&ImageDigest>,
+        volume: u32,
+    ) -> Result<Observed, HostError> {
         self.call("observe", |state| {
             let has = |name: &str| state.volumes.contains_key(name);
-            let (data, run) = (has(&data_volume_name(bot)), has(&run_volume_name(bot)));
+            let (data, run) = (has(&data_volume_name(bot, volume)), has(&run_volume_name(bot)));
             let seen = state.containers.get(&bot).map(|container| ObservedContainer {
                 id: container.id.clone(),
                 state: container.state,
@@ -275,9 +311,9 @@ impl ContainerHost for MemoryHost {
         .await
     }
 
-    async fn ensure_volumes(&self, bot: BotId, tenant: TenantId) -> Result<(), HostError> {
+    async fn ensure_volumes(&self, bot: BotId, tenant: TenantId, volume: u32) -> Result<(), HostError> {
         self.call("ensure_volumes", |state| {
-            for name in [data_volume_name(bot), run_volume_name(bot)] {
+            for name in [data_volume_name(bot, volume), run_volume_name(bot)] {
                 state.volumes.entry(name).or_insert_with(|| (bot, Some(tenant), Vec::new()));
             }
             Ok(())
@@ -330,6 +366,14 @@ impl ContainerHost for MemoryHost {
         self.call("restart_container", |state| begin(state, bot)).await
     }
 
+    async fn pause_container(&self, bot: BotId) -> Result<bool, HostError> {
+        self.call("pause_container", |state| {
+            let running = state.containers.get_mut(&bot).filter(|container| container.state == ContainerState::Running);
+            Ok(running.map(|container| container.state = ContainerState::Paused).is_some())
+        })
+        .await
+    }
+
     async fn resume_container(&self, bot: BotId) -> Result<(), HostError> {
         self.call("resume_container", |state| begin(state, bot)).await
     }
@@ -345,6 +389,14 @@ impl ContainerHost for MemoryHost {
     async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError> {
         self.call("remove_volumes", |state| {
             state.volumes.retain(|_, (owner, _, _)| *owner != bot);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_data_volume(&self, bot: BotId, volume: u32) -> Result<(), HostError> {
+        self.call("remove_data_volume", |state| {
+            state.volumes.remove(&data_volume_name(bot, volume));
             Ok(())
         })
         .await

@@ -53,7 +53,7 @@ impl Drop for Leftovers {
                 let Ok(docker) = Docker::connect_with_unix_defaults() else { return };
                 let options = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
                 drop(docker.remove_container(&container_name(bot), Some(options)).await);
-                for volume in [data_volume_name(bot), run_volume_name(bot)] {
+                for volume in [data_volume_name(bot, 0), run_volume_name(bot)] {
                     drop(docker.remove_volume(&volume, None::<RemoveVolumeOptions>).await);
                 }
                 drop(docker.remove_network(&network_name(tenant)).await);
@@ -120,7 +120,7 @@ impl Yard {
         if self.docker.inspect_container(&container_name(id), None::<InspectContainerOptions>).await.is_ok() {
             remains.push(container_name(id));
         }
-        for volume in [data_volume_name(id), run_volume_name(id)] {
+        for volume in [data_volume_name(id, 0), run_volume_name(id)] {
             if self.docker.inspect_volume(&volume).await.is_ok() {
                 remains.push(volume);
             }
@@ -189,7 +189,7 @@ fn assert_hardened(container: &ContainerInspectResponse, tenant: TenantId, id: B
     let mounts = container.mounts.clone().unwrap();
     let mounted: HashMap<_, _> =
         mounts.iter().map(|m| (m.destination.clone().unwrap(), m.name.clone().unwrap())).collect();
-    let volumes = [("/data", data_volume_name(id)), ("/run/wopr", run_volume_name(id))];
+    let volumes = [("/data", data_volume_name(id, 0)), ("/run/wopr", run_volume_name(id))];
     assert_eq!(mounted, volumes.map(|(path, name)| (path.to_owned(), name)).into());
     let labels = container.config.clone().unwrap().labels.unwrap();
     assert_eq!((labels["wopr.managed"].as_str(), labels["wopr.bot-id"].as_str()), ("true", id.to_string().as_str()));

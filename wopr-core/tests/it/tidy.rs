@@ -11,6 +11,7 @@ const DOMAINS: &[(&str, &[&str])] = &[
     ("gpu", &["audit", "notify"]),
     ("gateway", &["audit", "notify", "billing", "auth"]),
     ("fleet", &["audit", "notify", "billing", "auth"]),
+    ("backup", &["audit", "notify", "billing", "auth", "fleet"]),
 ];
 
 #[test]

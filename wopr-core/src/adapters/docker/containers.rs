@@ -73,7 +73,7 @@ fn describe(
         network_mode: Some(network_name(spec.tenant_id)),
         extra_hosts: spec.reaches_host.then(|| vec![format!("{HOST_GATEWAY}:host-gateway")]),
         mounts: Some(vec![
-            volume(data_volume_name(spec.bot_id), DATA_PATH),
+            volume(data_volume_name(spec.bot_id, spec.volume), DATA_PATH),
             volume(run_volume_name(spec.bot_id), RUN_PATH),
         ]),
         restart_policy: Some(restart_policy(spec.restart_policy)),

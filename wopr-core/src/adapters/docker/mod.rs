@@ -2,6 +2,7 @@
 
 mod containers;
 mod images;
+mod jobs;
 mod networks;
 mod reading;
 
@@ -20,6 +21,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use secrecy::SecretString;
 
+pub use self::jobs::{DockerJobs, JobSettings};
 use crate::fleet::container::{
     BOT_LABEL, ContainerSpec, MANAGED_LABEL, MANAGED_NETWORK_LABEL, TENANT_LABEL, container_name, data_volume_name,
     network_name, run_volume_name, volume_labels,
@@ -93,6 +95,14 @@ impl DockerHost {
     pub fn with_own_images_first(mut self) -> Self {
         self.own_images_first = true;
         self
+    }
+
+    /// The names of all volumes of a bot.
+    async fn volumes_of(&self, bot: BotId) -> Result<Vec<String>, HostError> {
+        let label = format!("{BOT_LABEL}={bot}");
+        let options = ListVolumesOptions { filters: Some(HashMap::from([("label".to_owned(), vec![label])])) };
+        let volumes = self.docker.list_volumes(Some(options)).await.map_err(failed)?.volumes.unwrap_or_default();
+        Ok(volumes.into_iter().map(|volume| volume.name).collect())
     }
 
     /// The labels of a thing, with those that everything gets.
@@ -181,10 +191,16 @@ impl ContainerHost for DockerHost {
         images::pull_exactly(self, image).await
     }
 
-    async fn observe(&self, bot: BotId, tenant: TenantId, image: Option<&ImageDigest>) -> Result<Observed, HostError> {
+    async fn observe(
+        &self,
+        bot: BotId,
+        tenant: TenantId,
+        image: Option<&ImageDigest>,
+        volume: u32,
+    ) -> Result<Observed, HostError> {
         let name = container_name(bot);
         let container = self.docker.inspect_container(&name, None::<InspectContainerOptions>).await;
-        let data = optional(self.docker.inspect_volume(&data_volume_name(bot)).await)?.is_some();
+        let data = optional(self.docker.inspect_volume(&data_volume_name(bot, volume)).await)?.is_some();
         let run = optional(self.docker.inspect_volume(&run_volume_name(bot)).await)?.is_some();
         let networks = networks::list(self, tenant).await?;
         let has_image = match image {
@@ -208,8 +224,8 @@ impl ContainerHost for DockerHost {
         networks::ensure(self, tenant, subnet).await
     }
 
-    async fn ensure_volumes(&self, bot: BotId, tenant: TenantId) -> Result<(), HostError> {
-        for name in [data_volume_name(bot), run_volume_name(bot)] {
+    async fn ensure_volumes(&self, bot: BotId, tenant: TenantId, volume: u32) -> Result<(), HostError> {
+        for name in [data_volume_name(bot, volume), run_volume_name(bot)] {
             let labels = Some(self.labelled(volume_labels(bot, tenant)));
             let request = VolumeCreateRequest { name: Some(name), labels, ..VolumeCreateRequest::default() };
             self.docker.create_volume(request).await.map_err(failed)?;
@@ -240,6 +256,15 @@ impl ContainerHost for DockerHost {
         unless_lost(self.docker.restart_container(&container_name(bot), Some(options)).await)?.map_err(failed)
     }
 
+    async fn pause_container(&self, bot: BotId) -> Result<bool, HostError> {
+        match self.docker.pause_container(&container_name(bot)).await {
+            Ok(()) => Ok(true),
+            // There is none, or it does not run, or it is paused already.
+            Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     async fn resume_container(&self, bot: BotId) -> Result<(), HostError> {
         unless_conflict(self.docker.unpause_container(&container_name(bot)).await)
     }
@@ -254,10 +279,18 @@ impl ContainerHost for DockerHost {
     }
 
     async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError> {
-        for name in [data_volume_name(bot), run_volume_name(bot)] {
+        // What is looked for goes last, so that whoever is interrupted is known to be not done.
+        let mut names = self.volumes_of(bot).await?;
+        names.sort_by_key(|name| *name == run_volume_name(bot));
+        for name in names {
             unless_absent(self.docker.remove_volume(&name, None::<RemoveVolumeOptions>).await)?;
         }
         Ok(())
+    }
+
+    async fn remove_data_volume(&self, bot: BotId, volume: u32) -> Result<(), HostError> {
+        let name = data_volume_name(bot, volume);
+        unless_absent(self.docker.remove_volume(&name, None::<RemoveVolumeOptions>).await)
     }
 
     async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError> {

@@ -1,0 +1,212 @@
+use jiff::Timestamp;
+use serde::Serialize;
+use wopr_core::backup::{BackupStatus, Restore, RestorePhase, Snapshot, SnapshotKind};
+use wopr_core::fleet::container::container_name;
+
+/// Bytes in mebibytes, to two decimals.
+fn mib(bytes: u64) -> f64 {
+    let hundredths = u32::try_from(bytes.saturating_mul(100) / (1024 * 1024)).unwrap_or(u32::MAX);
+    f64::from(hundredths) / 100.0
+}
+
+/// A snapshot, for whoever owns the bot.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SnapshotView {
+    id: String,
+    tenant: String,
+    instance_id: String,
+    /// Who wanted it, if that was a person.
+    user_id: Option<String>,
+    name: Option<String>,
+    /// `nightly`, `hot`, `on-demand` or `pre-restore`.
+    r#type: &'static str,
+    /// `wanted`, `creating` or `ready`.
+    state: &'static str,
+    /// `manual` or `scheduled`.
+    trigger: &'static str,
+    /// How operators name it.
+    storage_path: String,
+    size_mb: f64,
+    size_bytes: Option<u64>,
+    created_at: String,
+    /// Milliseconds since 1970.
+    expires_at: Option<i64>,
+    deleted_at: Option<i64>,
+}
+
+impl From<&Snapshot> for SnapshotView {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            id: snapshot.id.to_string(),
+            tenant: snapshot.tenant_id.to_string(),
+            instance_id: snapshot.bot_id.to_string(),
+            user_id: snapshot.requested_by.strip_prefix("user:").map(str::to_owned),
+            name: snapshot.name.clone(),
+            r#type: snapshot.kind.as_str(),
+            state: snapshot.state.as_str(),
+            trigger: if snapshot.kind == SnapshotKind::OnDemand { "manual" } else { "scheduled" },
+            storage_path: snapshot.path(),
+            size_mb: mib(snapshot.size_bytes.unwrap_or(0)),
+            size_bytes: snapshot.size_bytes,
+            created_at: snapshot.started_at.to_string(),
+            expires_at: snapshot.expires_at.map(Timestamp::as_millisecond),
+            deleted_at: snapshot.deleted_at.map(Timestamp::as_millisecond),
+        }
+    }
+}
+
+/// How it stands with a bot's backups, for operators.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BackupView {
+    container_id: String,
+    node_id: &'static str,
+    last_backup_at: Option<String>,
+    last_backup_size_mb: Option<f64>,
+    last_backup_path: Option<String>,
+    last_backup_success: bool,
+    last_backup_error: Option<String>,
+    /// When the last attempt began, whatever became of it.
+    last_attempt_at: Option<String>,
+    /// When a snapshot was last read back to its last byte, or restored.
+    last_proven_at: Option<String>,
+    total_backups: u32,
+    created_at: String,
+    updated_at: String,
+    is_stale: bool,
+}
+
+impl BackupView {
+    pub(super) fn new(status: &BackupStatus, now: Timestamp) -> Self {
+        let success = status.last_success.as_ref();
+        let finished = success.and_then(|snapshot| snapshot.finished_at);
+        let updated = [finished, status.last_attempt_at, status.last_proven_at].into_iter().flatten().max();
+        Self {
+            container_id: container_name(status.bot_id),
+            node_id: wopr_core::backup::NODE,
+            last_backup_at: finished.map(|at| at.to_string()),
+            last_backup_size_mb: success.and_then(|snapshot| snapshot.size_bytes).map(mib),
+            last_backup_path: success.map(Snapshot::path),
+            last_backup_success: success.is_some() && status.last_error.is_none(),
+            last_backup_error: status.last_error.clone(),
+            last_attempt_at: status.last_attempt_at.map(|at| at.to_string()),
+            last_proven_at: status.last_proven_at.map(|at| at.to_string()),
+            total_backups: status.total,
+            created_at: status.bot_created_at.to_string(),
+            updated_at: updated.unwrap_or(status.bot_created_at).to_string(),
+            is_stale: status.is_stale(now),
+        }
+    }
+}
+
+/// A bot with whose backups something is wrong.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Alert {
+    container_id: String,
+    node_id: &'static str,
+    last_backup_at: Option<String>,
+    last_backup_success: bool,
+    last_backup_error: Option<String>,
+}
+
+impl From<&BackupStatus> for Alert {
+    fn from(status: &BackupStatus) -> Self {
+        let finished = status.last_success.as_ref().and_then(|snapshot| snapshot.finished_at);
+        Self {
+            container_id: container_name(status.bot_id),
+            node_id: wopr_core::backup::NODE,
+            last_backup_at: finished.map(|at| at.to_string()),
+            last_backup_success: finished.is_some() && status.last_error.is_none(),
+            last_backup_error: status.last_error.clone(),
+        }
+    }
+}
+
+/// Something that can be restored.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Archive {
+    path: String,
+    date: String,
+    size_mb: f64,
+}
+
+impl From<&Snapshot> for Archive {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            path: snapshot.path(),
+            date: snapshot.started_at.to_string(),
+            size_mb: mib(snapshot.size_bytes.unwrap_or(0)),
+        }
+    }
+}
+
+/// How a restore ended.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RestoreOutcome {
+    success: bool,
+    restore_log_id: String,
+    pre_restore_key: Option<String>,
+    snapshot_key: String,
+    /// From when the bot was given the new volume until it was well.
+    downtime_ms: i64,
+    error: Option<String>,
+}
+
+impl RestoreOutcome {
+    pub(super) fn new(restore: &Restore, snapshot_key: String, pre_restore_key: Option<String>) -> Self {
+        Self {
+            success: restore.phase == RestorePhase::Done,
+            restore_log_id: restore.id.to_string(),
+            pre_restore_key,
+            snapshot_key,
+            downtime_ms: downtime_ms(restore),
+            error: restore.error.clone(),
+        }
+    }
+}
+
+fn downtime_ms(restore: &Restore) -> i64 {
+    let (Some(from), Some(to)) = (restore.switched_at, restore.finished_at) else { return 0 };
+    to.as_millisecond() - from.as_millisecond()
+}
+
+/// An attempt at a restore, for the history.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RestoreEntry {
+    id: String,
+    tenant: String,
+    instance_id: String,
+    snapshot_key: Option<String>,
+    pre_restore_key: Option<String>,
+    /// Seconds since 1970: when it ended, or when it was wanted if it has not.
+    restored_at: i64,
+    restored_by: String,
+    reason: Option<String>,
+    /// `saving`, `filling`, `switching`, `done` or `failed`.
+    phase: &'static str,
+    error: Option<String>,
+    downtime_ms: i64,
+}
+
+impl RestoreEntry {
+    pub(super) fn new(restore: &Restore, snapshot_key: Option<String>, pre_restore_key: Option<String>) -> Self {
+        Self {
+            id: restore.id.to_string(),
+            tenant: restore.tenant_id.to_string(),
+            instance_id: restore.bot_id.to_string(),
+            snapshot_key,
+            pre_restore_key,
+            restored_at: restore.finished_at.unwrap_or(restore.created_at).as_second(),
+            restored_by: restore.requested_by.clone(),
+            reason: restore.reason.clone(),
+            phase: restore.phase.as_str(),
+            error: restore.error.clone(),
+            downtime_ms: downtime_ms(restore),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::fleet::container::container_name;
+use crate::ids::{BotId, RestoreId, SnapshotId, TenantId};
+
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_meta])* $variant,)+ }
+
+        impl $name {
+            /// The word on the wire and in storage.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// The value of that word.
+            pub fn from_word(word: &str) -> Option<Self> {
+                [$(Self::$variant,)+].into_iter().find(|value| value.as_str() == word)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// Why a snapshot was made.
+    SnapshotKind {
+        /// Every night.
+        Nightly = "nightly",
+        /// Every few hours.
+        Hot = "hot",
+        /// Somebody wanted it.
+        OnDemand = "on-demand",
+        /// Before a restore, of what was there.
+        PreRestore = "pre-restore",
+    }
+}
+
+words! {
+    /// How far a snapshot has got.
+    SnapshotState {
+        /// Asked for.
+        Wanted = "wanted",
+        /// Under way.
+        Creating = "creating",
+        /// Complete, and in the repository.
+        Ready = "ready",
+        /// Given up; there is nothing of it.
+        Failed = "failed",
+        /// To be removed: nobody can have it any more, and its bytes are still there.
+        Deleting = "deleting",
+        /// Removed.
+        Deleted = "deleted",
+    }
+}
+
+words! {
+    /// How far a restore has got.
+    RestorePhase {
+        /// What is there is copied.
+        Saving = "saving",
+        /// The new volume is filled and compared.
+        Filling = "filling",
+        /// The bot has the new volume and is coming up.
+        Switching = "switching",
+        /// It came up.
+        Done = "done",
+        /// It was given up.
+        Failed = "failed",
+    }
+}
+
+/// A copy of a bot's data, or an attempt at one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Whose data.
+    pub bot_id: BotId,
+    /// Whose bot.
+    pub tenant_id: TenantId,
+    /// Why it was made.
+    pub kind: SnapshotKind,
+    /// What whoever wanted it calls it.
+    pub name: Option<String>,
+    /// Who wanted it, as `kind:name`.
+    pub requested_by: String,
+    /// How far it has got.
+    pub state: SnapshotState,
+    /// What the repository calls it.
+    pub engine_snapshot: Option<String>,
+    /// Bytes of its files.
+    pub size_bytes: Option<u64>,
+    /// Bytes that it added to the store.
+    pub added_bytes: Option<u64>,
+    /// Why it was given up.
+    pub error: Option<String>,
+    /// When the attempt began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When it goes.
+    pub expires_at: Option<Timestamp>,
+    /// When every byte of it was last read back.
+    pub verified_at: Option<Timestamp>,
+    /// When it was removed.
+    pub deleted_at: Option<Timestamp>,
+}
+
+impl Snapshot {
+    /// Where runbooks say it is; see [`snapshot_path`].
+    pub fn path(&self) -> String {
+        snapshot_path(self.kind, self.bot_id, self.tenant_id, self.id, self.started_at)
+    }
+}
+
+/// The name of a snapshot among those of all bots: `nightly/NODE/CONTAINER/CONTAINER_DATE` and the like. It names what is in
+/// the bot's repository; there is no object of that name.
+pub fn snapshot_path(kind: SnapshotKind, bot: BotId, tenant: TenantId, id: SnapshotId, at: Timestamp) -> String {
+    let container = container_name(bot);
+    let date = at.to_zoned(TimeZone::UTC).date().strftime("%Y%m%d");
+    match kind {
+        SnapshotKind::Nightly => format!("nightly/{NODE}/{container}/{container}_{date}"),
+        SnapshotKind::Hot => format!("latest/{container}/latest"),
+        SnapshotKind::OnDemand => format!("on-demand/{tenant}/{id}"),
+        SnapshotKind::PreRestore => {
+            format!("pre-restore/{container}/{container}_pre_restore_{}", at.as_millisecond())
+        }
+    }
+}
+
+/// The name of the one engine that bots run on.
+pub const NODE: &str = "local";
+
+/// A restore to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRestore {
+    /// Which snapshot; of which bot is its own to say.
+    pub snapshot: SnapshotId,
+    /// Why, for people.
+    pub reason: Option<String>,
+}
+
+/// An attempt at giving a bot the data of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// Its id.
+    pub id: RestoreId,
+    /// The bot.
+    pub bot_id: BotId,
+    /// Whose bot.
+    pub tenant_id: TenantId,
+    /// What is restored.
+    pub snapshot_id: SnapshotId,
+    /// What the bot had before; nothing if there was nothing to copy.
+    pub safety_id: Option<SnapshotId>,
+    /// Who wanted it, as `kind:name`.
+    pub requested_by: String,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// How far it has got.
+    pub phase: RestorePhase,
+    /// The number of the volume that is filled.
+    pub volume: u32,
+    /// The number of the volume before, for as long as that is kept.
+    pub old_volume: Option<u32>,
+    /// What went wrong last.
+    pub error: Option<String>,
+    /// How often its present step failed in a row.
+    pub attempts: u32,
+    /// When to go on.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When it was wanted.
+    pub created_at: Timestamp,
+    /// When the bot was given the new volume.
+    pub switched_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// How it stands with a bot's backups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupStatus {
+    /// The bot.
+    pub bot_id: BotId,
+    /// Whose bot.
+    pub tenant_id: TenantId,
+    /// When the bot was made.
+    pub bot_created_at: Timestamp,
+    /// How many snapshots were made, removed ones included.
+    pub total: u32,
+    /// When the last attempt began.
+    pub last_attempt_at: Option<Timestamp>,
+    /// Why it failed, if it did.
+    pub last_error: Option<String>,
+    /// The last snapshot that was finished.
+    pub last_success: Option<Snapshot>,
+    /// When a snapshot was last read back to its last byte, or restored.
+    pub last_proven_at: Option<Timestamp>,
+}
+
+/// How old the last snapshot may be, in hours.
+const STALE_HOURS: i64 = 24;
+
+impl BackupStatus {
+    /// Whether something is wrong: the last attempt failed, or the last snapshot is older than a day. A bot that is younger
+    /// than that may be without one.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        let since = self.last_success.as_ref().and_then(|snapshot| snapshot.finished_at).unwrap_or(self.bot_created_at);
+        self.last_error.is_some() || now.duration_since(since) > jiff::SignedDuration::from_hours(STALE_HOURS)
+    }
+}

@@ -1,0 +1,39 @@
+//! What backups need from outside.
+
+use async_trait::async_trait;
+
+use super::error::JobError;
+use crate::ids::{BotId, TenantId};
+use crate::protocol::backup::{Report, Work};
+
+/// A piece of work on one bot's repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Whose repository.
+    pub bot_id: BotId,
+    /// Whose bot.
+    pub tenant_id: TenantId,
+    /// The number of the data volume: the one that is read by a save, or the one that a restore fills, whatever is in it.
+    pub volume: u32,
+    /// What to do.
+    pub work: Work,
+}
+
+/// Runs jobs beside the bots' volumes.
+///
+/// One job of a bot runs at a time: whoever is begun ends what was left of one before.
+#[async_trait]
+pub trait BackupRunner: Send + Sync + 'static {
+    /// Begins a job.
+    async fn begin(&self, job: &Job) -> Result<Box<dyn RunningJob>, JobError>;
+}
+
+/// A job under way. One that is dropped is left to itself, and its outcome is never known.
+#[async_trait]
+pub trait RunningJob: Send {
+    /// Waits until a save has copied what there is and wants the bot to stand still.
+    async fn ready(&mut self) -> Result<(), JobError>;
+
+    /// Lets it go on, and waits for its end.
+    async fn finish(self: Box<Self>) -> Result<Report, JobError>;
+}

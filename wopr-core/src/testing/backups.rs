@@ -1,0 +1,170 @@
+//! Backup jobs in memory, on the volumes of a [`MemoryHost`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::host::MemoryHost;
+use crate::backup::{BackupRunner, Job, JobError, RunningJob};
+use crate::fleet::ContainerState;
+use crate::fleet::container::data_volume_name;
+use crate::ids::BotId;
+use crate::protocol::backup::{Failure, FailureKind, Report, Work};
+
+/// When a job goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobFault {
+    /// It does not begin.
+    AtBegin(JobError),
+    /// It does nothing and says why.
+    AtEnd(JobError),
+    /// It does what was asked, and nobody ever hears of it.
+    HangAfter,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    repositories: BTreeMap<BotId, BTreeMap<String, Vec<u8>>>,
+    made: u64,
+    faults: VecDeque<Option<JobFault>>,
+    jobs: Vec<&'static str>,
+    moving: usize,
+    hanging: usize,
+}
+
+/// Backup jobs in memory. Clones share their state.
+#[derive(Debug, Clone)]
+pub struct MemoryBackups {
+    host: Arc<MemoryHost>,
+    state: Arc<Mutex<State>>,
+}
+
+impl MemoryBackups {
+    /// Jobs on the volumes of this engine.
+    pub fn new(host: Arc<MemoryHost>) -> Self {
+        Self { host, state: Arc::default() }
+    }
+
+    /// Makes the next job go wrong; several queue up, and `None` is a job that does not.
+    pub fn fault(&self, fault: Option<JobFault>) {
+        self.lock().faults.push_back(fault);
+    }
+
+    /// Changes a byte of every snapshot of a bot.
+    pub fn damage(&self, bot: BotId) {
+        for content in self.lock().repositories.entry(bot).or_default().values_mut() {
+            content.push(b'!');
+        }
+    }
+
+    /// The names of the snapshots in a bot's repository.
+    pub fn snapshots_of(&self, bot: BotId) -> Vec<String> {
+        self.lock().repositories.get(&bot).map(|all| all.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The jobs so far, by the words for their work.
+    pub fn jobs(&self) -> Vec<&'static str> {
+        self.lock().jobs.clone()
+    }
+
+    /// How many saves copied a volume whose bot was running.
+    pub fn saved_while_moving(&self) -> usize {
+        self.lock().moving
+    }
+
+    /// Whether a job hangs.
+    pub fn is_hanging(&self) -> bool {
+        self.lock().hanging > 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn perform(&self, job: &Job) -> Result<Report, JobError> {
+        let volume = data_volume_name(job.bot_id, job.volume);
+        match &job.work {
+            Work::Save { .. } => {
+                let content = self.host.read_volume(&volume).ok_or(JobError::NoVolume(volume))?;
+                let moving = self.host.state_of(job.bot_id) == Some(ContainerState::Running);
+                let mut state = self.lock();
+                state.moving += usize::from(moving);
+                state.made += 1;
+                let name = format!("{:08x}", state.made);
+                let bytes = content.len() as u64;
+                state.repositories.entry(job.bot_id).or_default().insert(name.clone(), content);
+                let stored_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+                Ok(Report { snapshot: Some(name), entries: 1, bytes, stored_bytes })
+            }
+            Work::Restore { snapshot } => {
+                let content = self.read(job.bot_id, snapshot)?;
+                let bytes = content.len() as u64;
+                self.host.fill_volume(&volume, job.bot_id, job.tenant_id, content);
+                Ok(Report { snapshot: None, entries: 1, bytes, stored_bytes: 0 })
+            }
+            Work::Verify { snapshot } => {
+                let bytes = self.read(job.bot_id, snapshot)?.len() as u64;
+                Ok(Report { snapshot: None, entries: 1, bytes, stored_bytes: 0 })
+            }
+            Work::Keep { snapshots } => {
+                let mut state = self.lock();
+                state.repositories.entry(job.bot_id).or_default().retain(|name, _| snapshots.contains(name));
+                Ok(Report::default())
+            }
+            Work::Erase => {
+                self.lock().repositories.remove(&job.bot_id);
+                Ok(Report::default())
+            }
+        }
+    }
+
+    fn read(&self, bot: BotId, snapshot: &str) -> Result<Vec<u8>, JobError> {
+        let found = self.lock().repositories.get(&bot).and_then(|all| all.get(snapshot).cloned());
+        let failed = |kind, detail: &str| JobError::Failed(Failure { kind, detail: detail.to_owned() });
+        let content = found.ok_or_else(|| failed(FailureKind::NoSnapshot, "no such snapshot"))?;
+        let damaged = content.last() == Some(&b'!');
+        if damaged { Err(failed(FailureKind::Damaged, "a file is not what was saved")) } else { Ok(content) }
+    }
+}
+
+struct MemoryJob {
+    backups: MemoryBackups,
+    job: Job,
+    fault: Option<JobFault>,
+}
+
+#[async_trait]
+impl BackupRunner for MemoryBackups {
+    async fn begin(&self, job: &Job) -> Result<Box<dyn RunningJob>, JobError> {
+        let fault = {
+            let mut state = self.lock();
+            state.jobs.push(job.work.as_str());
+            state.faults.pop_front().flatten()
+        };
+        if let Some(JobFault::AtBegin(error)) = fault {
+            return Err(error);
+        }
+        Ok(Box::new(MemoryJob { backups: self.clone(), job: job.clone(), fault }))
+    }
+}
+
+#[async_trait]
+impl RunningJob for MemoryJob {
+    async fn ready(&mut self) -> Result<(), JobError> {
+        let volume = data_volume_name(self.job.bot_id, self.job.volume);
+        self.backups.host.read_volume(&volume).map(drop).ok_or(JobError::NoVolume(volume))
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Report, JobError> {
+        match self.fault {
+            Some(JobFault::AtEnd(error)) => Err(error),
+            Some(JobFault::HangAfter) => {
+                self.backups.perform(&self.job)?;
+                self.backups.lock().hanging += 1;
+                std::future::pending().await
+            }
+            Some(JobFault::AtBegin(_)) | None => self.backups.perform(&self.job),
+        }
+    }
+}
