@@ -7,22 +7,25 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, GatewaySettings, KEYS, ModelAccount, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::cloud::DigitalOcean;
-use wopr_core::adapters::docker::{DockerHost, RegistryLogin};
+use wopr_core::adapters::docker::{DockerHost, DockerJobs, JobSettings, RegistryLogin};
 use wopr_core::adapters::inference::HttpProbe;
 use wopr_core::adapters::models::{Anthropic, Deepgram, ElevenLabs, OpenAiCompatible, Patience, Replicate};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
+use wopr_core::backup::BackupRunner;
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
 use wopr_core::gateway::{Capability, Journal, ModelProvider};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::notify::Mailer;
+use wopr_core::protocol::backup::{RingKey, Sensitive, Store};
 
 /// The exit code of a configuration that is wrong.
 const BAD_CONFIGURATION: u8 = 2;

@@ -119,14 +119,8 @@ impl AppState {
             nightly_hour: backup.nightly_hour,
             ..BackupConfig::default()
         });
-        let backups = Backups::new(
-            db.clone(),
-            clock.clone(),
-            billing.clone(),
-            fleet.clone(),
-            adapters.backups,
-            backup_config,
-        );
+        let backups =
+            Backups::new(db.clone(), clock.clone(), billing.clone(), fleet.clone(), adapters.backups, backup_config);
         let gpu = Gpu::new(db.clone(), clock.clone(), adapters.cloud, adapters.inference, gpu_config(&config));
         let payments =
             Payments::new(db.clone(), clock.clone(), billing.clone(), adapters.payments, payments_config(&config)?);

@@ -134,10 +134,7 @@ async fn create_of_bot(
 ) -> Result<(StatusCode, Json<Created>), ApiError> {
     let origin = origin(&parts, Some(&caller));
     let snapshot = state.backups.want(&origin, caller.tenant()?, bot_id(&id)?, input.name).await?;
-    let created = Created {
-        snapshot: SnapshotView::from(&snapshot),
-        estimated_monthly_cost: "$0.00/month".to_owned(),
-    };
+    let created = Created { snapshot: SnapshotView::from(&snapshot), estimated_monthly_cost: "$0.00/month".to_owned() };
     Ok((StatusCode::CREATED, Json(created)))
 }
 
@@ -251,8 +248,7 @@ async fn restore_instance(
     let snapshot = state.backups.get(tenant, bot, snapshot_id(&snapshot)?).await?;
     let origin = origin(&parts, Some(&caller));
     let restore = state.backups.restore(&origin, NewRestore { snapshot: snapshot.id, reason: None }).await?;
-    let restoring =
-        Restoring { ok: true, restored: snapshot.id.to_string(), restore_id: restore.id.to_string() };
+    let restoring = Restoring { ok: true, restored: snapshot.id.to_string(), restore_id: restore.id.to_string() };
     Ok((StatusCode::ACCEPTED, Json(restoring)))
 }
 
@@ -350,10 +346,7 @@ async fn list_archives(
 ) -> Result<Json<Archives>, ApiError> {
     let bot = bot_of_container(&container)?;
     let snapshots = state.backups.list_ready(bot).await?;
-    Ok(Json(Archives {
-        container_id: container_name(bot),
-        snapshots: snapshots.iter().map(Archive::from).collect(),
-    }))
+    Ok(Json(Archives { container_id: container_name(bot), snapshots: snapshots.iter().map(Archive::from).collect() }))
 }
 
 /// What is restored.

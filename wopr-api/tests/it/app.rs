@@ -19,13 +19,14 @@ use wopr_api::config::{Config, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::audit::Origin;
 use wopr_core::auth::{Email, Scope, SignUp, SignedIn};
+use wopr_core::backup::BackupRunner;
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SharedClock;
 use wopr_core::gateway::{Journal, Sync};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::TenantId;
 use wopr_core::testing::{
-    FixedClock, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments, MemoryProbe, TestDb,
+    FixedClock, MemoryBackups, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments, MemoryProbe, TestDb,
 };
 
 /// The page that is allowed to call.
@@ -149,7 +150,10 @@ impl TestApp {
             inference: Arc::new(probe.clone()),
             models: vec![models.clone()],
             journal: Journal::open(&folder, Sync::Soon).unwrap(),
-            backups: config.backup.is_some().then(|| Arc::new(MemoryBackups::new(containers.clone())) as Arc<dyn BackupRunner>),
+            backups: config
+                .backup
+                .is_some()
+                .then(|| Arc::new(MemoryBackups::new(containers.clone())) as Arc<dyn BackupRunner>),
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());

@@ -91,7 +91,18 @@ impl Backups {
         runner: Option<Arc<dyn BackupRunner>>,
         config: BackupConfig,
     ) -> Self {
-        Self { inner: Arc::new(Inner { db, clock, fleet, config, billing, runner, wake: Arc::default(), wake_save: Arc::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                db,
+                clock,
+                fleet,
+                config,
+                billing,
+                runner,
+                wake: Arc::default(),
+                wake_save: Arc::default(),
+            }),
+        }
     }
 
     /// Notified whenever somebody wants a snapshot: whoever runs [`Backups::save_due`] waits for it.
