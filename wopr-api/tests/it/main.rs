@@ -4,6 +4,7 @@
 
 mod app;
 mod auth;
+mod backup;
 mod billing;
 mod callers;
 mod config;

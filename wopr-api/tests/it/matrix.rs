@@ -12,6 +12,7 @@ use wopr_core::billing::{Transfer, TransferKind};
 use wopr_core::money::Money;
 
 use crate::app::{Answer, As, ORIGIN, TestApp, TestUser};
+use crate::backup::STORE;
 use crate::payments::STRIPE;
 
 /// What belongs to the victim.
@@ -20,6 +21,7 @@ struct Victim {
     bot: String,
     key: String,
     payment_method: String,
+    snapshot: String,
 }
 
 impl Victim {
@@ -30,21 +32,25 @@ impl Victim {
         app.state.billing.post(&[paid]).await.unwrap();
         let bot = json!({ "name": "theirs", "image": "wopr-network/wopr:latest", "description": "" });
         let bot = app.mutate(As::User(&user), "fleet.createInstance", &bot).await.data();
+        let bot = bot["id"].as_str().unwrap().to_owned();
         let origin = Origin::system("test");
+        app.state.fleet.advance().await.unwrap();
+        let snapshot = app.state.backups.want(&origin, user.tenant(), bot.parse().unwrap(), None).await.unwrap();
+        app.state.backups.save_due().await.unwrap();
+        let snapshot = snapshot.id.to_string();
         let key =
             app.state.auth.create_api_key(&origin, Some(user.tenant()), Scope::Read, "theirs", None).await.unwrap();
         app.state.payments.setup_intent(user.tenant(), Some("victim@example.com")).await.unwrap();
         let payment_method = app.provider.save_method("cus_memory1").id;
-        let victim =
-            Self { user, bot: bot["id"].as_str().unwrap().to_owned(), key: key.key.id.to_string(), payment_method };
+        let victim = Self { user, bot, key: key.key.id.to_string(), payment_method, snapshot };
         let saved = app.query(As::User(&victim.user), "billing.billingInfo", &json!({})).await.data();
         assert_eq!(saved["paymentMethods"][0]["id"], json!(victim.payment_method));
         victim
     }
 
     /// What nobody else may read.
-    fn secrets(&self) -> [&str; 4] {
-        [self.user.signed_in.user.email.as_str(), &self.bot, &self.key, &self.payment_method]
+    fn secrets(&self) -> [&str; 5] {
+        [self.user.signed_in.user.email.as_str(), &self.bot, &self.key, &self.payment_method, &self.snapshot]
     }
 }
 
@@ -107,6 +113,9 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         name if name.contains(" /internal/") => Refused(json!({ "nodeId": "victim" }), StatusCode::UNAUTHORIZED),
         name if name.contains(" admin.") => Refused(json!({ "tenantId": tenant }), forbidden),
         name if name.contains(" /api/admin/gpu") => Refused(json!({ "nodeId": "victim" }), forbidden),
+        name if name.contains(" /api/admin/backups") => {
+            Refused(json!({ "containerId": format!("wopr-bot-{}", victim.bot), "remotePath": "x" }), forbidden)
+        }
         name if name.contains(" /api/admin/") => Refused(json!({ "tenant_id": tenant }), forbidden),
         "DELETE /api/keys/{id}" => Refused(json!({ "id": victim.key }), absent),
         "POST /api/auth/revoke-session" => Unnoticed(json!({ "token": victim.user.signed_in.session.id })),
@@ -118,6 +127,9 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         }
         "mutation fleet.controlInstance" => Refused(json!({ "id": victim.bot, "action": "destroy" }), absent),
         name if name.contains(" fleet.getInstance") => Refused(bot, absent),
+        name if name.contains("/{id}/snapshots") => {
+            Refused(json!({ "id": victim.bot, "snapId": victim.snapshot }), absent)
+        }
         "PATCH /fleet/bots/{id}" => Refused(json!({ "id": victim.bot, "description": "mine" }), absent),
         name if name.contains(" /fleet/bots/{id}") => Refused(bot, absent),
         _ => return None,
@@ -153,7 +165,8 @@ async fn call(app: &TestApp, who: As<'_>, entry: &Entry, input: &Value) -> Answe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_reaches_nothing_of_anybody_else() {
-    let app = TestApp::start_with(&STRIPE).await.with_many_clients();
+    let outside: Vec<_> = STRIPE.into_iter().chain(STORE).collect();
+    let app = TestApp::start_with(&outside).await.with_many_clients();
     let victim = Victim::create(&app).await;
     let stranger = app.user("stranger").await;
     let stranger_key = app.key(Some(stranger.tenant()), Scope::Admin).await;
@@ -163,7 +176,9 @@ async fn a_stranger_reaches_nothing_of_anybody_else() {
         let bots = app.query(As::User(&victim.user), "fleet.listInstances", &json!({})).await.data();
         let billing = app.query(As::User(&victim.user), "billing.billingInfo", &json!({})).await.data();
         let keys = app.call(As::User(&victim.user), Method::GET, "/api/keys", None).await.json();
-        (ping, balance, bots, billing, keys)
+        let snapshots = format!("/api/bots/{}/snapshots", victim.bot);
+        let snapshots = app.call(As::User(&victim.user), Method::GET, &snapshots, None).await.json();
+        (ping, balance, bots, billing, keys, snapshots)
     };
     let before = state().await;
     let mut missing = Vec::new();

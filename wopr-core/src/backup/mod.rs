@@ -28,4 +28,4 @@ pub use self::model::{
 };
 pub use self::ports::{BackupRunner, Job, RunningJob};
 pub use self::saving::Tidied;
-pub use self::service::{BackupConfig, Backups};
+pub use self::service::{BackupConfig, Backups, Summary};

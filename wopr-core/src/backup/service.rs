@@ -21,6 +21,8 @@ use crate::money::Money;
 
 /// The most restores listed at once.
 const MAX_RESTORES: i64 = 250;
+/// How long what is known of all backups together is believed.
+const SUMMARY_AGE: SignedDuration = SignedDuration::from_secs(30);
 
 /// How backups are made.
 #[derive(Debug, Clone)]
@@ -58,6 +60,15 @@ impl Default for BackupConfig {
     }
 }
 
+/// How it stands with backups in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Bots whose last attempt failed, or whose last snapshot is older than a day.
+    pub stale: usize,
+    /// Bots.
+    pub bots: usize,
+}
+
 /// Backups of bots. Cheap to clone.
 #[derive(Clone)]
 pub struct Backups {
@@ -73,6 +84,7 @@ pub(super) struct Inner {
     runner: Option<Arc<dyn BackupRunner>>,
     wake: Arc<Notify>,
     wake_save: Arc<Notify>,
+    summary: tokio::sync::Mutex<Option<(Timestamp, Summary)>>,
 }
 
 impl std::fmt::Debug for Backups {
@@ -101,6 +113,7 @@ impl Backups {
                 runner,
                 wake: Arc::default(),
                 wake_save: Arc::default(),
+                summary: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -396,6 +409,29 @@ impl Backups {
             }
         };
         Ok(bots.into_iter().map(status).collect())
+    }
+
+    /// How many bots there are, and with how many backups something is wrong; nothing where backups are off. It is looked
+    /// at anew when what is known is older than half a minute.
+    ///
+    /// # Errors
+    /// As [`Backups::statuses`].
+    pub async fn summary(&self) -> Result<Option<Summary>, BackupError> {
+        if !self.is_on() {
+            return Ok(None);
+        }
+        let now = self.now();
+        let mut known = self.inner.summary.lock().await;
+        if let Some((at, summary)) = *known
+            && now.duration_since(at).abs() < SUMMARY_AGE
+        {
+            return Ok(Some(summary));
+        }
+        let statuses = self.statuses().await?;
+        let stale = statuses.iter().filter(|status| status.is_stale(now)).count();
+        let summary = Summary { stale, bots: statuses.len() };
+        *known = Some((now, summary));
+        Ok(Some(summary))
     }
 
     /// A bot, whoever's it is and even if it is gone.

@@ -1,0 +1,214 @@
+//! Snapshots and backups over the wire.
+
+use axum::http::{Method, StatusCode};
+use serde_json::{Value, json};
+use wopr_core::audit::Actor;
+use wopr_core::auth::Scope;
+use wopr_core::billing::{Transfer, TransferKind};
+use wopr_core::money::Money;
+
+use crate::app::{As, TestApp, TestUser};
+
+/// What switches backups on.
+pub(crate) const STORE: [(&str, &str); 5] = [
+    ("S3_BUCKET", "wopr-backups"),
+    ("DO_SPACES_ENDPOINT", "http://objects:9000"),
+    ("DO_SPACES_ACCESS_KEY", "access"),
+    ("DO_SPACES_SECRET_KEY", "0123456789abcdef"),
+    ("BACKUP_ENCRYPTION_KEY", "k1:0123456789abcdef0123456789abcdef-backups"),
+];
+
+struct World {
+    app: TestApp,
+    ann: TestUser,
+    operator: String,
+    bot: String,
+}
+
+impl World {
+    async fn open() -> Self {
+        let app = TestApp::start_with(&STORE).await;
+        let ann = app.user("ann").await;
+        let (amount, actor) = (Money::from_cents(500), Actor::Webhook("stripe"));
+        let paid = Transfer::to_wallet("cs_ann".to_owned(), TransferKind::Purchase, ann.tenant(), amount, actor);
+        app.state.billing.post(&[paid]).await.unwrap();
+        let operator = app.key(None, Scope::Admin).await;
+        let new = json!({ "name": "hers", "image": "wopr-network/wopr:latest", "description": "" });
+        let bot = app.mutate(As::User(&ann), "fleet.createInstance", &new).await.data();
+        let bot = bot["id"].as_str().unwrap().to_owned();
+        app.state.fleet.advance().await.unwrap();
+        app.containers.write_data(bot.parse().unwrap(), b"forty-two");
+        Self { app, ann, operator, bot }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let answer = self.app.call(As::User(&self.ann), method, path, body.as_ref()).await;
+        let body = if answer.body.is_empty() { Value::Null } else { answer.json() };
+        (answer.status, body)
+    }
+
+    async fn operate(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let answer = self.app.call(As::Key(&self.operator), method, path, body.as_ref()).await;
+        (answer.status, answer.json())
+    }
+
+    fn remembered(&self) -> Vec<u8> {
+        self.app.containers.read_data(self.bot.parse().unwrap()).unwrap()
+    }
+
+    /// Lets everybody do his part.
+    async fn work(&self) {
+        for _ in 0..6 {
+            self.app.state.backups.save_due().await.unwrap();
+            self.app.state.backups.advance().await.unwrap();
+            self.app.state.fleet.advance().await.unwrap();
+            self.app.clock.advance(jiff::SignedDuration::from_secs(2));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_makes_restores_and_deletes_a_snapshot() {
+    let world = World::open().await;
+    let snapshots = format!("/api/bots/{}/snapshots", world.bot);
+    let (status, made) = world.call(Method::POST, &snapshots, Some(json!({ "name": "mine" }))).await;
+    assert_eq!((status, &made["estimatedMonthlyCost"]), (StatusCode::CREATED, &json!("$0.00/month")));
+    let made = &made["snapshot"];
+    assert_eq!(
+        (&made["type"], &made["state"], &made["name"], &made["trigger"], &made["sizeBytes"]),
+        (&json!("on-demand"), &json!("wanted"), &json!("mine"), &json!("manual"), &Value::Null)
+    );
+    assert_eq!(made["userId"], json!(world.ann.signed_in.user.id));
+    let (status, refused) = world.call(Method::POST, &snapshots, Some(json!({}))).await;
+    assert_eq!(
+        (status, refused),
+        (StatusCode::FORBIDDEN, json!({ "error": "snapshot_quota_exceeded", "current": 1, "max": 1, "tier": "free" }))
+    );
+    world.work().await;
+    let (_, listed) = world.call(Method::GET, &snapshots, None).await;
+    let ready = listed["snapshots"].as_array().unwrap().iter().find(|one| one["id"] == made["id"]).unwrap();
+    assert_eq!((&ready["state"], &ready["sizeBytes"]), (&json!("ready"), &json!(9)));
+
+    world.app.containers.write_data(world.bot.parse().unwrap(), b"!");
+    let one = format!("/api/instances/{}/snapshots/{}", world.bot, made["id"].as_str().unwrap());
+    let (status, started) = world.call(Method::POST, &format!("{one}/restore"), None).await;
+    assert_eq!((status, &started["ok"], &started["restored"]), (StatusCode::ACCEPTED, &json!(true), &made["id"]));
+    let (status, again) = world.call(Method::POST, &format!("{one}/restore"), None).await;
+    assert_eq!((status, &again["code"]), (StatusCode::CONFLICT, &json!("RESTORE_UNDER_WAY")));
+    world.work().await;
+    assert_eq!(world.remembered(), b"forty-two");
+
+    assert_eq!(world.call(Method::DELETE, &one, None).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(world.call(Method::DELETE, &one, None).await.0, StatusCode::NOT_FOUND);
+    let (_, listed) = world.call(Method::GET, &snapshots, None).await;
+    let before = &listed["snapshots"][0];
+    assert_eq!(before["type"], json!("pre-restore"));
+    let path = format!("{snapshots}/{}", before["id"].as_str().unwrap());
+    assert_eq!(world.call(Method::DELETE, &path, None).await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_lists_what_there_is_and_restores_from_a_path() {
+    let world = World::open().await;
+    world.work().await;
+    let (_, all) = world.operate(Method::GET, "/api/admin/backups", None).await;
+    assert_eq!((&all["total"], &all["staleCount"]), (&json!(1), &json!(0)));
+    let backup = &all["backups"][0];
+    let container = format!("wopr-bot-{}", world.bot);
+    assert_eq!(
+        (&backup["containerId"], &backup["lastBackupSuccess"], &backup["totalBackups"], &backup["isStale"]),
+        (&json!(container), &json!(true), &json!(1), &json!(false))
+    );
+    let one = format!("/api/admin/backups/{container}");
+    assert_eq!(world.operate(Method::GET, &one, None).await.1, *backup);
+    assert_eq!(world.operate(Method::GET, "/api/admin/backups/tenant_x", None).await.0, StatusCode::NOT_FOUND);
+    let (_, archives) = world.operate(Method::GET, &format!("{one}/snapshots"), None).await;
+    let path = archives["snapshots"][0]["path"].as_str().unwrap().to_owned();
+    assert_eq!(backup["lastBackupPath"], json!(path));
+
+    world.app.containers.lose_container(world.bot.parse().unwrap());
+    world.app.containers.lose_volumes(world.bot.parse().unwrap());
+    let restore = format!("{one}/restore");
+    let table = [
+        (json!({}), StatusCode::BAD_REQUEST),
+        (json!({ "remotePath": "nightly/local/wopr-bot-other/wopr-bot-other_20270101" }), StatusCode::FORBIDDEN),
+        (json!({ "remotePath": format!("nightly/../{container}/x") }), StatusCode::NOT_FOUND),
+        (json!({ "remotePath": format!("nightly/local/{container}-2/x") }), StatusCode::FORBIDDEN),
+    ];
+    for (body, status) in table {
+        assert_eq!(world.operate(Method::POST, &restore, Some(body.clone())).await.0, status, "{body}");
+    }
+    let body = json!({ "remotePath": path, "reason": "the disk died" });
+    let (status, started) = world.operate(Method::POST, &restore, Some(body)).await;
+    assert_eq!((status, &started["targetNodeId"]), (StatusCode::ACCEPTED, &json!("auto")));
+    world.work().await;
+    assert_eq!(world.remembered(), b"forty-two");
+    let input = json!({ "tenantId": world.ann.tenant() });
+    let history = world.app.query(As::Key(&world.operator), "admin.restoreHistory", &input).await.data();
+    let entry = &history["entries"][0];
+    assert_eq!(
+        (&entry["phase"], &entry["snapshotKey"], &entry["reason"], &entry["preRestoreKey"], &entry["error"]),
+        (&json!("done"), &json!(path), &json!("the disk died"), &Value::Null, &Value::Null)
+    );
+    assert_eq!(entry["id"], started["restoreId"]);
+    let (_, backup) = world.operate(Method::GET, &one, None).await;
+    assert!(backup["lastProvenAt"].is_string(), "{backup}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_over_the_procedure_answers_when_it_is_done() {
+    let world = World::open().await;
+    world.work().await;
+    let tenant = world.ann.tenant();
+    let operator = As::Key(&world.operator);
+    let listed = world.app.query(operator, "admin.restoreListSnapshots", &json!({ "tenantId": tenant })).await.data();
+    let key = listed["snapshots"][0]["key"].as_str().unwrap().to_owned();
+    world.app.containers.write_data(world.bot.parse().unwrap(), b"!");
+    let input = |confirmation: String| json!({ "tenantId": tenant, "nodeId": "local", "snapshotKey": key, "confirmRestore": confirmation });
+    let refused = world.app.mutate(operator, "admin.restoreFromSnapshot", &input("RESTORE".to_owned())).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let input = input(format!("RESTORE {tenant}"));
+    let call = world.app.mutate(operator, "admin.restoreFromSnapshot", &input);
+    let work = async {
+        loop {
+            world.work().await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let answer = tokio::select! {
+        answer = call => answer.data(),
+        () = work => unreachable!("it has no end"),
+    };
+    assert_eq!((&answer["success"], &answer["snapshotKey"]), (&json!(true), &json!(key)));
+    assert!(answer["preRestoreKey"].as_str().unwrap().starts_with("pre-restore/wopr-bot-"), "{answer}");
+    assert_eq!(world.remembered(), b"forty-two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_when_backups_are_stale() {
+    let world = World::open().await;
+    world.work().await;
+    let health = async || world.app.get("/health").await.json();
+    assert_eq!(health().await["backups"], json!({ "staleCount": 0, "totalTracked": 1 }));
+    world.app.clock.advance(jiff::SignedDuration::from_hours(25));
+    let stale = health().await;
+    assert_eq!((&stale["status"], &stale["backups"]["staleCount"]), (&json!("degraded"), &json!(1)));
+    let (_, alerts) = world.operate(Method::GET, "/api/admin/backups/alerts/stale", None).await;
+    assert_eq!((&alerts["count"], &alerts["alerts"][0]["lastBackupSuccess"]), (&json!(1), &json!(true)));
+    let (_, shown) = world.operate(Method::GET, "/api/admin/backups?stale=true", None).await;
+    assert_eq!(shown["total"], json!(1));
+    world.work().await;
+    world.app.clock.advance(jiff::SignedDuration::from_mins(1));
+    assert_eq!(health().await["status"], json!("ok"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_store_it_is_said() {
+    let app = TestApp::start().await;
+    let ann = app.user("ann").await;
+    let health = app.get("/health").await.json();
+    assert_eq!((&health["status"], health.get("backups")), (&json!("ok"), None));
+    let path = "/api/bots/0190c6a7-b5e7-7c0a-9d3c-2b1a00112233/snapshots";
+    let answer = app.call(As::User(&ann), Method::POST, path, Some(&json!({}))).await;
+    assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("NOT_CONFIGURED")));
+}
