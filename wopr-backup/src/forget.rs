@@ -1,12 +1,12 @@
 //! Snapshots that are no longer wanted, and what only they needed.
 
 use rustic_core::repofile::SnapshotId;
-use rustic_core::{LimitOption, PruneOptions};
+use rustic_core::{IndexedFullStatus, LimitOption, PruneOptions};
 
 use crate::clock::now;
 use crate::error::BackupError;
 use crate::report::ForgetReport;
-use crate::repository::{Backups, time_of};
+use crate::repository::{Backups, Session, time_of};
 use crate::retention::{Candidate, KeepRules, to_remove};
 use crate::save::check_kind;
 
@@ -51,8 +51,55 @@ impl Backups {
         if request.dry_run {
             return Ok(report);
         }
-        if !removed.is_empty() {
-            session.objects.settle("removing snapshots", session.repository.delete_snapshots(&removed))?;
+        report.freed_bytes = session.remove(&removed)?;
+        Ok(report)
+    }
+
+    /// Removes every snapshot but these, and then the objects that no snapshot needs.
+    ///
+    /// # Errors
+    /// As every command; [`BackupError::NoSnapshot`] when one of these is not there or does not count, or when there is none:
+    /// nothing is removed then.
+    pub fn keep(&self, kept: &[String]) -> Result<ForgetReport, BackupError> {
+        let session = self.session("keep")?;
+        if kept.is_empty() {
+            return Err(BackupError::NoSnapshot("none is to be kept".to_owned()));
+        }
+        let mut missing: std::collections::BTreeSet<&str> = kept.iter().map(String::as_str).collect();
+        let mut removed = Vec::new();
+        for snapshot in session.snapshots()? {
+            let id = snapshot.id.to_hex();
+            if missing.contains(id.as_str()) && session.counts(&snapshot)? {
+                missing.remove(id.as_str());
+            } else {
+                removed.push(snapshot.id);
+            }
+        }
+        if let Some(missing) = missing.first() {
+            return Err(BackupError::NoSnapshot((*missing).to_owned()));
+        }
+        let freed_bytes = session.remove(&removed)?;
+        let removed = removed.iter().map(|id| id.to_hex().as_str().to_owned()).collect();
+        Ok(ForgetReport { dry_run: false, removed, kept: kept.to_vec(), freed_bytes })
+    }
+
+    /// Removes one snapshot. Its objects stay until something else removes what nobody needs.
+    ///
+    /// # Errors
+    /// As every command.
+    pub fn remove(&self, snapshot: &str) -> Result<(), BackupError> {
+        let session = self.session("remove")?;
+        let snapshot = session.snapshot(Some(snapshot))?;
+        session.objects.settle("removing a snapshot", session.repository.delete_snapshots(&[snapshot.id]))
+    }
+}
+
+impl Session<IndexedFullStatus> {
+    /// Removes snapshots, and then the objects that no snapshot needs; the answer is how many bytes those had.
+    fn remove(&self, snapshots: &[SnapshotId]) -> Result<u64, BackupError> {
+        let session = self;
+        if !snapshots.is_empty() {
+            session.objects.settle("removing snapshots", session.repository.delete_snapshots(snapshots))?;
         }
         let mut options = PruneOptions::default();
         options.instant_delete = true; // the lock keeps everybody else out
@@ -60,7 +107,6 @@ impl Backups {
         let plan = session.objects.settle("planning", session.repository.prune_plan(&options))?;
         let before = session.stored()?;
         session.objects.settle("pruning", session.repository.prune(&options, plan))?;
-        report.freed_bytes = before.saturating_sub(session.stored()?);
-        Ok(report)
+        Ok(before.saturating_sub(session.stored()?))
     }
 }

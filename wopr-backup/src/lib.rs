@@ -16,6 +16,7 @@ mod clock;
 pub mod database;
 mod error;
 mod forget;
+pub mod job;
 pub mod keys;
 pub mod lock;
 pub mod manifest;

@@ -26,6 +26,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Carries out one order of the platform's, which comes on standard input with all that it needs.
+    Job,
     /// Makes the repository, or makes sure that it opens.
     Init,
     /// Saves a directory.
@@ -117,6 +119,9 @@ fn main() -> std::process::ExitCode {
     // Whoever installed one before us has the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
 
+    if matches!(arguments.command, Command::Job) {
+        return job();
+    }
     let settings = Settings::read(std::env::vars());
     let repository = settings.as_ref().map(|settings| settings.repository.clone()).unwrap_or_default();
     let result = settings.and_then(|settings| {
@@ -148,17 +153,28 @@ fn main() -> std::process::ExitCode {
     }
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime, BackupError> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.map_err(|error| BackupError::Engine(format!("the runtime did not start: {error}")))
+}
+
+fn job() -> std::process::ExitCode {
+    let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout());
+    let result = runtime().and_then(|runtime| wopr_backup::job::run(&mut input, &mut output, runtime.handle()));
+    if let Err(error) = &result {
+        tracing::error!("{}", error.chain());
+    }
+    result.map_or_else(|error| error.exit_code() as u8, |()| 0).into()
+}
+
 fn run(command: Command, settings: &Settings) -> Result<Done, BackupError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| BackupError::Engine(format!("the runtime did not start: {error}")))?;
+    let runtime = runtime()?;
     let open = || {
         let (keys, lock) = (settings.keys.clone(), settings.lock.clone());
         Backups::new(settings.store.open()?, &settings.repository, keys, lock, runtime.handle().clone())
     };
     Ok(match command {
+        Command::Job => return Err(BackupError::Usage("a job brings its own settings".to_owned())),
         Command::Init => Done::Init(open()?.init()?),
         Command::Save { directory, kind, description, read_all } => {
             let description = description.map_or_else(|| Ok(Bytes::from_static(b"{}")), |path| document(&path))?;

@@ -51,7 +51,9 @@ impl Shape {
 const HEX32: Shape = Shape { prefix: "", bytes: 32 };
 
 /// Every secret that is made, by the name the programs know it under.
-const INVENTORY: [(&str, Shape); 10] = [
+const INVENTORY: [(&str, Shape); 11] = [
+    // A name and a secret in base64, which these digits are as well.
+    ("BACKUP_ENCRYPTION_KEY", Shape { prefix: "k1:", bytes: 32 }),
     ("BETTER_AUTH_SECRET", HEX32),
     ("FLEET_API_TOKEN_ADMIN", HEX32),
     ("GPU_NODE_SECRET", Shape { prefix: "", bytes: 24 }),

@@ -1,8 +1,13 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use secrecy::SecretString;
 use wopr_core::backup::retention::Tier;
 
 use super::BackupSettings;
 use super::read::Reader;
+
+/// Keys that encrypt backups have at least this many bytes.
+const MIN_BYTES: usize = 32;
 
 impl Reader {
     /// Backups, if there is somewhere to keep them.
@@ -52,6 +57,12 @@ impl Reader {
             }
             if ring.iter().any(|(other, _)| other == id) {
                 self.wrong(format!("{name} has two keys named {id}"));
+            }
+            let long = BASE64.decode(secret).is_ok_and(|bytes| bytes.len() >= MIN_BYTES);
+            if !long {
+                self.wrong(format!(
+                    "{name} has a key of less than {MIN_BYTES} bytes of base64; make one with `openssl rand -base64 32`"
+                ));
             }
             let secrets = self.strong(name, vec![secret.to_owned()]);
             ring.extend(secrets.into_iter().map(|secret| (id.to_owned(), secret)));

@@ -202,7 +202,7 @@ pub static KEYS: [Key; 88] = [
     secret("DO_SPACES_SECRET_KEY", "the object store's key"),
     secret(
         "BACKUP_ENCRYPTION_KEY",
-        "name:secret of keys for backups, newest first, separated by commas, each at least 32 characters; keep them elsewhere too",
+        "name:secret of keys for backups, newest first, separated by commas, each 32 bytes or more in base64; keep them elsewhere too",
     ),
     plain(
         "BACKUP_IMAGE",

@@ -15,7 +15,7 @@ pub(crate) const STORE: [(&str, &str); 5] = [
     ("DO_SPACES_ENDPOINT", "http://objects:9000"),
     ("DO_SPACES_ACCESS_KEY", "access"),
     ("DO_SPACES_SECRET_KEY", "0123456789abcdef"),
-    ("BACKUP_ENCRYPTION_KEY", "k1:0123456789abcdef0123456789abcdef-backups"),
+    ("BACKUP_ENCRYPTION_KEY", "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
 ];
 
 struct World {

@@ -100,8 +100,6 @@ pub enum Work {
         /// The snapshots that stay; at least one.
         snapshots: Vec<String>,
     },
-    /// Removes the repository.
-    Erase,
 }
 
 impl Work {
@@ -112,7 +110,6 @@ impl Work {
             Self::Restore { .. } => "restore",
             Self::Verify { .. } => "verify",
             Self::Keep { .. } => "keep",
-            Self::Erase => "erase",
         }
     }
 }

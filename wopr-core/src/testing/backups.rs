@@ -112,10 +112,6 @@ impl MemoryBackups {
                 state.repositories.entry(job.bot_id).or_default().retain(|name, _| snapshots.contains(name));
                 Ok(Report::default())
             }
-            Work::Erase => {
-                self.lock().repositories.remove(&job.bot_id);
-                Ok(Report::default())
-            }
         }
     }
 

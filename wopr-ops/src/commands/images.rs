@@ -26,8 +26,8 @@ use crate::{
 /// The images of the flat stack, by the name given to `--only`.
 pub(crate) const NAMES: [&str; 5] = ["postgres", "api", "stripe", "mail", "bot"];
 /// The images that the two-machine topology runs beside them.
-pub(crate) const TOPOLOGY_NAMES: [&str; 8] =
-    ["machine", "llama", "whisper", "speech", "caddy", "objects", "ui", "gpu-node"];
+pub(crate) const TOPOLOGY_NAMES: [&str; 9] =
+    ["machine", "llama", "whisper", "speech", "caddy", "objects", "backup", "ui", "gpu-node"];
 
 /// Every name there is.
 fn names() -> Vec<&'static str> {

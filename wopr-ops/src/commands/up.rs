@@ -215,11 +215,13 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Loads the images of a machine's services, and of the bots it may run; answers with them.
+    /// Loads the images of a machine's services, and of the bots and jobs it may run; answers with them.
     async fn images_of(&self, machine: &str, engine: &Docker, stack: &Stack) -> anyhow::Result<Vec<Image>> {
-        let bot = self.images.get("bot").filter(|_| machine == VPS);
+        let asked_for = ["bot", "backup"].into_iter().filter(|_| machine == VPS);
+        let asked_for: Vec<&String> = asked_for.filter_map(|name| self.images.get(name)).collect();
         let runs = |image: &&Image| {
-            stack.services.iter().map(|service| &service.image).chain(bot).any(|name| *name == image.reference)
+            let services = stack.services.iter().map(|service| &service.image);
+            services.chain(asked_for.iter().copied()).any(|name| *name == image.reference)
         };
         let wanted: Vec<Image> = self.current.iter().filter(runs).cloned().collect();
         transfer::load(self.ui, self.engine, (machine, engine), &self.paths.archives(), &wanted).await?;
@@ -412,6 +414,9 @@ pub(crate) fn wanted_images(paths: &Paths, args: &UpArgs) -> anyhow::Result<Vec<
     }
     if wanted.iter().any(|image| image == "api") {
         wanted.push("bot".to_owned());
+        if !args.flat {
+            wanted.push("backup".to_owned());
+        }
     }
     Ok(all().filter(|name| wanted.iter().any(|image| image == name)).collect())
 }

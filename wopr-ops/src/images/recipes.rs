@@ -307,6 +307,15 @@ pub(crate) const OBJECTS: Program = Program {
     uid: SERVICE_UID,
     dockerfile: include_str!("../../../local/images/wopr-objects/Dockerfile"),
 };
+/// Jobs that copy bots' volumes into the object store, and bring them back.
+pub(crate) const BACKUP: Program = Program {
+    repository: "wopr-backup",
+    tag: "local",
+    package: "wopr-backup",
+    binary: "wopr-backup",
+    uid: SERVICE_UID,
+    dockerfile: include_str!("../../../local/images/wopr-backup/Dockerfile"),
+};
 /// The program that exits 0 while it can be written to; the image's health check.
 pub(crate) const OBJECTS_HEALTH: [&str; 2] = ["/wopr-objects", "health"];
 
@@ -344,12 +353,13 @@ pub(crate) const GPU_NODE: Program = Program {
 };
 
 /// Every program that is alone in its image, by the name of the image.
-pub(crate) const PROGRAMS: [(&str, Program); 7] = [
+pub(crate) const PROGRAMS: [(&str, Program); 8] = [
     ("api", API),
     ("stripe", STRIPE),
     ("mail", MAIL),
     ("bot", BOT),
     ("objects", OBJECTS),
+    ("backup", BACKUP),
     ("ui", UI),
     ("gpu-node", GPU_NODE),
 ];

@@ -81,6 +81,9 @@ const SMTP_PORT: u16 = 1025;
 pub(crate) const MAIL_WEB_PORT: u16 = 3120;
 pub(crate) const API_PORT: u16 = 3100;
 pub(crate) const HTTP_PORT: u16 = 80;
+const OBJECTS_PORT: u16 = 9000;
+/// Where backups are kept in the object store.
+const BUCKET: &str = "wopr-backups";
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
 const CADDY_ADMIN_PORT: u16 = 2019;
@@ -230,7 +233,9 @@ pub(crate) fn handovers<'s>(
         (names.stripe, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
     ]);
     if place != Place::Here {
-        api.extend(files(&["GPU_NODE_SECRET"])?);
+        api.extend(files(&["BACKUP_ENCRYPTION_KEY", "GPU_NODE_SECRET"])?);
+        api.insert("DO_SPACES_ACCESS_KEY".to_owned(), secret("OBJECTS_ACCESS_KEY")?.to_owned());
+        api.insert("DO_SPACES_SECRET_KEY".to_owned(), secret("OBJECTS_SECRET_KEY")?.to_owned());
         all.insert(names.objects, files(&["OBJECTS_ACCESS_KEY", "OBJECTS_SECRET_KEY"])?);
         all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config()))]));
     }
@@ -294,7 +299,7 @@ fn ui(inputs: &Inputs<'_>) -> Service {
 
 fn objects(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, inputs.names().objects, "objects");
-    service.set([("OBJECTS_BUCKETS", "wopr-backups".to_owned())]);
+    service.set([("OBJECTS_BUCKETS", BUCKET.to_owned())]);
     service.mounts.push(Mount::Volume { name: "wopr-objects-data", target: "/data" });
     service.ready = Ready::Probe(OBJECTS_HEALTH.to_vec());
     service
@@ -377,6 +382,9 @@ fn api(inputs: &Inputs<'_>) -> Service {
     service.ports = inputs.published(inputs.ports.api_port, API_PORT);
     service.memory_bytes = 512 * MIB;
     service.after = vec![inputs.names().migrate, inputs.names().stripe, inputs.names().mail];
+    if inputs.place != Place::Here {
+        service.after.push(inputs.names().objects);
+    }
     service.ready = Ready::Http(vec![(API_PORT, "/health/ready")]);
     service
 }
@@ -400,6 +408,14 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
     ]
     .map(text)
     .into();
+    if inputs.place != Place::Here {
+        settings.extend([
+            ("S3_BUCKET", BUCKET.to_owned()),
+            ("DO_SPACES_ENDPOINT", format!("http://{}:{OBJECTS_PORT}", inputs.names().objects)),
+            ("BACKUP_IMAGE", inputs.images.get("backup").cloned().unwrap_or_default()),
+            ("BACKUP_NETWORK", inputs.names().network.to_owned()),
+        ]);
+    }
     let seen_by_bots = if inputs.place == Place::Here { inputs.ports.api_port } else { API_PORT };
     settings.extend([
         ("GATEWAY_URL", format!("http://host.docker.internal:{seen_by_bots}")),

@@ -9,11 +9,12 @@ use super::{
 
 fn images(api: &str) -> Images {
     let image = |name: &'static str| (name, format!("wopr-{name}:aa"));
-    let mut images: Images = ["postgres", "stripe", "mail", "ui", "objects", "caddy", "llama", "speech", "whisper"]
-        .map(image)
-        .into_iter()
-        .chain([image("gpu-node")])
-        .collect();
+    let mut images: Images =
+        ["postgres", "stripe", "mail", "ui", "objects", "backup", "caddy", "llama", "speech", "whisper"]
+            .map(image)
+            .into_iter()
+            .chain([image("gpu-node")])
+            .collect();
     images.insert("api", format!("wopr-api:{api}"));
     images
 }

@@ -136,7 +136,7 @@ impl BackupRunner for DockerJobs {
                 self.renew_volume(job, &volume).await?;
                 Some(volume)
             }
-            Work::Verify { .. } | Work::Keep { .. } | Work::Erase => None,
+            Work::Verify { .. } | Work::Keep { .. } => None,
         };
         let order = Order {
             store: self.settings.store.clone(),

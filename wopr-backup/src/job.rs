@@ -1,0 +1,168 @@
+//! One order of the platform's, carried out beside a bot's volume.
+//!
+//! What the two say to each other is [`wopr_core::protocol::backup`]. A repository that is not there is made by its first
+//! save.
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::SecretString;
+use tokio::runtime::Handle;
+use wopr_core::protocol::backup::{
+    Failure, FailureKind, GO, Message, Order, Report, RingKey, Store, VOLUME_PATH, Work,
+};
+
+use crate::error::{BackupError, ExitCode};
+use crate::keys::Keys;
+use crate::lock::LockSettings;
+use crate::repository::Backups;
+use crate::restore::RestoreRequest;
+use crate::save::SaveRequest;
+use crate::store::{S3Settings, StoreSettings};
+use crate::verify::VerifyRequest;
+
+/// The kind of a snapshot of a whole volume.
+const WHOLE: &str = "bot";
+/// The kind of a copy that was made while the bot went on, and only spares the next one work.
+const DRAFT: &str = "draft";
+/// After how long a request that keeps failing is given up, and a lock that is not renewed is anybody's.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+const LOCK_EXPIRY: Duration = Duration::from_secs(120);
+
+/// Reads an order, carries it out and says what came of it. The answer is whether it was done.
+///
+/// # Errors
+/// [`BackupError::Usage`] when nobody can be told.
+pub fn run(input: &mut impl BufRead, output: &mut impl Write, runtime: &Handle) -> Result<(), BackupError> {
+    let result = read_order(input).and_then(|order| carry_out(order, input, output, runtime));
+    let message = match &result {
+        Ok(report) => Message::Done(report.clone()),
+        Err(error) => Message::Failed(Failure { kind: kind_of(error), detail: error.chain() }),
+    };
+    say(output, &message)?;
+    result.map(drop)
+}
+
+fn read_order(input: &mut impl BufRead) -> Result<Order, BackupError> {
+    let line = read_line(input)?;
+    // What is wrong with it is told without a word of it: it holds secrets.
+    serde_json::from_str(&line).map_err(|error| {
+        let place = format!("line {} column {}", error.line(), error.column());
+        BackupError::Usage(format!("the order is none: {:?} at {place}", error.classify()))
+    })
+}
+
+fn read_line(input: &mut impl BufRead) -> Result<String, BackupError> {
+    let mut line = String::new();
+    match input.read_line(&mut line) {
+        Ok(0) => Err(BackupError::Usage("standard input ended".to_owned())),
+        Ok(_) => Ok(line),
+        Err(error) => Err(BackupError::Usage(format!("standard input: {error}"))),
+    }
+}
+
+fn say(output: &mut impl Write, message: &Message) -> Result<(), BackupError> {
+    let said = serde_json::to_vec(message).map_err(std::io::Error::other).and_then(|mut line| {
+        line.push(b'\n');
+        output.write_all(&line)?;
+        output.flush()
+    });
+    said.map_err(|error| BackupError::Usage(format!("standard output: {error}")))
+}
+
+fn carry_out(
+    order: Order,
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+    runtime: &Handle,
+) -> Result<Report, BackupError> {
+    let backups = open(&order, runtime)?;
+    match order.work {
+        Work::Save { description } => save(&backups, description, input, output),
+        Work::Restore { snapshot } => {
+            let directory = PathBuf::from(VOLUME_PATH);
+            let done = backups.restore(&RestoreRequest { snapshot: Some(snapshot), directory, description: None })?;
+            Ok(Report { snapshot: Some(done.snapshot), ..totals(&done.totals) })
+        }
+        Work::Verify { snapshot } => {
+            let done = backups.verify(&VerifyRequest { snapshot: Some(snapshot), all: false })?;
+            Ok(Report { entries: done.files, bytes: done.bytes, ..Report::default() })
+        }
+        Work::Keep { snapshots } => {
+            let freed = backups.keep(&snapshots)?.freed_bytes;
+            Ok(Report { stored_bytes: -i64::try_from(freed).unwrap_or(i64::MAX), ..Report::default() })
+        }
+    }
+}
+
+/// Copies the volume, waits until the bot stands still, and copies what has changed meanwhile.
+fn save(
+    backups: &Backups,
+    description: String,
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+) -> Result<Report, BackupError> {
+    let made = backups.init()?.created;
+    tracing::info!(made, "the repository is open");
+    let request = |kind: &str| SaveRequest {
+        directory: PathBuf::from(VOLUME_PATH),
+        kind: kind.to_owned(),
+        description: Bytes::from(description.clone()),
+        read_all: false,
+    };
+    let draft = backups.save(&request(DRAFT))?;
+    say(output, &Message::Ready)?;
+    let line = read_line(input)?;
+    if line.trim_end() != GO {
+        return Err(BackupError::Usage("neither to go on nor to end was said".to_owned()));
+    }
+    let whole = backups.save(&request(WHOLE))?;
+    backups.remove(&draft.snapshot)?;
+    let stored = draft.stored_bytes + whole.stored_bytes;
+    Ok(Report {
+        snapshot: Some(whole.snapshot),
+        stored_bytes: i64::try_from(stored).unwrap_or(i64::MAX),
+        ..totals(&whole.totals)
+    })
+}
+
+fn totals(totals: &crate::manifest::Totals) -> Report {
+    Report { entries: totals.files + totals.directories + totals.symlinks, bytes: totals.bytes, ..Report::default() }
+}
+
+fn open(order: &Order, runtime: &Handle) -> Result<Backups, BackupError> {
+    let store = match &order.store {
+        Store::Directory { path } => StoreSettings::Directory(path.into()),
+        Store::S3 { endpoint, region, bucket, access_key, secret_key } => StoreSettings::S3(S3Settings {
+            allow_http: endpoint.starts_with("http://"),
+            endpoint: Some(endpoint.clone()),
+            region: region.clone(),
+            bucket: bucket.clone(),
+            access_key: SecretString::from(access_key.clone()),
+            secret_key: SecretString::from(secret_key.0.clone()),
+            path_style: true,
+            give_up_after: GIVE_UP_AFTER,
+        }),
+    };
+    let key = |key: &RingKey| serde_json::json!({ "id": key.id, "secret": key.secret.0 });
+    let ring = serde_json::json!({ "ring": order.keys.iter().map(key).collect::<Vec<_>>() });
+    let owner =
+        nix::unistd::gethostname().map_or_else(|_| "a job".to_owned(), |name| name.to_string_lossy().into_owned());
+    let lock = LockSettings { owner, expiry: LOCK_EXPIRY, wait: Duration::ZERO };
+    Backups::new(store.open()?, &order.repository, Keys::parse(&ring.to_string())?, lock, runtime.clone())
+}
+
+fn kind_of(error: &BackupError) -> FailureKind {
+    match error.exit_code() {
+        ExitCode::Usage => FailureKind::BadOrder,
+        ExitCode::WrongKey => FailureKind::WrongKey,
+        ExitCode::Corrupt => FailureKind::Damaged,
+        ExitCode::StoreAway => FailureKind::StoreAway,
+        ExitCode::DiskFull => FailureKind::NoSpace,
+        ExitCode::Locked => FailureKind::Locked,
+        ExitCode::NotFound => FailureKind::NoSnapshot,
+        ExitCode::Done | ExitCode::Failed | ExitCode::Database => FailureKind::Other,
+    }
+}
