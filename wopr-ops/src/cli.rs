@@ -235,6 +235,8 @@ pub(crate) enum DrillCommand {
     Offline(OfflineArgs),
     /// Cuts the power of wopr-vps while payments arrive; afterwards nobody may miss a cent, a bot or a byte
     PowerCut(PowerCutArgs),
+    /// Destroys a bot of the drill's own with all its bytes, and restores it from its backup
+    Tenant(TenantDrillArgs),
     /// What `offline` does in there
     #[command(hide = true)]
     OfflineInside(OfflineInsideArgs),
@@ -252,6 +254,12 @@ pub(crate) struct OfflineArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PowerCutArgs {
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenantDrillArgs {
     #[command(flatten)]
     pub(crate) ports: Ports,
 }

@@ -155,6 +155,31 @@ impl<'a> Customer<'a> {
         found(&body, "/key")?.as_str().map(str::to_owned).context("the key is no text")
     }
 
+    /// Wants a snapshot of their bot and waits for it; the answer is its size in bytes.
+    pub(crate) async fn snapshot(&self) -> anyhow::Result<u64> {
+        let path = format!("/api/bots/{}/snapshots", self.bot);
+        let made = answer(self.post(&path, &json!({ "name": "drill" })).await?, StatusCode::CREATED).await?;
+        let id = found(&made, "/snapshot/id")?.clone();
+        let ready = wait_until(LIMIT, || async {
+            let body = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
+            let all = body["snapshots"].as_array().context("there is no list of snapshots")?;
+            // One that failed is no longer listed.
+            let ours = all.iter().find(|snapshot| snapshot["id"] == id).context("the snapshot failed")?;
+            Ok((ours["state"] == "ready").then(|| ours["sizeBytes"].as_u64().unwrap_or(0)))
+        });
+        ready.await?.context("the snapshot is not made in time")
+    }
+
+    /// Their tenant.
+    pub(crate) fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// Their bot.
+    pub(crate) fn bot(&self) -> &str {
+        &self.bot
+    }
+
     /// The container of their bot, which must run.
     pub(crate) async fn container(&self, engine: &Docker) -> anyhow::Result<ContainerSummary> {
         let label = format!("{MANAGED_LABEL}=true");
@@ -196,9 +221,11 @@ impl<'a> Customer<'a> {
     }
 
     async fn health(&self) -> anyhow::Result<String> {
-        for (path, status) in [("/health", "ok"), ("/health/ready", "ready")] {
+        // It is degraded as long as a bot's last backup is too old, for instance after the stack was stopped for a day.
+        for (path, words) in [("/health", ["ok", "degraded"].as_slice()), ("/health/ready", &["ready"])] {
             let body = answer(self.get(path, None).await?, StatusCode::OK).await?;
-            anyhow::ensure!(body["status"] == status && body["service"] == "wopr-platform", "GET {path}: {body}");
+            let status = body["status"].as_str().unwrap_or_default();
+            anyhow::ensure!(words.contains(&status) && body["service"] == "wopr-platform", "GET {path}: {body}");
         }
         Ok(String::new())
     }

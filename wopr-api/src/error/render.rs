@@ -32,7 +32,7 @@ impl Surface {
             Self::Auth
         } else if under("/internal") || under("/api/admin/gpu") {
             Self::Internal
-        } else if under("/fleet") || under("/api/billing") || under("/auth") {
+        } else if ["/fleet", "/api/billing", "/api/bots", "/api/instances", "/auth"].into_iter().any(under) {
             Self::Contract
         } else {
             Self::Problem
@@ -213,6 +213,7 @@ mod tests {
             ("/api/authx", Surface::Problem),
             ("/fleet/bots", Surface::Contract),
             ("/api/billing/webhook", Surface::Contract),
+            ("/api/bots/x/snapshots", Surface::Contract),
             ("/internal/nodes", Surface::Internal),
             ("/api/admin/gpu/gpu-1", Surface::Internal),
             ("/api/admin/gpux", Surface::Problem),

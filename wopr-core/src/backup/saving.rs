@@ -287,7 +287,7 @@ fn has_data(bot: &Bot) -> bool {
 
 /// Which snapshot of a bot is due: that of the night, or one because the last is old. After a failure there is a pause.
 fn kind_due(past: Option<Past>, night: Date, hot_every: SignedDuration, now: Timestamp) -> Option<SnapshotKind> {
-    let Some(past) = past else { return Some(SnapshotKind::Hot) };
+    let Some(past) = past else { return Some(SnapshotKind::Nightly) };
     if let Some((at, true)) = past.last_attempt
         && now.duration_since(at) < SignedDuration::from_mins(RETRY_MINUTES)
     {
@@ -346,7 +346,7 @@ mod tests {
         };
         let (early, late) = ("2026-11-21T03:00:00Z", "2026-11-21T11:55:00Z");
         let table = [
-            (None, Some(SnapshotKind::Hot)),
+            (None, Some(SnapshotKind::Nightly)),
             (past(early, false, Some(early), None), Some(SnapshotKind::Nightly)),
             (past(early, false, Some(early), Some(before)), Some(SnapshotKind::Nightly)),
             (past(early, false, Some(early), Some(night)), Some(SnapshotKind::Hot)),

@@ -130,7 +130,7 @@ async fn a_running_bot_is_copied_while_it_stands_still_and_goes_on() {
     let tenant = vault.customer(500).await;
     let bot = vault.bot(tenant, "forty-two").await;
     let snapshot = vault.saved(bot).await;
-    assert_eq!((snapshot.kind, snapshot.size_bytes, snapshot.error.as_deref()), (SnapshotKind::Hot, Some(9), None));
+    assert_eq!((snapshot.kind, snapshot.size_bytes, snapshot.error.as_deref()), (SnapshotKind::Nightly, Some(9), None));
     assert_eq!(vault.jobs.saved_while_moving(), 0);
     assert_eq!(vault.host.state_of(bot), Some(ContainerState::Running), "it goes on afterwards");
     assert_eq!(vault.jobs.snapshots_of(bot), [snapshot.engine_snapshot.unwrap()]);

@@ -2,3 +2,5 @@
 
 pub(crate) mod offline;
 pub(crate) mod power_cut;
+pub(crate) mod tenant;
+mod tenant_data;

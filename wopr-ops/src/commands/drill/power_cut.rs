@@ -5,25 +5,15 @@
 //! its movements add up to, no movement of before is missing, and each bot runs with the bytes it had.
 
 use std::{
-    collections::BTreeMap,
-    io::Read,
-    path::PathBuf,
     sync::atomic::{AtomicBool, AtomicI64, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use bollard::{
-    Docker,
-    query_parameters::{DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder},
-};
-use futures_util::{
-    StreamExt,
-    future::{join_all, try_join_all},
-};
-use rand::RngCore;
-use sha2::{Digest, Sha256};
+use bollard::Docker;
+use futures_util::future::{join_all, try_join_all};
 
+use super::tenant_data::{BYTES, FIRST_CENTS, Files, customer_with_bot, files, give_bytes};
 use crate::{
     cli::{PowerCutArgs, StartArgs},
     clock::unix_seconds,
@@ -42,19 +32,13 @@ use crate::{
 const CUSTOMERS: usize = 2;
 /// One payment, in US cents.
 const PAID_CENTS: i64 = 100;
-/// What pays for the bot, in US cents.
-const FIRST_CENTS: i64 = 3000;
 const NANOS_PER_CENT: i64 = 10_000_000;
-/// What each bot's volume is given, in bytes.
-const BYTES: usize = 1 << 20;
 /// Payments of each customer that are accepted before the cut, and after it.
 const ACCEPTED: i64 = 3;
 /// How long these may take.
 const LIMIT: Duration = Duration::from_mins(1);
 /// Between two payments, and before one is told again.
 const PACE: Duration = Duration::from_millis(250);
-/// Where a bot keeps what is its tenant's.
-const DATA: &str = "/data";
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &PowerCutArgs) -> anyhow::Result<()> {
     require_root()?;
@@ -68,9 +52,6 @@ struct Holdings {
     movements: Vec<Movement>,
     files: Files,
 }
-
-/// Paths in a volume, and the hashes of what is there.
-type Files = BTreeMap<PathBuf, String>;
 
 /// The drill, on the two machines that are up.
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
@@ -124,16 +105,6 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
         task.ends(compared, Clone::clone)?;
     }
     Ok(())
-}
-
-async fn customer_with_bot(mut customer: Customer<'_>) -> anyhow::Result<Customer<'_>> {
-    customer.sign_up().await?;
-    customer.first_balance().await?;
-    customer.pays(&customer.payment(FIRST_CENTS)).await?;
-    customer.balance_reaches(FIRST_CENTS).await?;
-    customer.create_bot().await?;
-    customer.bot_runs().await?;
-    Ok(customer)
 }
 
 /// Somebody who pays and pays.
@@ -218,46 +189,6 @@ fn credited(before: &[Movement], now: &[Movement], accepted: i64, balance_cents:
     Ok(())
 }
 
-/// Puts bytes that nobody can guess on the bot's volume.
-async fn give_bytes(engine: &Docker, container: &str) -> anyhow::Result<()> {
-    let mut bytes = vec![0; BYTES];
-    rand::rng().fill_bytes(&mut bytes);
-    let mut header = tar::Header::new_gnu();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o600);
-    let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, "power-cut", bytes.as_slice())?;
-    let body = bollard::body_full(archive.into_inner()?.into());
-    let options = UploadToContainerOptionsBuilder::default().path(DATA).build();
-    let uploaded = engine.upload_to_container(container, Some(options), body).await;
-    uploaded.with_context(|| format!("{container} takes no file"))
-}
-
-/// What is on the bot's volume, seen from outside.
-async fn files(engine: &Docker, container: &str) -> anyhow::Result<Files> {
-    let options = DownloadFromContainerOptionsBuilder::default().path(DATA).build();
-    let mut chunks = engine.download_from_container(container, Some(options));
-    let mut packed = Vec::new();
-    while let Some(chunk) = chunks.next().await {
-        packed.extend_from_slice(&chunk.with_context(|| format!("{container} does not hand out {DATA}"))?);
-    }
-    drop(chunks);
-    hashes(&packed)
-}
-
-fn hashes(packed: &[u8]) -> anyhow::Result<Files> {
-    let mut files = Files::new();
-    for entry in tar::Archive::new(packed).entries()? {
-        let mut entry = entry?;
-        if entry.header().entry_type().is_file() {
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content)?;
-            files.insert(entry.path()?.into_owned(), hex::encode(Sha256::digest(&content)));
-        }
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,19 +218,5 @@ mod tests {
             let error = outcome.unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-    }
-
-    #[test]
-    fn a_changed_byte_is_another_volume() {
-        let volume = |content: &[u8]| {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            let mut archive = tar::Builder::new(Vec::new());
-            archive.append_data(&mut header, "data/a", content).unwrap();
-            hashes(&archive.into_inner().unwrap()).unwrap()
-        };
-        assert_eq!(volume(b"abc").keys().collect::<Vec<_>>(), [&PathBuf::from("data/a")]);
-        assert_eq!(volume(b"abc"), volume(b"abc"));
-        assert_ne!(volume(b"abc"), volume(b"abd"));
     }
 }

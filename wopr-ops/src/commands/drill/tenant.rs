@@ -1,0 +1,179 @@
+//! `drill tenant`: a bot is destroyed with all its bytes, and restored from the object store alone.
+//!
+//! A customer of the drill's own gets a bot with bytes that nobody can guess, and a snapshot of it. Then the bot's container
+//! and its volumes are removed behind the platform's back, as a dying disk does. An operator restores the snapshot by its
+//! path, as the runbook says; afterwards the bot runs and has every byte it had.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bollard::{
+    Docker,
+    query_parameters::{ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions},
+};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::tenant_data::{BYTES, customer_with_bot, files, give_bytes};
+use crate::{
+    cli::TenantDrillArgs,
+    clock::unix_seconds,
+    commands::{http_client, up::require_root, wait_until},
+    exec::{observe::name_of, sites::inside},
+    failure::{Exit, Failure},
+    happy_path::Customer,
+    paths::Paths,
+    plan::{machines::VPS, platform::Ports},
+    secrets::Secrets,
+    ui::Ui,
+};
+
+/// How long a restore may take here.
+const LIMIT: Duration = Duration::from_mins(2);
+/// Names a bot, on what is its.
+const BOT_LABEL: &str = "wopr.bot-id";
+
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &TenantDrillArgs) -> anyhow::Result<()> {
+    require_root()?;
+    let _lock = crate::commands::lock(paths)?;
+    rehearse(ui, paths, args.ports).await
+}
+
+/// The drill, on the two machines that are up.
+pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
+    let http = http_client()?;
+    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
+    let vps = inside(paths, VPS).await?;
+    let operator = Operator { http: &http, port: ports.api_port, token: secrets.get("FLEET_API_TOKEN_ADMIN")? };
+
+    let task = ui.start(format!("a customer gets a bot with {BYTES} bytes of its own"));
+    let name = format!("tenant-drill-{}", unix_seconds());
+    let arrive = async {
+        let secret = secrets.get("STRIPE_WEBHOOK_SECRET")?;
+        let customer = customer_with_bot(Customer::new(&http, ports.api_port, secret, &name)).await?;
+        let container = name_of(&customer.container(&vps).await?);
+        give_bytes(&vps, &container).await?;
+        let had = files(&vps, &container).await?;
+        anyhow::Ok((customer, container, had))
+    };
+    let (customer, container, had) = task.ends(arrive.await, |(_, container, _)| container.clone())?;
+
+    let task = ui.start("a snapshot of the bot, which goes on running");
+    let snapshot = async {
+        let bytes = customer.snapshot().await?;
+        anyhow::ensure!(bytes >= BYTES as u64, "the snapshot has {bytes} bytes");
+        anyhow::Ok(bytes)
+    };
+    task.ends(snapshot.await, |bytes| format!("{bytes} bytes"))?;
+
+    let task = ui.start("the bot is destroyed with all its bytes");
+    task.ends(destroy(&vps, customer.bot(), &container).await, |()| String::new())?;
+
+    let task = ui.start("an operator restores it by its path");
+    let since = Instant::now();
+    let restored = async {
+        let path = operator.restore(&container).await?;
+        let downtime = operator.wait_for(customer.tenant()).await?;
+        customer.bot_runs().await?;
+        let has = files(&vps, &name_of(&customer.container(&vps).await?)).await?;
+        anyhow::ensure!(has == had, "the volume had {had:?} and has {has:?}");
+        anyhow::Ok(format!("{path}: {} files as they were, {downtime} ms from old to new", has.len()))
+    };
+    let restored = restored.await.map_err(|error| {
+        anyhow::Error::from(
+            Failure::new(Exit::Check, format!("the bot of {} is not what it was", customer.email()))
+                .why(format!("{error:#}")),
+        )
+    });
+    task.ends(restored, Clone::clone)?;
+    ui.done("the bot has its bytes back; the objective is ten minutes", since.elapsed());
+    Ok(())
+}
+
+/// Removes the bot's container and each of its volumes. The platform makes new ones meanwhile, and may be at that when one is
+/// to be removed: then it is removed again.
+async fn destroy(engine: &Docker, bot: &str, container: &str) -> anyhow::Result<()> {
+    let filters = HashMap::from([("label", vec![format!("{BOT_LABEL}={bot}")])]);
+    let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+    let volumes = engine.list_volumes(Some(options)).await.context("the engine does not list its volumes")?;
+    let volumes: Vec<String> = volumes.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect();
+    anyhow::ensure!(!volumes.is_empty(), "the bot {bot} has no volume");
+    let left = Mutex::new(volumes);
+    let all_gone = wait_until(LIMIT, || async {
+        let options = RemoveContainerOptionsBuilder::default().force(true).build();
+        is_busy(engine.remove_container(container, Some(options)).await)?;
+        for volume in left.lock().await.clone() {
+            if !is_busy(engine.remove_volume(&volume, None::<RemoveVolumeOptions>).await)? {
+                left.lock().await.retain(|other| *other != volume);
+            }
+        }
+        Ok(left.lock().await.is_empty().then_some(()))
+    });
+    all_gone.await?.context("its volumes stay in use")
+}
+
+/// Whether something is not removed because somebody is at work with it; what is not there is removed.
+fn is_busy(result: Result<(), bollard::errors::Error>) -> anyhow::Result<bool> {
+    match result {
+        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. }) => Ok(true),
+        Err(error) => Err(error).context("the engine does not remove it"),
+    }
+}
+
+/// An operator at the API.
+struct Operator<'a> {
+    http: &'a reqwest::Client,
+    port: u16,
+    token: &'a str,
+}
+
+impl Operator<'_> {
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
+        let url = format!("http://localhost:{}{path}", self.port);
+        let mut request = self.http.request(method.clone(), url).bearer_auth(self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let status = response.status();
+        let text = response.text().await.with_context(|| format!("{path} breaks off"))?;
+        let body = serde_json::from_str(&text).with_context(|| format!("{path} answers no JSON: {text}"))?;
+        Ok((status, body))
+    }
+
+    /// Asks for the newest snapshot to be restored; the answer is its path.
+    async fn restore(&self, container: &str) -> anyhow::Result<String> {
+        let path = format!("/api/admin/backups/{container}/snapshots");
+        let (status, body) = self.ask(Method::GET, &path, None).await?;
+        anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
+        let newest = body["snapshots"][0]["path"].as_str().context("no snapshot is listed")?.to_owned();
+        let path = format!("/api/admin/backups/{container}/restore");
+        let input = json!({ "remotePath": newest, "reason": "a drill" });
+        let (status, body) = self.ask(Method::POST, &path, Some(&input)).await?;
+        anyhow::ensure!(status == StatusCode::ACCEPTED, "{path} answers {status}: {body}");
+        Ok(newest)
+    }
+
+    /// Waits for the end of the tenant's last restore; the answer is how long the bot was between its data, in milliseconds.
+    async fn wait_for(&self, tenant: &str) -> anyhow::Result<i64> {
+        let input = json!({ "tenantId": tenant, "limit": 1 }).to_string();
+        let input = percent_encoding::utf8_percent_encode(&input, percent_encoding::NON_ALPHANUMERIC);
+        let path = format!("/trpc/admin.restoreHistory?input={input}");
+        let ended = wait_until(LIMIT, || async {
+            let (status, body) = self.ask(Method::GET, &path, None).await?;
+            anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
+            let entry = &body["result"]["data"]["entries"][0];
+            match entry["phase"].as_str() {
+                Some("done") => Ok(Some(entry["downtimeMs"].as_i64().unwrap_or(0))),
+                Some("failed") => anyhow::bail!("the restore failed: {}", entry["error"]),
+                _ => Ok(None),
+            }
+        });
+        ended.await?.with_context(|| format!("the restore has not ended within {} s", LIMIT.as_secs()))
+    }
+}
