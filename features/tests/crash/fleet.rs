@@ -139,10 +139,10 @@ async fn what_an_engine_removed_by_halves_can_be_removed() {
     }
     engine.ready().await.unwrap();
     let host = DockerHost::new(engine.socket().to_str(), None).unwrap();
-    let seen = host.observe(bot, tenant, None).await.unwrap().container.unwrap();
+    let seen = host.observe(bot, tenant, None, 0).await.unwrap().container.unwrap();
     assert_eq!(seen.state, ContainerState::Dead);
     host.remove_container(bot).await.unwrap();
-    assert_eq!(host.observe(bot, tenant, None).await.unwrap().container, None);
+    assert_eq!(host.observe(bot, tenant, None, 0).await.unwrap().container, None);
     engine.end().await.unwrap();
 }
 
