@@ -211,6 +211,11 @@ impl AppState {
             let gateway = gateway.clone();
             async move { gateway.maintain().await }
         });
+        let gateway = self.gateway.clone();
+        workers.add("gateway.tell_spenders", MINUTE, None, move || {
+            let gateway = gateway.clone();
+            async move { gateway.tell_spenders().await }
+        });
         let billing = self.billing.clone();
         workers.add("billing.advance_standing", MINUTE, None, move || {
             let billing = billing.clone();

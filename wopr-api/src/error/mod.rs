@@ -7,6 +7,7 @@ mod auth;
 mod billing;
 mod db;
 mod fleet;
+mod gateway;
 mod gpu;
 mod payments;
 pub(crate) mod render;

@@ -134,7 +134,7 @@ impl From<GatewayError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "service_unavailable", message)
                     .after(Some(Duration::from_secs(2)))
             }
-            GatewayError::Overflow(_) | GatewayError::Billing(_) => {
+            GatewayError::Overflow(_) | GatewayError::Billing(_) | GatewayError::PriceNotFound(_) => {
                 tracing::error!("a call failed: {}", chain(&error));
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", "Something went wrong")
             }

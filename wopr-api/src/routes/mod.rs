@@ -7,8 +7,11 @@ mod billing;
 mod fleet;
 mod gpu;
 mod health;
+mod operations;
 mod payments;
+mod rates;
 mod settings;
+mod usage;
 
 use std::sync::Arc;
 
@@ -58,7 +61,10 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         .merge(fleet::router())
         .merge(gpu::router())
         .merge(health::router())
+        .merge(operations::router())
         .merge(payments::router())
+        .merge(rates::router())
+        .merge(usage::router())
         .split_for_parts()
 }
 
@@ -67,8 +73,11 @@ pub fn procedures() -> Procedures {
     let mut procedures = Procedures::default();
     billing::procedures(&mut procedures);
     fleet::procedures(&mut procedures);
+    operations::procedures(&mut procedures);
     payments::procedures(&mut procedures);
+    rates::procedures(&mut procedures);
     settings::procedures(&mut procedures);
+    usage::procedures(&mut procedures);
     procedures
 }
 
@@ -123,6 +132,7 @@ pub fn list() -> Vec<Entry> {
         entries.push(Entry { method, path, access: procedure.access.name().to_owned() });
     }
     entries.extend(crate::gateway::entries());
+    entries.extend(crate::metrics::entries());
     entries.sort();
     entries
 }

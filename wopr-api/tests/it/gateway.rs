@@ -13,21 +13,21 @@ use wopr_core::testing::ModelFault;
 
 use crate::app::{Answer, TestApp, TestUser};
 
-const CHATS: [(&str, &str); 3] = [
+pub(crate) const CHATS: [(&str, &str); 3] = [
     ("/v1/chat/completions", "native"),
     ("/v1/openai/v1/chat/completions", "openai"),
     ("/v1/anthropic/v1/messages", "anthropic"),
 ];
 
 /// A server whose gateway is at work, and a customer with credit and a key.
-struct World {
-    app: TestApp,
-    user: TestUser,
-    key: String,
+pub(crate) struct World {
+    pub(crate) app: TestApp,
+    pub(crate) user: TestUser,
+    pub(crate) key: String,
 }
 
 impl World {
-    async fn new(cents: i32) -> Self {
+    pub(crate) async fn new(cents: i32) -> Self {
         let app = TestApp::start().await;
         let (gateway, user) = (app.state.gateway.clone(), app.user("customer").await);
         let origin = Origin::system("test");
@@ -66,11 +66,11 @@ impl World {
         world
     }
 
-    fn offers(&self, id: &str) -> bool {
+    pub(crate) fn offers(&self, id: &str) -> bool {
         self.app.state.gateway.models().iter().any(|model| model.id == id)
     }
 
-    fn tenant(&self) -> TenantId {
+    pub(crate) fn tenant(&self) -> TenantId {
         self.user.tenant()
     }
 
@@ -82,11 +82,11 @@ impl World {
         }
     }
 
-    async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         self.app.request(method, path, headers, Body::from(body.to_owned())).await
     }
 
-    async fn send(&self, path: &str, key: Option<&str>, body: &str) -> Answer {
+    pub(crate) async fn send(&self, path: &str, key: Option<&str>, body: &str) -> Answer {
         let anthropic = path.starts_with("/v1/anthropic");
         let headers: Vec<(&str, String)> = match key {
             Some(key) if anthropic => vec![("x-api-key", key.to_owned())],
@@ -97,7 +97,7 @@ impl World {
         self.raw(Method::POST, path, &headers, body).await
     }
 
-    async fn chat(&self, path: &str, more: Value) -> Answer {
+    pub(crate) async fn chat(&self, path: &str, more: Value) -> Answer {
         let mut body = json!({ "model": "m", "max_tokens": 4, "messages": [{ "role": "user", "content": "a b c" }] });
         for (name, value) in more.as_object().unwrap() {
             body[name.as_str()] = value.clone();
@@ -190,7 +190,7 @@ async fn whoever_cannot_pay_is_told_what_is_missing_and_where_to_pay() {
     }
     world.pay(100).await;
     assert_eq!(world.chat(CHATS[0].0, json!({})).await.status, StatusCode::OK);
-    let cap = SpendingLimit { capability: None, hard_cap_cents: Some(0) };
+    let cap = SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(0) };
     world.app.state.gateway.set_spending_limits(&Origin::system("test"), world.tenant(), &[cap]).await.unwrap();
     let answer = world.chat(CHATS[1].0, json!({})).await;
     assert_eq!(error_of(&answer), owned((402, "billing_error", "spending_cap_exceeded")));
@@ -265,7 +265,8 @@ async fn models_are_listed_for_whoever_has_a_key() {
         assert_eq!(none.status, StatusCode::NOT_FOUND, "{path}");
     }
     let health = world.raw(Method::GET, "/gateway/health", &[], "").await;
-    assert_eq!((health.status, &health.json()["status"]), (StatusCode::OK, &json!("ok")));
+    assert_eq!((health.status, &health.json()["status"]), (StatusCode::OK, &json!("healthy")));
+    assert_eq!(health.json()["backends"], json!([{ "name": "openrouter", "status": "unknown" }]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,16 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         "query billing.creditsBalance" | "query billing.creditsHistory" => {
             Refused(json!({ "tenant": tenant }), forbidden)
         }
+        "query billing.usage" | "query billing.usageSummary" => Refused(json!({ "tenant": tenant }), forbidden),
+        "GET /api/billing/usage"
+        | "GET /api/billing/usage/summary"
+        | "query billing.hostedUsageSummary"
+        | "query billing.hostedUsageEvents"
+        | "query billing.spendingLimits" => Unnoticed(json!({ "tenant": tenant })),
+        "mutation billing.updateSpendingLimits" => Unnoticed(json!({
+            "tenant": tenant, "global": { "alertAt": 1, "hardCap": 0 }, "perCapability": {},
+        })),
+        "GET /admin/health" | "GET /metrics" => Refused(json!({}), forbidden),
         "POST /api/billing/credits/checkout" | "mutation billing.creditsCheckout" => Refused(
             json!({ "tenant": tenant, "priceId": "price_25", "successUrl": ORIGIN, "cancelUrl": ORIGIN }),
             forbidden,
@@ -107,6 +117,9 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         name if name.contains(" /internal/") => Refused(json!({ "nodeId": "victim" }), StatusCode::UNAUTHORIZED),
         name if name.contains(" admin.") => Refused(json!({ "tenantId": tenant }), forbidden),
         name if name.contains(" /api/admin/gpu") => Refused(json!({ "nodeId": "victim" }), forbidden),
+        name if name.contains(" /api/admin/rates/") => {
+            Refused(json!({ "id": "0190c6a7-b5e7-7c0a-9d3c-2b1a00112233" }), forbidden)
+        }
         name if name.contains(" /api/admin/") => Refused(json!({ "tenant_id": tenant }), forbidden),
         "DELETE /api/keys/{id}" => Refused(json!({ "id": victim.key }), absent),
         "POST /api/auth/revoke-session" => Unnoticed(json!({ "token": victim.user.signed_in.session.id })),
@@ -163,7 +176,8 @@ async fn a_stranger_reaches_nothing_of_anybody_else() {
         let bots = app.query(As::User(&victim.user), "fleet.listInstances", &json!({})).await.data();
         let billing = app.query(As::User(&victim.user), "billing.billingInfo", &json!({})).await.data();
         let keys = app.call(As::User(&victim.user), Method::GET, "/api/keys", None).await.json();
-        (ping, balance, bots, billing, keys)
+        let limits = app.query(As::User(&victim.user), "billing.spendingLimits", &json!({})).await.data();
+        (ping, balance, bots, billing, keys, limits)
     };
     let before = state().await;
     let mut missing = Vec::new();

@@ -238,6 +238,15 @@ impl Fleet {
         Ok(BotRepository::new(&mut conn).list(tenant).await?)
     }
 
+    /// How many bots are to run.
+    ///
+    /// # Errors
+    /// [`FleetError::Storage`].
+    pub async fn count_wanted_running(&self) -> Result<u64, FleetError> {
+        let mut conn = self.db().connection().await?;
+        Ok(BotRepository::new(&mut conn).count_wanted_running().await?)
+    }
+
     /// Makes a bot run. Does nothing to one that is to run already.
     ///
     /// # Errors

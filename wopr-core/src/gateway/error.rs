@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::journal::JournalError;
 use super::limits::CapReached;
 use super::model::Capability;
@@ -52,6 +54,9 @@ pub enum GatewayError {
         /// What it was asked to do.
         capability: Capability,
     },
+    /// No such price holds now.
+    #[error("there is no price {0} that holds")]
+    PriceNotFound(Uuid),
     /// What the tenant allows itself is used up.
     #[error("the monthly spending limit is reached")]
     SpendingCap(CapReached),

@@ -478,7 +478,7 @@ async fn what_a_tenant_allows_itself_is_not_passed() {
     let world = World::new(100).await;
     let running = world.start().await;
     let caller = world.caller(&running.gateway).await;
-    let cap = |cents| SpendingLimit { capability: None, hard_cap_cents: Some(cents) };
+    let cap = |cents| SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(cents) };
     running.gateway.set_spending_limits(&origin(), world.tenant, &[cap(1)]).await.unwrap();
     let question = chat("hi", json!({ "max_tokens": 1_000 }));
     // A cent is 3846 tokens: three such calls could pass it, whatever they cost in the end.

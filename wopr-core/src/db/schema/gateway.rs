@@ -28,18 +28,24 @@ diesel::table! {
     spending_limits (tenant_id, capability) {
         tenant_id -> Uuid,
         capability -> Text,
+        alert_cents -> Nullable<BigInt>,
         hard_cap_cents -> Nullable<BigInt>,
+        alerted_at -> Nullable<Timestamptz>,
         updated_at -> Timestamptz,
     }
 }
 
 diesel::table! {
-    usage_hours (tenant_id, hour, capability, provider) {
+    usage_hours (tenant_id, hour, capability, provider, model) {
         tenant_id -> Uuid,
         hour -> Timestamptz,
         capability -> Text,
         provider -> Text,
+        model -> Text,
         requests -> BigInt,
+        input_units -> BigInt,
+        output_units -> BigInt,
+        duration_ms -> BigInt,
         cost_nanos -> BigInt,
         charge_nanos -> BigInt,
     }
