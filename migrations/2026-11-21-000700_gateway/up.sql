@@ -197,6 +197,30 @@ CREATE TABLE spending_limits (
 );
 CREATE INDEX spending_limits_with_alert ON spending_limits (tenant_id) WHERE alert_cents IS NOT NULL;
 
+-- Answers to calls that are to be made once, for as long as they can be asked for again. One without a call is in progress.
+CREATE TABLE gateway_answers (
+    tenant_id    uuid        NOT NULL REFERENCES tenants ON DELETE CASCADE,
+    -- SHA-256 of the key that the client chose.
+    key_hash     bytea       NOT NULL CHECK (length(key_hash) = 32),
+    -- SHA-256 of what was asked.
+    body_hash    bytea       NOT NULL CHECK (length(body_hash) = 32),
+    -- The process that makes the call.
+    holder       uuid        NOT NULL,
+    -- Names the attempt: one that was taken over writes nothing any more.
+    attempt      uuid        NOT NULL,
+    call_id      uuid,
+    content_type text,
+    -- Nothing where the answer was too long to be kept.
+    body         bytea,
+    created_at   timestamptz NOT NULL,
+    -- Until when the answer is kept, or the call is taken to be in progress.
+    expires_at   timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, key_hash),
+    CHECK ((call_id IS NULL) = (content_type IS NULL) AND (body IS NULL OR call_id IS NOT NULL))
+);
+CREATE INDEX gateway_answers_by_expiry ON gateway_answers (expires_at);
+CREATE INDEX gateway_answers_in_progress ON gateway_answers (holder) WHERE call_id IS NULL;
+
 -- Other processes hear at once of what they may have in memory. The payload is `what:tenant`; the channel has the
 -- schema's name, for a database may have several.
 CREATE FUNCTION announce_gateway_change() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -106,6 +106,7 @@ impl AppState {
             images,
             networks: config.tenant_networks,
             gateway_url: config.gateway.url_for_bots.clone(),
+            key_overlap: jiff::SignedDuration::from_secs(config.key_overlap_seconds.into()),
             ..FleetConfig::default()
         };
         let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
@@ -210,6 +211,11 @@ impl AppState {
         workers.add("gateway.maintain", 60 * MINUTE, None, move || {
             let gateway = gateway.clone();
             async move { gateway.maintain().await }
+        });
+        let gateway = self.gateway.clone();
+        workers.add("gateway.forget_answers", 10 * MINUTE, None, move || {
+            let gateway = gateway.clone();
+            async move { gateway.forget_answers().await }
         });
         let gateway = self.gateway.clone();
         workers.add("gateway.tell_spenders", MINUTE, None, move || {

@@ -20,6 +20,7 @@ impl From<GatewayError> for ApiError {
             GatewayError::Request(_) => Self::bad_request(error.to_string()),
             GatewayError::UnknownModel { .. } => Self::not_found(error.to_string()).code("MODEL_NOT_FOUND"),
             GatewayError::PriceNotFound(_) => Self::not_found(error.to_string()).code("PRICE_NOT_FOUND"),
+            GatewayError::Idempotency(_) => Self::conflict(error.to_string()).code("IDEMPOTENCY"),
             GatewayError::SpendingCap(_) => {
                 Self::new(StatusCode::PAYMENT_REQUIRED, "SPENDING_CAP_EXCEEDED", error.to_string())
             }

@@ -18,7 +18,9 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use wopr_core::gateway::{self, Answer, Caller, Capability, Dialect, GatewayError, Question};
+use wopr_core::gateway::{
+    self, Answer, Caller, Capability, Dialect, GatewayError, IdempotencyError, IdempotencyKey, Question,
+};
 
 use self::error::{Refusal, refuse};
 pub(crate) use self::own::OwnMachines;
@@ -169,7 +171,12 @@ async fn answer(
     let body = read(body, most).await?;
     let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let question = Question { capability, dialect: protocol.dialect(), body, content_type };
-    Ok(state.gateway.call(&caller, question).await?)
+    let Some(key) = parts.headers.get("idempotency-key") else {
+        return Ok(state.gateway.call(&caller, question).await?);
+    };
+    let key = key.to_str().map_err(|_| IdempotencyError::InvalidKey).and_then(IdempotencyKey::new);
+    let key = key.map_err(|error| state.gateway.refuse(error.into()))?;
+    Ok(state.gateway.call_once(&caller, question, &key).await?)
 }
 
 async fn read(body: Body, most: usize) -> Result<Bytes, Refusal> {
@@ -218,6 +225,9 @@ fn respond(answer: Answer) -> Response {
     let id = HeaderValue::from_str(&answer.call_id.to_string()).ok();
     for name in ["x-request-id", "request-id"] {
         headers.extend(id.clone().map(|id| (HeaderName::from_static(name), id)));
+    }
+    if answer.replayed {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     if streamed {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

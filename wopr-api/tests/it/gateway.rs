@@ -280,3 +280,85 @@ async fn the_sixty_first_call_of_a_minute_is_told_when_to_come_back() {
     let seconds: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=60).contains(&seconds), "{seconds}");
 }
+
+impl World {
+    async fn chat_once(&self, path: &str, key: &str, more: Value) -> Answer {
+        let mut body = json!({ "model": "m", "max_tokens": 4, "messages": [{ "role": "user", "content": "a b c" }] });
+        for (name, value) in more.as_object().unwrap() {
+            body[name.as_str()] = value.clone();
+        }
+        let bearer = format!("Bearer {}", self.key);
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        self.raw(Method::POST, path, &headers, &body.to_string()).await
+    }
+
+    async fn spent(&self) -> i64 {
+        self.app.state.gateway.settle().await.unwrap();
+        1_000_000_000 - self.app.state.billing.balance(self.tenant()).await.unwrap().balance.as_nanos()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_a_key_is_made_and_charged_once() {
+    let world = World::new(100).await;
+    let charge = 3 * 1_000 + 4 * 3_000;
+    for (index, (path, name)) in CHATS.into_iter().enumerate() {
+        let key = format!("retry-{name}");
+        let first = world.chat_once(path, &key, json!({})).await;
+        assert_eq!((first.status, first.header("idempotent-replayed")), (StatusCode::OK, ""), "{name}");
+        let again = world.chat_once(path, &key, json!({})).await;
+        assert_eq!((again.status, &again.body), (StatusCode::OK, &first.body), "{name}");
+        assert_eq!(again.header("content-type"), first.header("content-type"));
+        assert_eq!(again.header("x-request-id"), first.header("x-request-id"), "it is the same call");
+        assert_eq!(again.header("idempotent-replayed"), "true");
+        assert_eq!(world.app.models.calls().len(), index + 1, "{name}");
+        // The same key for something else, in the protocol's own words.
+        let other = world.chat_once(path, &key, json!({ "temperature": 1 })).await;
+        let (kind, code) = match name {
+            "anthropic" => ("invalid_request_error", ""),
+            _ => ("idempotency_error", "idempotency_key_reused"),
+        };
+        assert_eq!(error_of(&other), owned((422, kind, code)), "{name}");
+    }
+    assert_eq!(world.spent().await, 3 * charge);
+    // Another tenant's key of the same text is another key.
+    let other = world.app.user("other").await;
+    let paid =
+        Transfer::to_wallet("p2", TransferKind::Purchase, other.tenant(), Money::from_cents(5), Actor::System("test"));
+    world.app.state.billing.post(&[paid]).await.unwrap();
+    let stranger = world.app.key(Some(other.tenant()), Scope::Inference).await;
+    let headers = [("authorization", format!("Bearer {stranger}")), ("idempotency-key", "retry-native".to_owned())];
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "their own" }] }).to_string();
+    let theirs = world.raw(Method::POST, CHATS[0].0, &headers, &body).await;
+    assert_eq!((theirs.status, theirs.header("idempotent-replayed")), (StatusCode::OK, ""));
+
+    // A day later it is a call of its own, also before what was kept has been removed.
+    world.app.clock.advance(jiff::SignedDuration::from_hours(24));
+    let later = world.chat_once(CHATS[0].0, "retry-native", json!({ "temperature": 1 })).await;
+    assert_eq!((later.status, later.header("idempotent-replayed")), (StatusCode::OK, ""));
+    assert_eq!(world.app.state.gateway.forget_answers().await.unwrap(), 3, "what is newer stays");
+    assert_eq!(world.chat_once(CHATS[0].0, "retry-native", json!({ "temperature": 1 })).await.body, later.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_failed_is_made_again_with_its_key_and_a_stream_each_time() {
+    let world = World::new(100).await;
+    let path = CHATS[0].0;
+    for fault in [ProviderError::Failed(500), ProviderError::Refused { status: 400, message: "no".to_owned() }] {
+        world.app.models.fail_next(ModelFault::Refuse(fault));
+        assert!(!world.chat_once(path, "k", json!({})).await.status.is_success());
+    }
+    let made = world.chat_once(path, "k", json!({})).await;
+    assert_eq!((made.status, made.header("idempotent-replayed")), (StatusCode::OK, ""));
+    assert_eq!(world.chat_once(path, "k", json!({})).await.header("idempotent-replayed"), "true");
+    for _ in 0..2 {
+        let streamed = world.chat_once(path, "s", json!({ "stream": true })).await;
+        assert_eq!((streamed.status, streamed.header("idempotent-replayed")), (StatusCode::OK, ""));
+    }
+    assert_eq!(world.spent().await, 3 * (3 * 1_000 + 4 * 3_000));
+    for bad in ["", "a b", &"k".repeat(256)] {
+        let refused = error_of(&world.chat_once(path, bad, json!({})).await);
+        assert_eq!(refused, owned((400, "invalid_request_error", "invalid_idempotency_key")), "{bad}");
+    }
+}

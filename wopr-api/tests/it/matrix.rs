@@ -130,6 +130,7 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
             Refused(json!({ "name": "mine", "image": "wopr-network/wopr:latest", "tenantId": tenant }), forbidden)
         }
         "mutation fleet.controlInstance" => Refused(json!({ "id": victim.bot, "action": "destroy" }), absent),
+        "mutation fleet.rotateServiceKey" => Refused(bot, absent),
         name if name.contains(" fleet.getInstance") => Refused(bot, absent),
         "PATCH /fleet/bots/{id}" => Refused(json!({ "id": victim.bot, "description": "mine" }), absent),
         name if name.contains(" /fleet/bots/{id}") => Refused(bot, absent),

@@ -37,6 +37,8 @@ pub struct Answer {
     pub content_type: String,
     /// The body.
     pub body: Body,
+    /// Whether it was given before, and nobody was charged for it again.
+    pub replayed: bool,
 }
 
 /// The body of an answer.
@@ -301,7 +303,7 @@ pub(super) async fn whole(
         }
     }
     call.end_for_good(Outcome::Completed).await?;
-    Ok(Answer { call_id: call.call_id(), content_type, body: Body::Whole(bytes) })
+    Ok(Answer { call_id: call.call_id(), content_type, body: Body::Whole(bytes), replayed: false })
 }
 
 /// What stands between a provider's events and a client's.

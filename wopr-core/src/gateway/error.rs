@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::journal::JournalError;
 use super::limits::CapReached;
 use super::model::Capability;
+use super::once::IdempotencyError;
 use super::wire::WireError;
 use crate::auth::AuthError;
 use crate::billing::BillingError;
@@ -68,6 +69,9 @@ pub enum GatewayError {
         /// What the call may cost at most.
         required: Money,
     },
+    /// The call is to be made once, and is not made now.
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
     /// Everybody who could answer is away or has too much to do.
     #[error("no provider can answer at present")]
     NoProvider {

@@ -83,7 +83,7 @@ impl CallEnd {
     }
 }
 
-const REASONS: [&str; 13] = [
+const REASONS: [&str; 14] = [
     "missing_api_key",
     "invalid_api_key",
     "account_suspended",
@@ -97,6 +97,7 @@ const REASONS: [&str; 13] = [
     "unaccountable",
     "storage",
     "internal",
+    "idempotency",
 ];
 
 /// The position of an error in [`REASONS`], and whether it is our fault.
@@ -114,6 +115,7 @@ const fn reason(error: &GatewayError) -> (usize, bool) {
         GatewayError::InsufficientCredit { .. } => (9, false),
         GatewayError::Unaccountable(_) => (10, true),
         GatewayError::Storage(_) => (11, true),
+        GatewayError::Idempotency(_) => (13, false),
         GatewayError::NoProvider { .. }
         | GatewayError::ProviderFailed
         | GatewayError::ProviderTimedOut

@@ -11,6 +11,7 @@
 //!
 //! [`Gateway`] is the handle; [`Gateway::run`] is what must go on beside it in each process.
 
+mod answers_repository;
 mod book;
 mod book_repository;
 mod call;
@@ -22,6 +23,7 @@ mod journal;
 mod limits;
 mod metrics;
 mod model;
+mod once;
 mod ports;
 mod price;
 mod providers;
@@ -46,6 +48,7 @@ pub use self::metrics::{
     CallCount, CallEnd, ErrorRate, ErrorWindow, FIRST_BYTE_BOUNDS_MS, GatewayMetrics, ProviderCounts,
 };
 pub use self::model::{Capability, Dialect, TokenUsage, Usage};
+pub use self::once::{IdempotencyError, IdempotencyKey};
 pub use self::ports::{AnswerBody, CallBody, ModelProvider, OwnBackends, ProviderAnswer, ProviderCall, ProviderError};
 pub use self::price::{ExplainedPart, Explanation, Price, Side, Unit};
 pub use self::providers::{FailureKind, ProviderHealth};

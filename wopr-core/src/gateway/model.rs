@@ -82,6 +82,16 @@ pub enum Dialect {
     Anthropic,
 }
 
+impl Dialect {
+    /// The stored word.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+}
+
 /// What a call used, in what it is charged by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usage {

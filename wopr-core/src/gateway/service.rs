@@ -189,13 +189,31 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`]; nobody was charged then, but for an answer that broke off in the middle.
     pub async fn call(&self, caller: &Caller, question: Question) -> Result<Answer, GatewayError> {
+        let facts = self.let_in(caller, &question).await?;
+        self.make(caller, question, facts).await
+    }
+
+    /// What is checked of a call whether or not it is made: nobody may ask more often than is allowed.
+    pub(super) async fn let_in(&self, caller: &Caller, question: &Question) -> Result<Facts, GatewayError> {
+        let inner = &self.inner;
+        let read = async {
+            inner.require_accountable()?;
+            inner.require_seldom(caller, question.capability)?;
+            Facts::read(question).await
+        };
+        read.await.inspect_err(|error| inner.metrics.refused(Some(question.capability), error))
+    }
+
+    /// Makes a call that was let in, and charges for it.
+    pub(super) async fn make(&self, caller: &Caller, question: Question, facts: Facts) -> Result<Answer, GatewayError> {
         let capability = question.capability;
-        let admitted = self.admit(caller, question).await;
+        let admitted = self.admit(caller, question, facts).await;
         let (call, candidates) = admitted.inspect_err(|error| self.inner.metrics.refused(Some(capability), error))?;
         if call.facts().stream() {
             let (call, content_type, body) = self.answered(call, candidates).await?;
             let call_id = call.call_id();
-            return Ok(Answer { call_id, content_type, body: call::Body::Events(call::events(call, body)) });
+            let body = call::Body::Events(call::events(call, body));
+            return Ok(Answer { call_id, content_type, body, replayed: false });
         }
         // The caller may leave, the question is asked and the answer is read to its end: whoever serves it wants to be paid.
         let gateway = self.clone();
@@ -224,22 +242,14 @@ impl Gateway {
 
     /// Everything that is checked before anybody is asked; what the call may cost is set aside, and it is written down that
     /// it began.
-    async fn admit(&self, caller: &Caller, question: Question) -> Result<(InFlight, Vec<Candidate>), GatewayError> {
+    async fn admit(
+        &self,
+        caller: &Caller,
+        question: Question,
+        facts: Facts,
+    ) -> Result<(InFlight, Vec<Candidate>), GatewayError> {
         let inner = &self.inner;
-        inner.require_accountable()?;
-        let (now, capability, tenant) = (Instant::now(), question.capability, caller.tenant_id);
-        let rates = &inner.config.rates;
-        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), BotId::as_uuid);
-        inner
-            .bursts
-            .trip(who, rates.bot_burst, rates.bot_pause, now)
-            .map_err(|TooMany { retry_after }| GatewayError::CircuitOpen { retry_after })?;
-        let (class, limit) = rates.per_minute(capability);
-        inner
-            .rates
-            .take((tenant, class), limit, now)
-            .map_err(|TooMany { retry_after }| GatewayError::RateLimited { limit, retry_after })?;
-        let facts = Facts::read(&question).await?;
+        let (capability, tenant) = (question.capability, caller.tenant_id);
         let most = facts.most(u64::from(inner.config.default_max_output));
         let catalogue = inner.catalogue();
         let mut candidates = catalogue.candidates(capability, facts.model(), &most);
@@ -507,6 +517,7 @@ impl Gateway {
                 let calls = self.settle_all().await?;
                 if !released {
                     self.inner.billing.release_leases_of(self.inner.journal.holder()).await?;
+                    self.release_lost().await?;
                     released = true;
                     self.inner.ready();
                 }
@@ -617,6 +628,19 @@ impl Inner {
         self.ready.store(true, Ordering::Release);
     }
 
+    /// Neither the bot nor its tenant calls too often.
+    fn require_seldom(&self, caller: &Caller, capability: Capability) -> Result<(), GatewayError> {
+        let (now, rates) = (Instant::now(), &self.config.rates);
+        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), BotId::as_uuid);
+        self.bursts
+            .trip(who, rates.bot_burst, rates.bot_pause, now)
+            .map_err(|TooMany { retry_after }| GatewayError::CircuitOpen { retry_after })?;
+        let (class, limit) = rates.per_minute(capability);
+        self.rates
+            .take((caller.tenant_id, class), limit, now)
+            .map_err(|TooMany { retry_after }| GatewayError::RateLimited { limit, retry_after })
+    }
+
     /// What cannot be written down is not let in.
     fn require_accountable(&self) -> Result<(), GatewayError> {
         let away = |what: &str| GatewayError::Unaccountable(what.into());
@@ -682,12 +706,12 @@ impl Inner {
 }
 
 /// Work that is done in the place of whoever waits for it, and goes on by itself if they leave.
-struct ToItsEnd<T: Send + 'static> {
+pub(super) struct ToItsEnd<T: Send + 'static> {
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
 }
 
 impl<T: Send + 'static> ToItsEnd<T> {
-    fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+    pub(super) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
         Self { work: Some(Box::pin(work)) }
     }
 }

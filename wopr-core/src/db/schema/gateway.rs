@@ -50,3 +50,18 @@ diesel::table! {
         charge_nanos -> BigInt,
     }
 }
+
+diesel::table! {
+    gateway_answers (tenant_id, key_hash) {
+        tenant_id -> Uuid,
+        key_hash -> Bytea,
+        body_hash -> Bytea,
+        holder -> Uuid,
+        attempt -> Uuid,
+        call_id -> Nullable<Uuid>,
+        content_type -> Nullable<Text>,
+        body -> Nullable<Bytea>,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
+    }
+}
