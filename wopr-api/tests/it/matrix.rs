@@ -89,7 +89,9 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         | "GET /api/billing/usage/summary"
         | "query billing.hostedUsageSummary"
         | "query billing.hostedUsageEvents"
-        | "query billing.spendingLimits" => Unnoticed(json!({ "tenant": tenant })),
+        | "query billing.spendingLimits"
+        | "POST /api/billing/setup-intent"
+        | "query billing.billingInfo" => Unnoticed(json!({ "tenant": tenant })),
         "mutation billing.updateSpendingLimits" => Unnoticed(json!({
             "tenant": tenant, "global": { "alertAt": 1, "hardCap": 0 }, "perCapability": {},
         })),
@@ -104,7 +106,6 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         "DELETE /api/billing/payment-methods/{id}" | "mutation billing.removePaymentMethod" => {
             Refused(json!({ "id": victim.payment_method }), forbidden)
         }
-        "POST /api/billing/setup-intent" | "query billing.billingInfo" => Unnoticed(json!({ "tenant": tenant })),
         "mutation billing.updateBillingEmail" => {
             Unnoticed(json!({ "tenant": tenant, "email": "stranger@example.com" }))
         }

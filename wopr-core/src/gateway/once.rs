@@ -127,12 +127,16 @@ impl Gateway {
             holder: self.inner.journal.holder(),
             attempt: Uuid::new_v4(),
         };
-        let refused = |error: IdempotencyError| self.refuse(error.into());
-        match self.claim(&claim).await.map_err(|error| self.refuse(error))? {
+        let capability = question.capability;
+        let refused = |error: GatewayError| {
+            self.inner.metrics.refused(Some(capability), &error);
+            error
+        };
+        match self.claim(&claim).await.map_err(refused)? {
             Claimed::Ours => {}
-            Claimed::OtherRequest => return Err(refused(IdempotencyError::OtherRequest)),
-            Claimed::InProgress => return Err(refused(IdempotencyError::InProgress)),
-            Claimed::Answered { body: None, .. } => return Err(refused(IdempotencyError::AnswerTooLong)),
+            Claimed::OtherRequest => return Err(refused(IdempotencyError::OtherRequest.into())),
+            Claimed::InProgress => return Err(refused(IdempotencyError::InProgress.into())),
+            Claimed::Answered { body: None, .. } => return Err(refused(IdempotencyError::AnswerTooLong.into())),
             Claimed::Answered { call_id, content_type, body: Some(body) } => {
                 return Ok(Answer { call_id, content_type, body: Body::Whole(body), replayed: true });
             }

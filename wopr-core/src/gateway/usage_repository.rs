@@ -4,7 +4,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use jiff::{SignedDuration, Timestamp};
-use jiff_diesel::ToDiesel as _;
+use jiff_diesel::ToDiesel;
 use uuid::Uuid;
 
 use super::model::Capability;
@@ -151,8 +151,8 @@ impl<'c> UsageRepository<'c> {
         )
         .bind::<SqlUuid, _>(tenant.as_uuid())
         .bind::<Text, _>(word)
-        .bind::<Nullable<Timestamptz>, _>(query.from.map(|at| at.to_diesel()))
-        .bind::<Nullable<Timestamptz>, _>(query.to.map(|at| at.to_diesel()))
+        .bind::<Nullable<Timestamptz>, _>(query.from.map(ToDiesel::to_diesel))
+        .bind::<Nullable<Timestamptz>, _>(query.to.map(ToDiesel::to_diesel))
         .bind::<Nullable<Text>, _>(query.capability.map(Capability::as_str))
         .bind::<Nullable<Text>, _>(query.provider.as_deref())
         .bind::<Nullable<Text>, _>(query.model.as_deref())
@@ -217,8 +217,8 @@ impl<'c> UsageRepository<'c> {
              ORDER BY started_at DESC, id DESC LIMIT $5",
         )
         .bind::<SqlUuid, _>(tenant.as_uuid())
-        .bind::<Nullable<Timestamptz>, _>(query.from.map(|at| at.to_diesel()))
-        .bind::<Nullable<Timestamptz>, _>(query.to.map(|at| at.to_diesel()))
+        .bind::<Nullable<Timestamptz>, _>(query.from.map(ToDiesel::to_diesel))
+        .bind::<Nullable<Timestamptz>, _>(query.to.map(ToDiesel::to_diesel))
         .bind::<Nullable<Text>, _>(query.capability.map(Capability::as_str))
         .bind::<BigInt, _>(i64::from(query.limit.min(CallsQuery::MOST)))
         .load(self.conn)
