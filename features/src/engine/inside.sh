@@ -53,6 +53,9 @@ while read -r order; do
     fill) dd if=/dev/zero of="$disk/ballast" bs=64k; dd if=/dev/zero bs=4k >>"$disk/ballast" ;;
     note) rm -rf "$home/noted"; cp -a "$disk/docker/containers" "$home/noted" ;;
     forget) cp -a "$home/noted/." "$disk/docker/containers/" ;;
+    tear) for layer in "$disk"/docker/image/overlay2/layerdb/mounts/*/mount-id; do
+      rm -rf "$disk/docker/overlay2/$(cat "$layer")"
+    done ;;
     free) rm -f "$disk/ballast" ;;
     *) echo "unknown order $order"; exit 1 ;;
   esac >>"$home/orders" 2>&1

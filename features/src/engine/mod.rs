@@ -53,6 +53,8 @@ pub enum Order {
     Note,
     /// What it has noted of those containers since is lost, as if it had been killed before. It must not be running.
     Forget,
+    /// The files of its containers are gone, as when it was killed while it removed them. It must not be running.
+    Tear,
 }
 
 impl Order {
@@ -67,6 +69,7 @@ impl Order {
             Self::Free => "free",
             Self::Note => "note",
             Self::Forget => "forget",
+            Self::Tear => "tear",
         }
     }
 }

@@ -30,8 +30,9 @@ use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 use wopr_core::adapters::docker::DockerHost;
 use wopr_core::clock::Clock as _;
-use wopr_core::fleet::{ContainerHost as _, HostError, NetworkRange};
-use wopr_core::ids::TenantId;
+use wopr_core::fleet::container::container_name;
+use wopr_core::fleet::{ContainerHost as _, ContainerState, HostError, NetworkRange};
+use wopr_core::ids::{BotId, TenantId};
 
 use super::books::Books;
 use super::program;
@@ -111,6 +112,37 @@ async fn what_an_engine_lost_sight_of_ends() {
     })
     .await
     .unwrap();
+    engine.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_engine_removed_by_halves_can_be_removed() {
+    if let Some(missing) = OwnEngine::missing() {
+        eprintln!("what_an_engine_removed_by_halves_can_be_removed: not run, because {missing}");
+        return;
+    }
+    let mut engine = OwnEngine::start(DISK_MIB, &program::path("wopr-machine").unwrap()).await.unwrap();
+    let docker = engine.ready().await.unwrap();
+    build_image(&docker).await.unwrap();
+    let now = jiff::Timestamp::now();
+    let (bot, tenant) = (BotId::new(now), TenantId::new(now));
+    let host_config = HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() };
+    let body = ContainerCreateBody {
+        image: Some(IMAGE.to_owned()),
+        host_config: Some(host_config),
+        ..ContainerCreateBody::default()
+    };
+    let options = CreateContainerOptions { name: Some(container_name(bot)), ..CreateContainerOptions::default() };
+    docker.client().create_container(Some(options), body).await.unwrap();
+    for order in [Order::KillAll, Order::Tear, Order::Start] {
+        engine.order(order).await.unwrap();
+    }
+    engine.ready().await.unwrap();
+    let host = DockerHost::new(engine.socket().to_str(), None).unwrap();
+    let seen = host.observe(bot, tenant, None).await.unwrap().container.unwrap();
+    assert_eq!(seen.state, ContainerState::Dead);
+    host.remove_container(bot).await.unwrap();
+    assert_eq!(host.observe(bot, tenant, None).await.unwrap().container, None);
     engine.end().await.unwrap();
 }
 

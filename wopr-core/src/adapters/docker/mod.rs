@@ -112,6 +112,12 @@ fn unless_lost(result: Result<(), Error>) -> Result<Result<(), Error>, HostError
     }
 }
 
+/// Whether a container was removed by an engine that was killed in the midst of it: it is known still, and its files are not
+/// there. All that can be done with it is to remove it.
+fn is_torn(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { status_code: 500, message } if message.contains("no such file or directory"))
+}
+
 /// Makes what exists a success.
 fn unless_conflict(result: Result<(), Error>) -> Result<(), HostError> {
     match result {
@@ -191,10 +197,14 @@ impl ContainerHost for DockerHost {
             Some(image) => optional(self.docker.inspect_image(image.as_str()).await)?.is_some(),
             None => false,
         };
-        let container = optional(container)?;
+        let torn = container.as_ref().is_err_and(is_torn);
+        let container = if torn { None } else { optional(container)? };
         let joined = container.as_ref().and_then(|container| reading::network_id(container, &network_name(tenant)));
         Ok(Observed {
-            container: container.map(reading::container).transpose()?,
+            container: match container {
+                None if torn => Some(reading::torn(name)),
+                container => container.map(reading::container).transpose()?,
+            },
             has_image,
             has_volumes: data && run,
             has_any_volume: data || run,

@@ -34,6 +34,20 @@ pub(super) fn container(answer: ContainerInspectResponse) -> Result<ObservedCont
     })
 }
 
+/// What is left of a container that an engine has removed by halves.
+pub(super) fn torn(name: String) -> ObservedContainer {
+    ObservedContainer {
+        id: name,
+        state: ContainerState::Dead,
+        health: None,
+        spec_hash: None,
+        exit_code: 0,
+        error: None,
+        started_at: None,
+        created_at: None,
+    }
+}
+
 /// The network of that name which the container was started in last; nothing if it never was.
 pub(super) fn network_id(answer: &ContainerInspectResponse, name: &str) -> Option<String> {
     let networks = answer.network_settings.as_ref()?.networks.as_ref()?;
