@@ -1,7 +1,7 @@
 UPDATE credit_leases SET left_nanos = 0 WHERE left_nanos <> 0;
 DROP TRIGGER account_standings_announced ON account_standings;
 DROP TRIGGER api_keys_announced ON api_keys;
-DROP TABLE spending_limits, usage_hours, gateway_requests, models, prices, credit_leases;
+DROP TABLE gateway_answers, spending_limits, usage_hours, gateway_requests, models, prices, credit_leases;
 DROP FUNCTION announce_gateway_change, refuse_lease_change, leases_changed;
 CREATE OR REPLACE FUNCTION ledger_posted() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

@@ -143,6 +143,8 @@ CREATE TABLE gateway_requests (
     model_asked    text        NOT NULL,
     model_served   text,
     provider       text,
+    -- Which of our own machines, if it was one.
+    machine        text,
     attempts       smallint    NOT NULL,
     streamed       boolean     NOT NULL,
     outcome        text        NOT NULL CHECK (outcome IN ('completed', 'client-left', 'provider-failed', 'interrupted')),
@@ -164,26 +166,60 @@ CREATE INDEX gateway_requests_by_tenant ON gateway_requests (tenant_id, started_
 -- What comes before a day's own partition is made.
 CREATE TABLE gateway_requests_rest PARTITION OF gateway_requests DEFAULT;
 
--- Sums of the above by the hour in which a call ended; kept in the transaction that settles it.
+-- Sums of the above by the hour in which a call ended; kept in the transaction that settles it. The model is the one that
+-- was asked for; what nobody answered has no provider.
 CREATE TABLE usage_hours (
     tenant_id    uuid        NOT NULL REFERENCES tenants ON DELETE RESTRICT,
     hour         timestamptz NOT NULL,
     capability   text        NOT NULL,
     provider     text        NOT NULL,
+    model        text        NOT NULL,
     requests     bigint      NOT NULL,
+    input_units  bigint      NOT NULL,
+    output_units bigint      NOT NULL,
+    duration_ms  bigint      NOT NULL,
     cost_nanos   bigint      NOT NULL,
     charge_nanos bigint      NOT NULL,
-    PRIMARY KEY (tenant_id, hour, capability, provider)
+    PRIMARY KEY (tenant_id, hour, capability, provider, model)
 ) WITH (fillfactor = 70);
 
--- What a tenant allows itself in a calendar month (UTC). '*' is all capabilities together.
+-- What a tenant allows itself in a calendar month (UTC), and from when on it wants to be told. '*' is all capabilities
+-- together.
 CREATE TABLE spending_limits (
-    tenant_id     uuid        NOT NULL REFERENCES tenants ON DELETE CASCADE,
-    capability    text        NOT NULL,
-    hard_cap_cents bigint     CHECK (hard_cap_cents >= 0),
-    updated_at    timestamptz NOT NULL,
+    tenant_id      uuid        NOT NULL REFERENCES tenants ON DELETE CASCADE,
+    capability     text        NOT NULL,
+    alert_cents    bigint      CHECK (alert_cents >= 0),
+    hard_cap_cents bigint      CHECK (hard_cap_cents >= 0),
+    -- When it was told last that it spent `alert_cents`.
+    alerted_at     timestamptz,
+    updated_at     timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, capability)
 );
+CREATE INDEX spending_limits_with_alert ON spending_limits (tenant_id) WHERE alert_cents IS NOT NULL;
+
+-- Answers to calls that are to be made once, for as long as they can be asked for again. One without a call is in progress.
+CREATE TABLE gateway_answers (
+    tenant_id    uuid        NOT NULL REFERENCES tenants ON DELETE CASCADE,
+    -- SHA-256 of the key that the client chose.
+    key_hash     bytea       NOT NULL CHECK (length(key_hash) = 32),
+    -- SHA-256 of what was asked.
+    body_hash    bytea       NOT NULL CHECK (length(body_hash) = 32),
+    -- The process that makes the call.
+    holder       uuid        NOT NULL,
+    -- Names the attempt: one that was taken over writes nothing any more.
+    attempt      uuid        NOT NULL,
+    call_id      uuid,
+    content_type text,
+    -- Nothing where the answer was too long to be kept.
+    body         bytea,
+    created_at   timestamptz NOT NULL,
+    -- Until when the answer is kept, or the call is taken to be in progress.
+    expires_at   timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, key_hash),
+    CHECK ((call_id IS NULL) = (content_type IS NULL) AND (body IS NULL OR call_id IS NOT NULL))
+);
+CREATE INDEX gateway_answers_by_expiry ON gateway_answers (expires_at);
+CREATE INDEX gateway_answers_in_progress ON gateway_answers (holder) WHERE call_id IS NULL;
 
 -- Other processes hear at once of what they may have in memory. The payload is `what:tenant`; the channel has the
 -- schema's name, for a database may have several.
@@ -196,7 +232,7 @@ CREATE TRIGGER api_keys_announced AFTER UPDATE OF revoked_at, expires_at ON api_
     FOR EACH ROW WHEN (NEW.scope = 'inference') EXECUTE FUNCTION announce_gateway_change('key');
 CREATE TRIGGER account_standings_announced AFTER INSERT OR UPDATE ON account_standings
     FOR EACH ROW EXECUTE FUNCTION announce_gateway_change('standing');
-CREATE TRIGGER spending_limits_announced AFTER INSERT OR UPDATE ON spending_limits
+CREATE TRIGGER spending_limits_announced AFTER INSERT OR UPDATE OF alert_cents, hard_cap_cents ON spending_limits
     FOR EACH ROW EXECUTE FUNCTION announce_gateway_change('limits');
 
 INSERT INTO models (id, capability, provider, provider_model, max_output_tokens) VALUES

@@ -3,9 +3,11 @@
 //! [`app`] makes the router from an [`AppState`]; everything else serves it.
 
 pub mod config;
+mod decimal;
 pub mod error;
 pub mod extract;
 mod gateway;
+mod metrics;
 pub mod pipeline;
 pub mod routes;
 mod state;
@@ -25,5 +27,5 @@ pub fn app(state: AppState) -> Router {
     let procedures = Arc::new(routes::procedures());
     let (rest, description) = routes::rest();
     let router = rest.merge(trpc::router(procedures)).merge(routes::description(description));
-    pipeline::around(router, &state).merge(gateway::router()).with_state(state)
+    pipeline::around(router, &state).merge(gateway::router()).merge(metrics::router()).with_state(state)
 }

@@ -111,6 +111,7 @@ impl AppState {
             images,
             networks: config.tenant_networks,
             gateway_url: config.gateway.url_for_bots.clone(),
+            key_overlap: jiff::SignedDuration::from_secs(config.key_overlap_seconds.into()),
             ..FleetConfig::default()
         };
         let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), adapters.containers, fleet_config);
@@ -239,11 +240,7 @@ impl AppState {
             let billing = billing.clone();
             async move { billing.release_lost_leases().await }
         });
-        let gateway = self.gateway.clone();
-        workers.add("gateway.maintain", 60 * MINUTE, None, move || {
-            let gateway = gateway.clone();
-            async move { gateway.maintain().await }
-        });
+        self.add_gateway_workers(&mut workers);
         let billing = self.billing.clone();
         workers.add("billing.advance_standing", MINUTE, None, move || {
             let billing = billing.clone();
@@ -275,6 +272,25 @@ impl AppState {
             async move { payments.reconcile().await }
         });
         workers
+    }
+
+    fn add_gateway_workers(&self, workers: &mut Workers) {
+        const MINUTE: Duration = Duration::from_mins(1);
+        let gateway = self.gateway.clone();
+        workers.add("gateway.maintain", 60 * MINUTE, None, move || {
+            let gateway = gateway.clone();
+            async move { gateway.maintain().await }
+        });
+        let gateway = self.gateway.clone();
+        workers.add("gateway.forget_answers", 10 * MINUTE, None, move || {
+            let gateway = gateway.clone();
+            async move { gateway.forget_answers().await }
+        });
+        let gateway = self.gateway.clone();
+        workers.add("gateway.tell_spenders", MINUTE, None, move || {
+            let gateway = gateway.clone();
+            async move { gateway.tell_spenders().await }
+        });
     }
 
     /// Who a credential belongs to; `None` when it proves nothing.

@@ -59,7 +59,7 @@ pub(super) const OUR_PREFIXES: [&str; 19] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 88] = [
+pub static KEYS: [Key; 89] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -100,6 +100,12 @@ pub static KEYS: [Key; 88] = [
         "image-pull",
         Some("always"),
         "always asks the registry what a tag means now; missing takes an image that the engine has as it is there",
+    ),
+    plain(
+        "FLEET_KEY_OVERLAP_SECONDS",
+        "fleet-key-overlap-seconds",
+        Some("900"),
+        "how long a bot's service key is good after it was given another one",
     ),
     plain(
         "FLEET_NETWORK_RANGE",

@@ -196,6 +196,8 @@ pub struct Config {
     pub image_allowlist: Vec<String>,
     /// Where the addresses of tenants' networks come from.
     pub tenant_networks: NetworkRange,
+    /// How long a bot's service key is good after it was given another one, in seconds.
+    pub key_overlap_seconds: u32,
     /// Whether bots run what the engine has, and a registry is asked only for what it lacks.
     pub own_images_first: bool,
     /// How to pull images, if they are not public.

@@ -51,6 +51,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         operator_tokens: reader.operator_tokens(),
         image_allowlist: reader.list("FLEET_IMAGE_ALLOWLIST"),
         tenant_networks: reader.tenant_networks(),
+        key_overlap_seconds: reader.number("FLEET_KEY_OVERLAP_SECONDS", 0, 86_400),
         own_images_first: reader.choice("FLEET_IMAGE_PULL", &[("always", false), ("missing", true)]),
         registry: reader.registry(),
         docker_host: reader.text("DOCKER_HOST"),

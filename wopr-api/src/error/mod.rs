@@ -8,6 +8,7 @@ mod backup;
 mod billing;
 mod db;
 mod fleet;
+mod gateway;
 mod gpu;
 mod payments;
 pub(crate) mod render;

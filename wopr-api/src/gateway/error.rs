@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
-use wopr_core::gateway::{Capability, GatewayError};
+use wopr_core::gateway::{Capability, GatewayError, IdempotencyError};
 use wopr_core::money::Money;
 
 use super::Protocol;
@@ -114,6 +114,19 @@ impl From<GatewayError> for Refusal {
                     .with("currentBalanceCents", cents(*available))
                     .with("requiredCents", cents(*required).max(1))
             }
+            GatewayError::Idempotency(IdempotencyError::InvalidKey) => {
+                Self::new(StatusCode::BAD_REQUEST, INVALID, "invalid_idempotency_key", message)
+            }
+            GatewayError::Idempotency(IdempotencyError::InProgress) => {
+                Self::new(StatusCode::CONFLICT, "idempotency_error", "idempotency_in_progress", message)
+                    .after(Some(Duration::from_secs(1)))
+            }
+            GatewayError::Idempotency(IdempotencyError::AnswerTooLong) => {
+                Self::new(StatusCode::CONFLICT, "idempotency_error", "idempotency_answer_not_kept", message)
+            }
+            GatewayError::Idempotency(IdempotencyError::OtherRequest) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_error", "idempotency_key_reused", message)
+            }
             GatewayError::NoProvider { retry_after } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_provider_available", message)
                     .after(*retry_after)
@@ -134,7 +147,7 @@ impl From<GatewayError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "service_unavailable", message)
                     .after(Some(Duration::from_secs(2)))
             }
-            GatewayError::Overflow(_) | GatewayError::Billing(_) => {
+            GatewayError::Overflow(_) | GatewayError::Billing(_) | GatewayError::PriceNotFound(_) => {
                 tracing::error!("a call failed: {}", chain(&error));
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", "Something went wrong")
             }
@@ -186,7 +199,7 @@ pub(super) fn refuse(protocol: Protocol, refusal: &Refusal, ui: Option<&str>) ->
 
 fn anthropic_type(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        400 => "invalid_request_error",
+        400 | 409 | 422 => "invalid_request_error",
         401 => "authentication_error",
         402 => "billing_error",
         403 => "permission_error",

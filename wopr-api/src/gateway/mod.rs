@@ -6,6 +6,7 @@
 mod error;
 mod own;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use wopr_core::gateway::{self, Answer, Caller, Capability, Dialect, GatewayError, Question};
+use wopr_core::gateway::{
+    self, Answer, Caller, Capability, Dialect, GatewayError, IdempotencyError, IdempotencyKey, Question,
+};
 
 use self::error::{Refusal, refuse};
 pub(crate) use self::own::OwnMachines;
@@ -168,7 +171,12 @@ async fn answer(
     let body = read(body, most).await?;
     let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let question = Question { capability, dialect: protocol.dialect(), body, content_type };
-    Ok(state.gateway.call(&caller, question).await?)
+    let Some(key) = parts.headers.get("idempotency-key") else {
+        return Ok(state.gateway.call(&caller, question).await?);
+    };
+    let key = key.to_str().map_err(|_| IdempotencyError::InvalidKey).and_then(IdempotencyKey::new);
+    let key = key.map_err(|error| state.gateway.refuse(error.into()))?;
+    Ok(state.gateway.call_once(&caller, question, &key).await?)
 }
 
 async fn read(body: Body, most: usize) -> Result<Bytes, Refusal> {
@@ -185,7 +193,7 @@ async fn read(body: Body, most: usize) -> Result<Bytes, Refusal> {
 
 /// Whose key was presented, where the protocol has it.
 async fn authenticate(protocol: Protocol, state: &AppState, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
-    let key = presented(protocol, headers)?;
+    let key = presented(protocol, headers).map_err(|error| state.gateway.refuse(error))?;
     Ok(state.gateway.authenticate(key).await?)
 }
 
@@ -217,6 +225,9 @@ fn respond(answer: Answer) -> Response {
     let id = HeaderValue::from_str(&answer.call_id.to_string()).ok();
     for name in ["x-request-id", "request-id"] {
         headers.extend(id.clone().map(|id| (HeaderName::from_static(name), id)));
+    }
+    if answer.replayed {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     if streamed {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -278,11 +289,41 @@ async fn model(
     }
 }
 
-/// `GET /gateway/health`: whether calls are let in.
+/// `GET /gateway/health`: whether calls are let in, and how those are doing who answer them. Our own machines are told by
+/// their services: which they are is nobody's business.
 async fn health(State(state): State<AppState>) -> Response {
     let gateway = &state.gateway;
-    let (status, word) =
-        if gateway.accepts() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
-    let body = json!({ "status": word, "models": gateway.models().len(), "unsettledBytes": gateway.unsettled_bytes() });
+    // The best of those that are asked for the same.
+    let mut backends: BTreeMap<String, &str> = BTreeMap::new();
+    for provider in gateway.providers() {
+        let word = match (provider.is_asked(), provider.answered_at) {
+            (false, _) => "unhealthy",
+            (true, None) => "unknown",
+            (true, Some(_)) => "healthy",
+        };
+        let known = backends.entry(provider.offered_as).or_insert(word);
+        if word == "healthy" || *known == "unhealthy" {
+            *known = word;
+        }
+    }
+    let ill = backends.values().filter(|word| **word == "unhealthy").count();
+    let word = match (backends.len(), ill) {
+        _ if !gateway.accepts() => "unhealthy",
+        (0, _) => "unknown",
+        (_, 0) => "healthy",
+        (all, ill) if all == ill => "unhealthy",
+        _ => "degraded",
+    };
+    let status = if word == "unhealthy" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let backends: Vec<Value> =
+        backends.into_iter().map(|(name, status)| json!({ "name": name, "status": status })).collect();
+    let body = json!({
+        "status": word,
+        "timestamp": state.clock.now().as_millisecond(),
+        "accepting": gateway.accepts(),
+        "backends": backends,
+        "models": gateway.models().len(),
+        "unsettledBytes": gateway.unsettled_bytes(),
+    });
     crate::error::render::json_response(status, &body)
 }

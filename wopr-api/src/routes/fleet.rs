@@ -35,6 +35,7 @@ pub(crate) fn procedures(p: &mut Procedures) {
     p.query("fleet.getInstance", Access::Tenant, get_instance);
     p.mutation("fleet.createInstance", Access::Tenant, create_instance);
     p.mutation("fleet.controlInstance", Access::Tenant, control_instance);
+    p.mutation("fleet.rotateServiceKey", Access::Tenant, rotate_key);
     p.query("fleet.getInstanceHealth", Access::Tenant, get_instance_health);
     p.query("fleet.getInstanceLogs", Access::Tenant, get_instance_logs);
     p.query("fleet.getInstanceMetrics", Access::Tenant, get_instance_metrics);
@@ -48,6 +49,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(start))
         .routes(routes!(stop))
         .routes(routes!(restart))
+        .routes(routes!(rest_rotate_key))
         .routes(routes!(health))
         .routes(routes!(metrics))
         .routes(routes!(logs))
@@ -266,6 +268,39 @@ async fn act(state: &AppState, origin: &Origin, tenant: TenantId, id: BotId, act
         Action::Destroy => fleet.destroy(origin, tenant, id).await?,
     }
     Ok(DONE)
+}
+
+/// A bot is given another service key.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Rotated {
+    ok: bool,
+    /// Until when the key before is good.
+    previous_key_valid_until: String,
+}
+
+async fn rotate(state: &AppState, origin: &Origin, tenant: TenantId, id: BotId) -> Result<Rotated, ApiError> {
+    let until = state.fleet.rotate_key(origin, tenant, id).await?;
+    Ok(Rotated { ok: true, previous_key_valid_until: format!("{until:.3}") })
+}
+
+/// `fleet.rotateServiceKey`
+async fn rotate_key(cx: Context, input: One) -> Result<Rotated, ApiError> {
+    rotate(&cx.state, &cx.origin, cx.tenant(None)?, bot_id(&input.id)?).await
+}
+
+/// `POST /fleet/bots/{id}/rotate-key`
+#[utoipa::path(post, path = "/fleet/bots/{id}/rotate-key", params(("id" = String, Path,)),
+    responses((status = OK, body = Rotated), (status = NOT_FOUND, description = "No such bot")),
+    security(("bearer" = ["write"]), ("session" = [])))]
+async fn rest_rotate_key(
+    State(state): State<AppState>,
+    Writer { caller, origin }: Writer,
+    Path(id): Path<String>,
+) -> Result<Json<Rotated>, ApiError> {
+    let id = bot_id(&id)?;
+    let tenant = tenant_for(&state, &caller, id).await?;
+    rotate(&state, &origin, tenant, id).await.map(Json)
 }
 
 /// `fleet.getInstanceHealth`

@@ -8,8 +8,11 @@ mod billing;
 mod fleet;
 mod gpu;
 mod health;
+mod operations;
 mod payments;
+mod rates;
 mod settings;
+mod usage;
 
 use std::sync::Arc;
 
@@ -60,7 +63,10 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         .merge(fleet::router())
         .merge(gpu::router())
         .merge(health::router())
+        .merge(operations::router())
         .merge(payments::router())
+        .merge(rates::router())
+        .merge(usage::router())
         .split_for_parts()
 }
 
@@ -70,8 +76,11 @@ pub fn procedures() -> Procedures {
     backup::procedures(&mut procedures);
     billing::procedures(&mut procedures);
     fleet::procedures(&mut procedures);
+    operations::procedures(&mut procedures);
     payments::procedures(&mut procedures);
+    rates::procedures(&mut procedures);
     settings::procedures(&mut procedures);
+    usage::procedures(&mut procedures);
     procedures
 }
 
@@ -126,6 +135,7 @@ pub fn list() -> Vec<Entry> {
         entries.push(Entry { method, path, access: procedure.access.name().to_owned() });
     }
     entries.extend(crate::gateway::entries());
+    entries.extend(crate::metrics::entries());
     entries.sort();
     entries
 }

@@ -13,21 +13,21 @@ use wopr_core::testing::ModelFault;
 
 use crate::app::{Answer, TestApp, TestUser};
 
-const CHATS: [(&str, &str); 3] = [
+pub(crate) const CHATS: [(&str, &str); 3] = [
     ("/v1/chat/completions", "native"),
     ("/v1/openai/v1/chat/completions", "openai"),
     ("/v1/anthropic/v1/messages", "anthropic"),
 ];
 
 /// A server whose gateway is at work, and a customer with credit and a key.
-struct World {
-    app: TestApp,
-    user: TestUser,
-    key: String,
+pub(crate) struct World {
+    pub(crate) app: TestApp,
+    pub(crate) user: TestUser,
+    pub(crate) key: String,
 }
 
 impl World {
-    async fn new(cents: i32) -> Self {
+    pub(crate) async fn new(cents: i32) -> Self {
         let app = TestApp::start().await;
         let (gateway, user) = (app.state.gateway.clone(), app.user("customer").await);
         let origin = Origin::system("test");
@@ -66,11 +66,11 @@ impl World {
         world
     }
 
-    fn offers(&self, id: &str) -> bool {
+    pub(crate) fn offers(&self, id: &str) -> bool {
         self.app.state.gateway.models().iter().any(|model| model.id == id)
     }
 
-    fn tenant(&self) -> TenantId {
+    pub(crate) fn tenant(&self) -> TenantId {
         self.user.tenant()
     }
 
@@ -82,11 +82,11 @@ impl World {
         }
     }
 
-    async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub(crate) async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         self.app.request(method, path, headers, Body::from(body.to_owned())).await
     }
 
-    async fn send(&self, path: &str, key: Option<&str>, body: &str) -> Answer {
+    pub(crate) async fn send(&self, path: &str, key: Option<&str>, body: &str) -> Answer {
         let anthropic = path.starts_with("/v1/anthropic");
         let headers: Vec<(&str, String)> = match key {
             Some(key) if anthropic => vec![("x-api-key", key.to_owned())],
@@ -97,7 +97,7 @@ impl World {
         self.raw(Method::POST, path, &headers, body).await
     }
 
-    async fn chat(&self, path: &str, more: Value) -> Answer {
+    pub(crate) async fn chat(&self, path: &str, more: Value) -> Answer {
         let mut body = json!({ "model": "m", "max_tokens": 4, "messages": [{ "role": "user", "content": "a b c" }] });
         for (name, value) in more.as_object().unwrap() {
             body[name.as_str()] = value.clone();
@@ -190,7 +190,7 @@ async fn whoever_cannot_pay_is_told_what_is_missing_and_where_to_pay() {
     }
     world.pay(100).await;
     assert_eq!(world.chat(CHATS[0].0, json!({})).await.status, StatusCode::OK);
-    let cap = SpendingLimit { capability: None, hard_cap_cents: Some(0) };
+    let cap = SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(0) };
     world.app.state.gateway.set_spending_limits(&Origin::system("test"), world.tenant(), &[cap]).await.unwrap();
     let answer = world.chat(CHATS[1].0, json!({})).await;
     assert_eq!(error_of(&answer), owned((402, "billing_error", "spending_cap_exceeded")));
@@ -265,7 +265,8 @@ async fn models_are_listed_for_whoever_has_a_key() {
         assert_eq!(none.status, StatusCode::NOT_FOUND, "{path}");
     }
     let health = world.raw(Method::GET, "/gateway/health", &[], "").await;
-    assert_eq!((health.status, &health.json()["status"]), (StatusCode::OK, &json!("ok")));
+    assert_eq!((health.status, &health.json()["status"]), (StatusCode::OK, &json!("healthy")));
+    assert_eq!(health.json()["backends"], json!([{ "name": "openrouter", "status": "unknown" }]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,4 +279,86 @@ async fn the_sixty_first_call_of_a_minute_is_told_when_to_come_back() {
     assert_eq!(error_of(&refused), owned((429, "rate_limit_error", "rate_limit_exceeded")));
     let seconds: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=60).contains(&seconds), "{seconds}");
+}
+
+impl World {
+    async fn chat_once(&self, path: &str, key: &str, more: Value) -> Answer {
+        let mut body = json!({ "model": "m", "max_tokens": 4, "messages": [{ "role": "user", "content": "a b c" }] });
+        for (name, value) in more.as_object().unwrap() {
+            body[name.as_str()] = value.clone();
+        }
+        let bearer = format!("Bearer {}", self.key);
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        self.raw(Method::POST, path, &headers, &body.to_string()).await
+    }
+
+    async fn spent(&self) -> i64 {
+        self.app.state.gateway.settle().await.unwrap();
+        1_000_000_000 - self.app.state.billing.balance(self.tenant()).await.unwrap().balance.as_nanos()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_a_key_is_made_and_charged_once() {
+    let world = World::new(100).await;
+    let charge = 3 * 1_000 + 4 * 3_000;
+    for (index, (path, name)) in CHATS.into_iter().enumerate() {
+        let key = format!("retry-{name}");
+        let first = world.chat_once(path, &key, json!({})).await;
+        assert_eq!((first.status, first.header("idempotent-replayed")), (StatusCode::OK, ""), "{name}");
+        let again = world.chat_once(path, &key, json!({})).await;
+        assert_eq!((again.status, &again.body), (StatusCode::OK, &first.body), "{name}");
+        assert_eq!(again.header("content-type"), first.header("content-type"));
+        assert_eq!(again.header("x-request-id"), first.header("x-request-id"), "it is the same call");
+        assert_eq!(again.header("idempotent-replayed"), "true");
+        assert_eq!(world.app.models.calls().len(), index + 1, "{name}");
+        // The same key for something else, in the protocol's own words.
+        let other = world.chat_once(path, &key, json!({ "temperature": 1 })).await;
+        let (kind, code) = match name {
+            "anthropic" => ("invalid_request_error", ""),
+            _ => ("idempotency_error", "idempotency_key_reused"),
+        };
+        assert_eq!(error_of(&other), owned((422, kind, code)), "{name}");
+    }
+    assert_eq!(world.spent().await, 3 * charge);
+    // Another tenant's key of the same text is another key.
+    let other = world.app.user("other").await;
+    let paid =
+        Transfer::to_wallet("p2", TransferKind::Purchase, other.tenant(), Money::from_cents(5), Actor::System("test"));
+    world.app.state.billing.post(&[paid]).await.unwrap();
+    let stranger = world.app.key(Some(other.tenant()), Scope::Inference).await;
+    let headers = [("authorization", format!("Bearer {stranger}")), ("idempotency-key", "retry-native".to_owned())];
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "their own" }] }).to_string();
+    let theirs = world.raw(Method::POST, CHATS[0].0, &headers, &body).await;
+    assert_eq!((theirs.status, theirs.header("idempotent-replayed")), (StatusCode::OK, ""));
+
+    // A day later it is a call of its own, also before what was kept has been removed.
+    world.app.clock.advance(jiff::SignedDuration::from_hours(24));
+    let later = world.chat_once(CHATS[0].0, "retry-native", json!({ "temperature": 1 })).await;
+    assert_eq!((later.status, later.header("idempotent-replayed")), (StatusCode::OK, ""));
+    assert_eq!(world.app.state.gateway.forget_answers().await.unwrap(), 3, "what is newer stays");
+    assert_eq!(world.chat_once(CHATS[0].0, "retry-native", json!({ "temperature": 1 })).await.body, later.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_failed_is_made_again_with_its_key_and_a_stream_each_time() {
+    let world = World::new(100).await;
+    let path = CHATS[0].0;
+    for fault in [ProviderError::Failed(500), ProviderError::Refused { status: 400, message: "no".to_owned() }] {
+        world.app.models.fail_next(ModelFault::Refuse(fault));
+        assert!(!world.chat_once(path, "k", json!({})).await.status.is_success());
+    }
+    let made = world.chat_once(path, "k", json!({})).await;
+    assert_eq!((made.status, made.header("idempotent-replayed")), (StatusCode::OK, ""));
+    assert_eq!(world.chat_once(path, "k", json!({})).await.header("idempotent-replayed"), "true");
+    for _ in 0..2 {
+        let streamed = world.chat_once(path, "s", json!({ "stream": true })).await;
+        assert_eq!((streamed.status, streamed.header("idempotent-replayed")), (StatusCode::OK, ""));
+    }
+    assert_eq!(world.spent().await, 3 * (3 * 1_000 + 4 * 3_000));
+    for bad in ["", "a b", &"k".repeat(256)] {
+        let refused = error_of(&world.chat_once(path, bad, json!({})).await);
+        assert_eq!(refused, owned((400, "invalid_request_error", "invalid_idempotency_key")), "{bad}");
+    }
 }

@@ -90,6 +90,18 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         "query billing.creditsBalance" | "query billing.creditsHistory" => {
             Refused(json!({ "tenant": tenant }), forbidden)
         }
+        "query billing.usage" | "query billing.usageSummary" => Refused(json!({ "tenant": tenant }), forbidden),
+        "GET /api/billing/usage"
+        | "GET /api/billing/usage/summary"
+        | "query billing.hostedUsageSummary"
+        | "query billing.hostedUsageEvents"
+        | "query billing.spendingLimits"
+        | "POST /api/billing/setup-intent"
+        | "query billing.billingInfo" => Unnoticed(json!({ "tenant": tenant })),
+        "mutation billing.updateSpendingLimits" => Unnoticed(json!({
+            "tenant": tenant, "global": { "alertAt": 1, "hardCap": 0 }, "perCapability": {},
+        })),
+        "GET /admin/health" | "GET /metrics" => Refused(json!({}), forbidden),
         "POST /api/billing/credits/checkout" | "mutation billing.creditsCheckout" => Refused(
             json!({ "tenant": tenant, "priceId": "price_25", "successUrl": ORIGIN, "cancelUrl": ORIGIN }),
             forbidden,
@@ -100,7 +112,6 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         "DELETE /api/billing/payment-methods/{id}" | "mutation billing.removePaymentMethod" => {
             Refused(json!({ "id": victim.payment_method }), forbidden)
         }
-        "POST /api/billing/setup-intent" | "query billing.billingInfo" => Unnoticed(json!({ "tenant": tenant })),
         "mutation billing.updateBillingEmail" => {
             Unnoticed(json!({ "tenant": tenant, "email": "stranger@example.com" }))
         }
@@ -116,6 +127,9 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         name if name.contains(" /api/admin/backups") => {
             Refused(json!({ "containerId": format!("wopr-bot-{}", victim.bot), "remotePath": "x" }), forbidden)
         }
+        name if name.contains(" /api/admin/rates/") => {
+            Refused(json!({ "id": "0190c6a7-b5e7-7c0a-9d3c-2b1a00112233" }), forbidden)
+        }
         name if name.contains(" /api/admin/") => Refused(json!({ "tenant_id": tenant }), forbidden),
         "DELETE /api/keys/{id}" => Refused(json!({ "id": victim.key }), absent),
         "POST /api/auth/revoke-session" => Unnoticed(json!({ "token": victim.user.signed_in.session.id })),
@@ -126,6 +140,7 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
             Refused(json!({ "name": "mine", "image": "wopr-network/wopr:latest", "tenantId": tenant }), forbidden)
         }
         "mutation fleet.controlInstance" => Refused(json!({ "id": victim.bot, "action": "destroy" }), absent),
+        "mutation fleet.rotateServiceKey" => Refused(bot, absent),
         name if name.contains(" fleet.getInstance") => Refused(bot, absent),
         name if name.contains("/{id}/snapshots") => {
             Refused(json!({ "id": victim.bot, "snapId": victim.snapshot }), absent)
@@ -178,7 +193,8 @@ async fn a_stranger_reaches_nothing_of_anybody_else() {
         let keys = app.call(As::User(&victim.user), Method::GET, "/api/keys", None).await.json();
         let snapshots = format!("/api/bots/{}/snapshots", victim.bot);
         let snapshots = app.call(As::User(&victim.user), Method::GET, &snapshots, None).await.json();
-        (ping, balance, bots, billing, keys, snapshots)
+        let limits = app.query(As::User(&victim.user), "billing.spendingLimits", &json!({})).await.data();
+        (ping, balance, bots, billing, keys, snapshots, limits)
     };
     let before = state().await;
     let mut missing = Vec::new();

@@ -286,7 +286,14 @@ impl Fleet {
                     let key = self.issue_key(bot).await?;
                     self.record(bot.id, |bot| bot.keyed_container = None).await?;
                     self.bounded(quick, host.install_key(bot.id, &key)).await?;
-                    self.record(bot.id, |bot| bot.keyed_container = Some(container)).await?;
+                    let generation = bot.generation;
+                    self.record(bot.id, move |bot| {
+                        // If another key was asked for since then, this one is about to end.
+                        if bot.generation == generation {
+                            bot.keyed_container = Some(container);
+                        }
+                    })
+                    .await?;
                 }
             }
             Step::Start => {

@@ -262,6 +262,16 @@ impl<'c> BotRepository<'c> {
         rows.into_iter().map(assemble).collect()
     }
 
+    /// How many bots are to run.
+    pub(super) async fn count_wanted_running(&mut self) -> Result<u64, DbError> {
+        let count: i64 = bots::table
+            .filter(bots::desired_state.eq(DesiredState::Running.as_str()))
+            .count()
+            .get_result(self.conn)
+            .await?;
+        u64::try_from(count).map_err(|error| DbError::inconsistent("bots", error))
+    }
+
     /// Writes what is wanted: everything the owner can change, under the next generation.
     pub(super) async fn save_wanted(&mut self, bot: &Bot) -> Result<(), DbError> {
         diesel::update(bots::table.find(bot.id.as_uuid()))

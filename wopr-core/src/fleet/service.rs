@@ -40,6 +40,8 @@ pub struct FleetConfig {
     pub networks: NetworkRange,
     /// Where bots reach the gateway for models, without a path; `None` tells them nothing.
     pub gateway_url: Option<String>,
+    /// How long the service key before is good when a bot is given another one.
+    pub key_overlap: SignedDuration,
 }
 
 /// How long an engine may take to answer.
@@ -66,6 +68,7 @@ impl Default for FleetConfig {
             },
             networks: NetworkRange::default(),
             gateway_url: None,
+            key_overlap: SignedDuration::from_mins(15),
         }
     }
 }
@@ -248,6 +251,15 @@ impl Fleet {
         Ok(BotRepository::new(&mut conn).list(tenant).await?)
     }
 
+    /// How many bots are to run.
+    ///
+    /// # Errors
+    /// [`FleetError::Storage`].
+    pub async fn count_wanted_running(&self) -> Result<u64, FleetError> {
+        let mut conn = self.db().connection().await?;
+        Ok(BotRepository::new(&mut conn).count_wanted_running().await?)
+    }
+
     /// Makes a bot run. Does nothing to one that is to run already.
     ///
     /// # Errors
@@ -290,6 +302,31 @@ impl Fleet {
             bot.phase = Phase::Starting;
         })
         .await
+    }
+
+    /// Gives a bot another service key, without touching what runs: the file with the key is replaced in its container. The
+    /// key before is good for [`FleetConfig::key_overlap`]; answers until when.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub async fn rotate_key(&self, origin: &Origin, tenant: TenantId, id: BotId) -> Result<Timestamp, FleetError> {
+        let now = self.clock().now();
+        let until = now + self.config().key_overlap;
+        self.db()
+            .transaction(async |conn| {
+                let found = BotRepository::new(conn).find_for_update(id).await?;
+                let mut bot = found
+                    .filter(|bot| bot.tenant_id == tenant && bot.desired != DesiredState::Destroyed)
+                    .ok_or(FleetError::NotFound(id))?;
+                Auth::expire_bot_keys_in(conn, until, id).await?;
+                bot.keyed_container = None;
+                save_change_in(conn, &mut bot, now).await?;
+                let entry = AuditEntry::success(origin, Some(tenant), "bot.rotate_key", Resource::new("bot", id));
+                Ok::<_, FleetError>(audit::record_in(conn, now, &entry).await?)
+            })
+            .await?;
+        self.inner.wake.notify_one();
+        Ok(until)
     }
 
     /// Removes a bot with its data. From now on it does not exist for its owner.

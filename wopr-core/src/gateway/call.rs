@@ -8,8 +8,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::catalogue::Candidate;
 use super::credit::Reservation;
 use super::error::GatewayError;
+use super::metrics::{CallEnd, LaneId};
 use super::model::{Capability, Dialect, TokenUsage, Usage};
 use super::ports::{AnswerBody, ProviderError};
 use super::price::Quote;
@@ -35,6 +37,8 @@ pub struct Answer {
     pub content_type: String,
     /// The body.
     pub body: Body,
+    /// Whether it was given before, and nobody was charged for it again.
+    pub replayed: bool,
 }
 
 /// The body of an answer.
@@ -74,6 +78,9 @@ pub(super) struct InFlight {
     counted_output: u64,
     answered: bool,
     ended: bool,
+    /// Where it is counted, and who is to blame if it does not end well.
+    lane: LaneId,
+    blame: CallEnd,
     /// A place at one of our machines, until the answer ends.
     slot: Option<OwnedSemaphorePermit>,
 }
@@ -88,6 +95,7 @@ impl InFlight {
         quote: Arc<Quote>,
     ) -> Self {
         let dialect = question.dialect;
+        inner.metrics.begun();
         Self {
             inner,
             question,
@@ -102,6 +110,8 @@ impl InFlight {
             counted_output: 0,
             answered: false,
             ended: false,
+            lane: LaneId::NOBODY,
+            blame: CallEnd::UpstreamError,
             slot: None,
         }
     }
@@ -114,6 +124,11 @@ impl InFlight {
         &self.facts
     }
 
+    /// Who is to blame for it, if it does not end well.
+    pub(super) fn blame(&mut self, end: CallEnd) {
+        self.blame = end;
+    }
+
     pub(super) fn asked(&mut self) {
         self.record.attempts = self.record.attempts.saturating_add(1);
     }
@@ -121,18 +136,17 @@ impl InFlight {
     /// A provider has begun to answer.
     pub(super) fn answered_by(
         &mut self,
-        provider: &str,
-        model: &str,
+        candidate: &Candidate,
         dialect: Dialect,
-        quote: Arc<Quote>,
         usage: Option<Usage>,
         slot: Option<OwnedSemaphorePermit>,
     ) {
-        self.record.provider = Some(provider.to_owned());
-        self.record.model_served = Some(model.to_owned());
+        self.record.provider = Some(candidate.model.provider.clone());
+        self.record.machine = candidate.own.then(|| candidate.provider.name().to_owned());
+        self.record.model_served = Some(candidate.model.provider_model.clone());
         self.record.first_byte_ms = Some(u32::try_from(self.began.elapsed().as_millis()).unwrap_or(u32::MAX));
-        (self.dialect, self.quote, self.reported, self.slot) = (dialect, quote, usage, slot);
-        self.answered = true;
+        (self.dialect, self.quote, self.reported, self.slot) = (dialect, Arc::clone(&candidate.quote), usage, slot);
+        (self.answered, self.lane) = (true, candidate.lane);
     }
 
     /// When it began, in seconds of Unix time.
@@ -210,6 +224,9 @@ impl InFlight {
         self.measure(outcome);
         let position = self.inner.journal.append(&Line::Ended(self.record.clone()))?;
         self.ended = true;
+        self.inner.metrics.unsettled();
+        let end = CallEnd::of(outcome, self.blame);
+        self.inner.metrics.ended(self.lane, self.question.capability, end, &self.record);
         if let Some(reservation) = self.reservation.take() {
             let tenant = TenantId::from_uuid(self.record.tenant_id);
             let (estimate, charge) = (reservation.amount(), self.record.charge_nanos);
@@ -233,6 +250,7 @@ impl Drop for InFlight {
         {
             // It stays open in the journal: the next start ends it as it was last known.
             tracing::error!(call = %self.record.id, "the end of a call could not be written: {error}");
+            self.inner.metrics.lost();
         }
     }
 }
@@ -255,6 +273,9 @@ pub(super) async fn whole(
             Err(error) => error,
         };
         tracing::warn!(call = %call.call_id(), "an answer broke off: {broken}");
+        if broken == ProviderError::TimedOut {
+            call.blame(CallEnd::Timeout);
+        }
         call.end_for_good(Outcome::ProviderFailed).await?;
         return Err(match broken {
             ProviderError::TimedOut => GatewayError::ProviderTimedOut,
@@ -282,7 +303,7 @@ pub(super) async fn whole(
         }
     }
     call.end_for_good(Outcome::Completed).await?;
-    Ok(Answer { call_id: call.call_id(), content_type, body: Body::Whole(bytes) })
+    Ok(Answer { call_id: call.call_id(), content_type, body: Body::Whole(bytes), replayed: false })
 }
 
 /// What stands between a provider's events and a client's.
@@ -386,6 +407,9 @@ impl Streaming {
                 }
                 Some(Err(error)) => {
                     tracing::warn!(call = %self.call.call_id(), "a stream broke off: {error}");
+                    if error == ProviderError::TimedOut {
+                        self.call.blame(CallEnd::Timeout);
+                    }
                     self.end(Outcome::ProviderFailed).await;
                 }
                 None => {

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::metrics::LaneId;
 use super::model::{Capability, Dialect, Usage};
 use super::ports::ModelProvider;
 use super::price::{PriceBook, Quote};
+use super::providers::ProviderState;
 use crate::money::Money;
 
 /// A model as somebody offers it.
@@ -25,10 +27,22 @@ pub struct Model {
     pub priority: i32,
 }
 
+/// Somebody who is there.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) provider: Arc<dyn ModelProvider>,
+    /// How they are doing.
+    pub(super) state: Arc<ProviderState>,
+    /// Where they are counted.
+    pub(super) lane: LaneId,
+}
+
 /// Somebody who can serve a call.
 #[derive(Clone)]
 pub(super) struct Candidate {
     pub(super) provider: Arc<dyn ModelProvider>,
+    pub(super) state: Arc<ProviderState>,
+    pub(super) lane: LaneId,
     pub(super) model: Arc<Model>,
     pub(super) quote: Arc<Quote>,
     /// Our own machines come before everybody else.
@@ -53,7 +67,7 @@ impl Catalogue {
     /// The offers of `models` by those providers that are there; what has no price is not offered.
     pub(super) fn new(
         models: Vec<Model>,
-        providers: &HashMap<String, Vec<Arc<dyn ModelProvider>>>,
+        providers: &HashMap<String, Vec<Served>>,
         book: &PriceBook,
         margin_bps: u32,
     ) -> Self {
@@ -65,10 +79,12 @@ impl Catalogue {
                 continue;
             };
             let (model, quote) = (Arc::new(model), Arc::new(quote));
-            for provider in serving.iter().filter(|provider| !provider.dialects(model.capability).is_empty()) {
+            for served in serving.iter().filter(|served| !served.provider.dialects(model.capability).is_empty()) {
                 let offers = catalogue.offers.entry(model.capability).or_default();
                 offers.entry(model.id.clone()).or_default().push(Candidate {
-                    provider: Arc::clone(provider),
+                    provider: Arc::clone(&served.provider),
+                    state: Arc::clone(&served.state),
+                    lane: served.lane,
                     model: Arc::clone(&model),
                     quote: Arc::clone(&quote),
                     own: model.provider.starts_with("gpu-"),
@@ -90,6 +106,12 @@ impl Catalogue {
             .collect();
         sorted.sort_by_key(|(hosted, price, priority, _)| (*hosted, *price, *priority));
         sorted.into_iter().map(|(.., offer)| offer.clone()).collect()
+    }
+
+    /// Whether that provider can be asked for that model now.
+    pub(super) fn offers(&self, capability: Capability, model: &str, provider: &str) -> bool {
+        let offers = self.offers.get(&capability).and_then(|models| models.get(model));
+        offers.is_some_and(|offers| offers.iter().any(|offer| offer.model.provider == provider))
     }
 
     /// Everything that can be asked for, each model once for each capability, sorted by name.

@@ -191,6 +191,13 @@ impl Credit {
         }
     }
 
+    /// What is leased here and reserved by no call.
+    pub(super) fn free(&self) -> Money {
+        let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
+        let free = slices.values().map(|slice| slice.free.load(Ordering::Relaxed)).fold(0, i64::saturating_add);
+        Money::from_nanos(free)
+    }
+
     /// Another process gave back what a tenant had there.
     pub(super) fn given_back(&self, tenant: TenantId) {
         self.slice(tenant).given_back.notify_waiters();

@@ -1,8 +1,11 @@
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::journal::JournalError;
 use super::limits::CapReached;
 use super::model::Capability;
+use super::once::IdempotencyError;
 use super::wire::WireError;
 use crate::auth::AuthError;
 use crate::billing::BillingError;
@@ -52,6 +55,9 @@ pub enum GatewayError {
         /// What it was asked to do.
         capability: Capability,
     },
+    /// No such price holds now.
+    #[error("there is no price {0} that holds")]
+    PriceNotFound(Uuid),
     /// What the tenant allows itself is used up.
     #[error("the monthly spending limit is reached")]
     SpendingCap(CapReached),
@@ -63,6 +69,9 @@ pub enum GatewayError {
         /// What the call may cost at most.
         required: Money,
     },
+    /// The call is to be made once, and is not made now.
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
     /// Everybody who could answer is away or has too much to do.
     #[error("no provider can answer at present")]
     NoProvider {

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const HEAD_BYTES: usize = 8;
 /// With [`Sync::Soon`], the disk is made to have what was written so long ago: once for many lines, as writing waits while
 /// the disk takes what was written before.
 const SOON: Duration = Duration::from_millis(10);
+/// What the database refused, for somebody to look at.
+const SET_ASIDE: &str = "refused.jsonl";
 /// What the text of [`Line::Ended`] begins with.
 const ENDED: &[u8] = b"{\"ended\":";
 
@@ -89,6 +92,8 @@ struct Shared {
     log: Arc<Log>,
     flush: Arc<Flush>,
     written: watch::Sender<u64>,
+    /// Lines of `refused.jsonl`, as far as this process knows.
+    set_aside: AtomicU64,
     /// Locked for as long as the journal is in use.
     _lock: File,
 }
@@ -165,6 +170,7 @@ impl Journal {
         let cursor = read_cursor(folder)?;
         let (writer, unfinished) = recover(folder, cursor)?;
         let position = writer.position;
+        let set_aside = lines_of(&folder.join(SET_ASIDE))?;
         let shared = Arc::new(Shared {
             folder: folder.to_owned(),
             holder,
@@ -176,6 +182,7 @@ impl Journal {
             }),
             flush: Arc::default(),
             written: watch::Sender::new(position),
+            set_aside: AtomicU64::new(set_aside),
             _lock: lock_file,
         });
         let (flush, log) = (Arc::clone(&shared.flush), Arc::clone(&shared.log));
@@ -304,7 +311,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Disk`].
     pub fn set_aside(&self, call: &CallRecord) -> Result<(), JournalError> {
-        let path = self.shared.folder.join("refused.jsonl");
+        let path = self.shared.folder.join(SET_ASIDE);
         let mut line = serde_json::to_vec(call).map_err(|_| JournalError::Line)?;
         line.push(b'\n');
         OpenOptions::new()
@@ -312,7 +319,19 @@ impl Journal {
             .append(true)
             .open(&path)
             .and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_all()))
-            .map_err(disk(&path, "writing"))
+            .map_err(disk(&path, "writing"))?;
+        self.shared.set_aside.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Calls that were set aside by the time this process began, and those since.
+    pub fn set_aside_count(&self) -> u64 {
+        self.shared.set_aside.load(Ordering::Relaxed)
+    }
+
+    /// The position after the last end of a call that this process wrote or found.
+    pub(super) fn ended_position(&self) -> u64 {
+        *self.shared.written.borrow()
     }
 
     /// Everything before `position` is in the database.
@@ -606,6 +625,14 @@ fn holder(folder: &Path) -> Result<LeaseHolder, JournalError> {
             Ok(holder)
         }
         Err(error) => Err(disk(&path, "reading")(error)),
+    }
+}
+
+fn lines_of(path: &Path) -> Result<u64, JournalError> {
+    match fs::read(path) {
+        Ok(text) => Ok(memchr::memchr_iter(b'\n', &text).count() as u64),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(disk(path, "reading")(error)),
     }
 }
 

@@ -47,6 +47,7 @@ fn call(number: u128) -> CallRecord {
         model_asked: "m".to_owned(),
         model_served: None,
         provider: None,
+        machine: None,
         attempts: 0,
         streamed: false,
         outcome: Outcome::Interrupted,

@@ -8,10 +8,6 @@ use std::time::{Duration, Instant};
 use super::model::Capability;
 use crate::money::Money;
 
-/// A provider that fails so often without a success in between is not asked for a while.
-const FAILURES: u32 = 5;
-/// How long it is not asked; then one call tries.
-const PROVIDER_PAUSE: Duration = Duration::from_secs(30);
 /// Counters that were not touched for so long are forgotten.
 const FORGET: Duration = Duration::from_mins(10);
 
@@ -159,58 +155,13 @@ impl<K: Eq + Hash> Windows<K> {
     }
 }
 
-/// Circuits of providers: one that fails again and again is left alone for a while, then tried by one call.
-#[derive(Debug, Default)]
-pub(super) struct Circuits {
-    circuits: Mutex<HashMap<String, Circuit>>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Circuit {
-    failures: u32,
-    open_until: Option<Instant>,
-}
-
-impl Circuits {
-    /// Whether the provider may be asked now. A circuit that was open lets one call through, and is open again until it ends.
-    pub(super) fn allows(&self, provider: &str, at: Instant) -> bool {
-        let mut circuits = lock(&self.circuits);
-        let Some(circuit) = circuits.get_mut(provider) else { return true };
-        match circuit.open_until {
-            Some(until) if at < until => false,
-            Some(_) => {
-                circuit.open_until = Some(at + PROVIDER_PAUSE);
-                true
-            }
-            None => true,
-        }
-    }
-
-    pub(super) fn succeeded(&self, provider: &str) {
-        let mut circuits = lock(&self.circuits);
-        if circuits.contains_key(provider) {
-            circuits.remove(provider);
-        }
-    }
-
-    pub(super) fn failed(&self, provider: &str, at: Instant) {
-        let mut circuits = lock(&self.circuits);
-        let circuit = circuits.entry(provider.to_owned()).or_default();
-        circuit.failures += 1;
-        if circuit.failures >= FAILURES {
-            if circuit.open_until.is_none() {
-                tracing::warn!(provider, "{provider} failed {FAILURES} times in a row and is left alone for a while");
-            }
-            circuit.open_until = Some(at + PROVIDER_PAUSE);
-        }
-    }
-}
-
-/// What a tenant allows itself in a calendar month (UTC), of one capability or of all together.
+/// What a tenant allows itself in a calendar month (UTC), of one capability or of all together, and from when on it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpendingLimit {
     /// `None` is all together.
     pub capability: Option<Capability>,
+    /// It is told by mail when it has spent so much ([`Gateway::tell_spenders`](super::Gateway::tell_spenders)).
+    pub alert_cents: Option<i64>,
     /// Calls are refused that could lead beyond it.
     pub hard_cap_cents: Option<i64>,
 }
@@ -309,27 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_fails_is_left_alone_and_then_tried_by_one() {
-        let (circuits, start) = (Circuits::default(), Instant::now());
-        for _ in 0..FAILURES {
-            assert!(circuits.allows("p", start));
-            circuits.failed("p", start);
-        }
-        assert!(!circuits.allows("p", start) && circuits.allows("q", start));
-        let later = start + PROVIDER_PAUSE;
-        assert!(circuits.allows("p", later), "one tries");
-        assert!(!circuits.allows("p", later), "the others wait for it");
-        circuits.succeeded("p");
-        assert!(circuits.allows("p", later));
-    }
-
-    #[test]
     fn a_cap_counts_what_is_spent_pending_and_asked() {
         let (chat, tts) = (Capability::ChatCompletions, Capability::Tts);
         let cents = Money::from_cents;
         let limits = [
-            SpendingLimit { capability: None, hard_cap_cents: Some(100) },
-            SpendingLimit { capability: Some(tts), hard_cap_cents: Some(10) },
+            SpendingLimit { capability: None, alert_cents: Some(1), hard_cap_cents: Some(100) },
+            SpendingLimit { capability: Some(tts), alert_cents: None, hard_cap_cents: Some(10) },
         ];
         let spent = MonthSpend::new([(chat, cents(60)), (tts, cents(5))]);
         let pending = MonthSpend::new([(chat, cents(25))]);

@@ -11,6 +11,9 @@
 //!
 //! [`Gateway`] is the handle; [`Gateway::run`] is what must go on beside it in each process.
 
+mod answers_repository;
+mod book;
+mod book_repository;
 mod call;
 mod callers;
 mod catalogue;
@@ -18,26 +21,38 @@ mod credit;
 mod error;
 mod journal;
 mod limits;
+mod metrics;
 mod model;
+mod once;
 mod ports;
 mod price;
+mod providers;
 mod question;
 mod record;
 mod repository;
 mod service;
 mod settle;
 mod spending;
+mod usage;
+mod usage_repository;
 pub mod wire;
 
+pub use self::book::{BookPage, BookQuery, BookRow, Offer};
 pub use self::call::{Answer, Body, Events};
 pub use self::callers::Caller;
 pub use self::catalogue::Model;
 pub use self::error::GatewayError;
 pub use self::journal::{Journal, JournalError, Sync};
 pub use self::limits::{CapReached, MonthSpend, RateLimits, SpendingLimit};
+pub use self::metrics::{
+    CallCount, CallEnd, ErrorRate, ErrorWindow, FIRST_BYTE_BOUNDS_MS, GatewayMetrics, ProviderCounts,
+};
 pub use self::model::{Capability, Dialect, TokenUsage, Usage};
+pub use self::once::{IdempotencyError, IdempotencyKey};
 pub use self::ports::{AnswerBody, CallBody, ModelProvider, OwnBackends, ProviderAnswer, ProviderCall, ProviderError};
 pub use self::price::{ExplainedPart, Explanation, Price, Side, Unit};
+pub use self::providers::{FailureKind, ProviderHealth};
 pub use self::question::Question;
 pub use self::record::{CallRecord, Line, Outcome, UsageSource};
 pub use self::service::{Gateway, GatewayConfig, GatewayParts};
+pub use self::usage::{CallsQuery, PastCall, UsageQuery, UsageStep, UsageSums, UsageWindow};

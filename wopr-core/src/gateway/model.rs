@@ -32,6 +32,23 @@ impl Capability {
         Self::ImageGeneration,
     ];
 
+    /// Its position in [`Capability::ALL`].
+    pub(super) const fn index(self) -> usize {
+        match self {
+            Self::ChatCompletions => 0,
+            Self::TextCompletions => 1,
+            Self::Embeddings => 2,
+            Self::Transcription => 3,
+            Self::Tts => 4,
+            Self::ImageGeneration => 5,
+        }
+    }
+
+    /// Whether what is used of it are tokens.
+    pub const fn is_counted_in_tokens(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::TextCompletions | Self::Embeddings)
+    }
+
     /// The stored and public word.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,6 +80,16 @@ pub enum Dialect {
     OpenAi,
     /// As Anthropic does: messages.
     Anthropic,
+}
+
+impl Dialect {
+    /// The stored word.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
 }
 
 /// What a call used, in what it is charged by.

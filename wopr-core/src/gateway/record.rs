@@ -21,6 +21,24 @@ pub enum Outcome {
     Interrupted,
 }
 
+impl Outcome {
+    /// The stored and public word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientLeft => "client-left",
+            Self::ProviderFailed => "provider-failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The outcome of that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Completed, Self::ClientLeft, Self::ProviderFailed, Self::Interrupted];
+        all.into_iter().find(|outcome| outcome.as_str() == word)
+    }
+}
+
 /// Where the quantities come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -50,8 +68,11 @@ pub struct CallRecord {
     pub model_asked: String,
     /// The provider's name of the model that answered.
     pub model_served: Option<String>,
-    /// Who answered.
+    /// Who answered: the name of a provider, or `gpu-<service>` for our own machines.
     pub provider: Option<String>,
+    /// Which of our own machines, if it was one.
+    #[serde(default)]
+    pub machine: Option<String>,
     /// How many providers were asked.
     pub attempts: u8,
     /// Whether the answer came as events.

@@ -1,7 +1,7 @@
 //! The SQL of calls, prices and limits. Row structs stay inside.
 
 use diesel::prelude::*;
-use diesel::sql_types::{BigInt, Date, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Date, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use futures_util::{Stream, StreamExt as _};
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use super::limits::{MonthSpend, SpendingLimit};
 use super::model::Capability;
 use super::price::{Price, Side, Unit};
 use super::record::CallRecord;
-use crate::db::schema::gateway::{models, prices, spending_limits};
+use crate::db::schema::gateway::{models, spending_limits};
 use crate::db::{Db, DbError};
 use crate::ids::{LeaseHolder, TenantId};
 use crate::money::Money;
@@ -149,60 +149,11 @@ impl<'c> GatewayRepository<'c> {
         rows.into_iter().map(Price::try_from).collect()
     }
 
-    /// Adds a price that holds from `at` on; `None` ends the one before.
-    pub(super) async fn insert_price(
-        &mut self,
-        at: Timestamp,
-        price: &Price,
-        nanos: Option<i64>,
-        by: &str,
-    ) -> Result<(), DbError> {
-        diesel::insert_into(prices::table)
-            .values((
-                prices::id.eq(price.id),
-                prices::capability.eq(price.capability.as_str()),
-                prices::provider.eq(&price.provider),
-                prices::model.eq(&price.model),
-                prices::unit.eq(price.unit.as_str()),
-                prices::side.eq(price.side.as_str()),
-                prices::nanos.eq(nanos),
-                prices::valid_from.eq(at.to_diesel()),
-                prices::created_by.eq(by),
-            ))
-            .execute(self.conn)
-            .await?;
-        Ok(())
-    }
-
     /// What can be asked for.
     pub(super) async fn list_models(&mut self) -> Result<Vec<Model>, DbError> {
         let rows: Vec<ModelRow> =
             models::table.filter(models::enabled).select(ModelRow::as_select()).load(self.conn).await?;
         rows.into_iter().map(Model::try_from).collect()
-    }
-
-    /// Offers a model, or changes the offer.
-    pub(super) async fn save_model(&mut self, model: &Model) -> Result<(), DbError> {
-        let most = model.max_output_tokens.map(i32::try_from).transpose();
-        let values = (
-            models::provider_model.eq(&model.provider_model),
-            models::max_output_tokens.eq(most.map_err(|error| DbError::inconsistent("models", error))?),
-            models::priority.eq(model.priority),
-            models::enabled.eq(true),
-        );
-        diesel::insert_into(models::table)
-            .values((
-                models::id.eq(&model.id),
-                models::capability.eq(model.capability.as_str()),
-                models::provider.eq(&model.provider),
-                values,
-            ))
-            .on_conflict((models::id, models::capability, models::provider))
-            .do_update()
-            .set(values)
-            .execute(self.conn)
-            .await?;
-        Ok(())
     }
 
     /// Writes calls that ended, each once, and adds those that are new to the sums of their hours.
@@ -212,24 +163,34 @@ impl<'c> GatewayRepository<'c> {
         diesel::sql_query(
             "WITH fresh AS (
                  INSERT INTO gateway_requests (id, tenant_id, bot_id, key_id, capability, model_asked, model_served, provider,
-                     attempts, streamed, outcome, input_units, cached_units, output_units, usage_source, explanation,
+                     machine, attempts, streamed, outcome, input_units, cached_units, output_units, usage_source,
+                     explanation,
                      cost_nanos, charge_nanos, reserved_nanos, started_at, first_byte_ms, ended_at)
                  SELECT id, tenant_id, bot_id, key_id, capability, model_asked, model_served, provider,
-                     attempts, streamed, outcome, input_units, cached_units, output_units, usage_source, explanation,
+                     machine, attempts, streamed, outcome, input_units, cached_units, output_units, usage_source,
+                     explanation,
                      cost_nanos, charge_nanos, reserved_nanos, started_at, first_byte_ms, ended_at
                  FROM jsonb_to_recordset($1::jsonb) AS call (id uuid, tenant_id uuid, bot_id uuid, key_id uuid, capability text,
-                     model_asked text, model_served text, provider text, attempts smallint, streamed boolean, outcome text,
+                     model_asked text, model_served text, provider text, machine text, attempts smallint, streamed boolean,
+                     outcome text,
                      input_units bigint, cached_units bigint, output_units bigint, usage_source text, explanation jsonb,
                      cost_nanos bigint, charge_nanos bigint, reserved_nanos bigint, started_at timestamptz,
                      first_byte_ms integer, ended_at timestamptz)
                  ON CONFLICT DO NOTHING
-                 RETURNING tenant_id, capability, provider, cost_nanos, charge_nanos, ended_at)
-             INSERT INTO usage_hours (tenant_id, hour, capability, provider, requests, cost_nanos, charge_nanos)
-             SELECT tenant_id, date_trunc('hour', ended_at, 'UTC'), capability, coalesce(provider, ''), count(*),
+                 RETURNING tenant_id, capability, provider, model_asked, input_units, output_units, cost_nanos, charge_nanos,
+                     started_at, ended_at)
+             INSERT INTO usage_hours (tenant_id, hour, capability, provider, model, requests, input_units, output_units,
+                 duration_ms, cost_nanos, charge_nanos)
+             SELECT tenant_id, date_trunc('hour', ended_at, 'UTC'), capability, coalesce(provider, ''), model_asked, count(*),
+                 sum(input_units), sum(output_units),
+                 sum(greatest(extract(epoch FROM ended_at - started_at) * 1000, 0)::bigint),
                  sum(cost_nanos), sum(charge_nanos)
-             FROM fresh GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
-             ON CONFLICT (tenant_id, hour, capability, provider) DO UPDATE SET
+             FROM fresh GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+             ON CONFLICT (tenant_id, hour, capability, provider, model) DO UPDATE SET
                  requests = usage_hours.requests + excluded.requests,
+                 input_units = usage_hours.input_units + excluded.input_units,
+                 output_units = usage_hours.output_units + excluded.output_units,
+                 duration_ms = usage_hours.duration_ms + excluded.duration_ms,
                  cost_nanos = usage_hours.cost_nanos + excluded.cost_nanos,
                  charge_nanos = usage_hours.charge_nanos + excluded.charge_nanos",
         )
@@ -257,53 +218,56 @@ impl<'c> GatewayRepository<'c> {
 
     /// What the tenant allows itself.
     pub(super) async fn list_limits(&mut self, tenant: TenantId) -> Result<Vec<SpendingLimit>, DbError> {
-        let rows: Vec<(String, Option<i64>)> = spending_limits::table
+        let rows: Vec<(String, Option<i64>, Option<i64>)> = spending_limits::table
             .filter(spending_limits::tenant_id.eq(tenant.as_uuid()))
             .order(spending_limits::capability)
-            .select((spending_limits::capability, spending_limits::hard_cap_cents))
+            .select((spending_limits::capability, spending_limits::alert_cents, spending_limits::hard_cap_cents))
             .load(self.conn)
             .await?;
         rows.into_iter()
-            .map(|(capability, hard_cap_cents)| {
+            .map(|(capability, alert_cents, hard_cap_cents)| {
                 let capability = match capability.as_str() {
                     "*" => None,
                     word => Some(Capability::from_word(word).ok_or_else(|| {
                         DbError::inconsistent("spending_limits", format!("{tenant}: unknown capability"))
                     })?),
                 };
-                Ok(SpendingLimit { capability, hard_cap_cents })
+                Ok(SpendingLimit { capability, alert_cents, hard_cap_cents })
             })
             .collect()
     }
 
-    /// Replaces what the tenant allows itself. Rows are kept, so that every change is announced.
+    /// Replaces what the tenant allows itself. Rows are kept, so that every change is announced; who was told of an amount is
+    /// told once more when it is another.
     pub(super) async fn save_limits(
         &mut self,
         at: Timestamp,
         tenant: TenantId,
         limits: &[SpendingLimit],
     ) -> Result<(), DbError> {
-        diesel::update(spending_limits::table.filter(spending_limits::tenant_id.eq(tenant.as_uuid())))
-            .set((spending_limits::hard_cap_cents.eq(None::<i64>), spending_limits::updated_at.eq(at.to_diesel())))
-            .execute(self.conn)
-            .await?;
-        for limit in limits {
-            let values = (
-                spending_limits::hard_cap_cents.eq(limit.hard_cap_cents),
-                spending_limits::updated_at.eq(at.to_diesel()),
-            );
-            diesel::insert_into(spending_limits::table)
-                .values((
-                    spending_limits::tenant_id.eq(tenant.as_uuid()),
-                    spending_limits::capability.eq(limit.capability.map_or("*", Capability::as_str)),
-                    values,
-                ))
-                .on_conflict((spending_limits::tenant_id, spending_limits::capability))
-                .do_update()
-                .set(values)
-                .execute(self.conn)
-                .await?;
-        }
+        let words: Vec<&str> = limits.iter().map(|limit| limit.capability.map_or("*", Capability::as_str)).collect();
+        let alerts: Vec<Option<i64>> = limits.iter().map(|limit| limit.alert_cents).collect();
+        let caps: Vec<Option<i64>> = limits.iter().map(|limit| limit.hard_cap_cents).collect();
+        diesel::sql_query(
+            "INSERT INTO spending_limits (tenant_id, capability, alert_cents, hard_cap_cents, updated_at)
+             SELECT $1, capability, alert_cents, hard_cap_cents, $2
+             FROM unnest($3, $4, $5) AS wanted (capability, alert_cents, hard_cap_cents)
+             UNION ALL
+             SELECT $1, capability, NULL, NULL, $2 FROM spending_limits
+             WHERE tenant_id = $1 AND capability <> ALL ($3)
+             ON CONFLICT (tenant_id, capability) DO UPDATE SET
+                 alert_cents = excluded.alert_cents, hard_cap_cents = excluded.hard_cap_cents,
+                 updated_at = excluded.updated_at,
+                 alerted_at = CASE WHEN spending_limits.alert_cents IS NOT DISTINCT FROM excluded.alert_cents
+                     THEN spending_limits.alerted_at END",
+        )
+        .bind::<SqlUuid, _>(tenant.as_uuid())
+        .bind::<Timestamptz, _>(at.to_diesel())
+        .bind::<Array<Text>, _>(words)
+        .bind::<Array<Nullable<BigInt>>, _>(alerts)
+        .bind::<Array<Nullable<BigInt>>, _>(caps)
+        .execute(self.conn)
+        .await?;
         Ok(())
     }
 

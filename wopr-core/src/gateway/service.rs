@@ -1,6 +1,6 @@
 //! The handle: calls, and the work that goes on beside them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,14 +14,16 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::call::{self, Answer, InFlight};
 use super::callers::{Caller, Callers};
-use super::catalogue::{Candidate, Catalogue, Model};
+use super::catalogue::{Candidate, Catalogue, Model, Served};
 use super::credit::Credit;
 use super::error::GatewayError;
 use super::journal::Journal;
-use super::limits::{Circuits, Class, MonthSpend, RateLimits, SpendingLimit, TooMany, Windows};
+use super::limits::{Class, MonthSpend, RateLimits, SpendingLimit, TooMany, Windows};
+use super::metrics::{CallEnd, Metrics};
 use super::model::Capability;
 use super::ports::{ModelProvider, OwnBackends, ProviderCall, ProviderError};
 use super::price::{Explanation, Price, PriceBook};
+use super::providers::{FailureKind, ProviderHealth, Providers};
 use super::question::{Facts, Question};
 use super::record::{CallRecord, Line, Outcome, UsageSource};
 use super::repository::{self, GatewayRepository, News};
@@ -82,26 +84,27 @@ impl Default for GatewayConfig {
 /// Calls to models. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 pub(super) struct Inner {
     pub(super) clock: SharedClock,
     pub(super) journal: Journal,
     pub(super) spending: Spending,
-    db: Db,
-    billing: Billing,
+    pub(super) db: Db,
+    pub(super) billing: Billing,
     callers: Callers,
-    credit: Credit,
+    pub(super) credit: Credit,
     config: GatewayConfig,
     hosted: Vec<Arc<dyn ModelProvider>>,
     own: Option<Arc<dyn OwnBackends>>,
     slots: RwLock<HashMap<String, Arc<Semaphore>>>,
     catalogue: RwLock<Arc<Catalogue>>,
-    stale: Notify,
+    pub(super) stale: Notify,
     rates: Windows<(TenantId, Class)>,
     bursts: Windows<uuid::Uuid>,
-    circuits: Circuits,
+    pub(super) metrics: Metrics,
+    pub(super) providers: Providers,
     /// Whether what a process before this one spent is settled.
     ready: AtomicBool,
     began: Instant,
@@ -147,7 +150,8 @@ impl Gateway {
             ready: AtomicBool::new(false),
             rates: Windows::new(Duration::from_mins(1)),
             bursts: Windows::new(config.rates.bot_window),
-            circuits: Circuits::default(),
+            metrics: Metrics::new(hosted.iter().map(|provider| provider.name())),
+            providers: Providers::default(),
             slots: RwLock::default(),
             catalogue: RwLock::default(),
             stale: Notify::new(),
@@ -170,7 +174,14 @@ impl Gateway {
     /// [`GatewayError::InvalidKey`], [`GatewayError::AccountSuspended`], [`GatewayError::AccountBanned`],
     /// [`GatewayError::Storage`].
     pub async fn authenticate(&self, key: &str) -> Result<Arc<Caller>, GatewayError> {
-        self.inner.callers.get(key).await
+        let found = self.inner.callers.get(key).await;
+        found.inspect_err(|error| self.inner.metrics.refused(None, error))
+    }
+
+    /// Counts a call that is refused before anything of it is known, and hands the refusal back.
+    pub fn refuse(&self, error: GatewayError) -> GatewayError {
+        self.inner.metrics.refused(None, &error);
+        error
     }
 
     /// Answers a question, and charges for it.
@@ -178,11 +189,31 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`]; nobody was charged then, but for an answer that broke off in the middle.
     pub async fn call(&self, caller: &Caller, question: Question) -> Result<Answer, GatewayError> {
-        let (call, candidates) = self.admit(caller, question).await?;
+        let facts = self.let_in(caller, &question).await?;
+        self.make(caller, question, facts).await
+    }
+
+    /// What is checked of a call whether or not it is made: nobody may ask more often than is allowed.
+    pub(super) async fn let_in(&self, caller: &Caller, question: &Question) -> Result<Facts, GatewayError> {
+        let inner = &self.inner;
+        let read = async {
+            inner.require_accountable()?;
+            inner.require_seldom(caller, question.capability)?;
+            Facts::read(question).await
+        };
+        read.await.inspect_err(|error| inner.metrics.refused(Some(question.capability), error))
+    }
+
+    /// Makes a call that was let in, and charges for it.
+    pub(super) async fn make(&self, caller: &Caller, question: Question, facts: Facts) -> Result<Answer, GatewayError> {
+        let capability = question.capability;
+        let admitted = self.admit(caller, question, facts).await;
+        let (call, candidates) = admitted.inspect_err(|error| self.inner.metrics.refused(Some(capability), error))?;
         if call.facts().stream() {
             let (call, content_type, body) = self.answered(call, candidates).await?;
             let call_id = call.call_id();
-            return Ok(Answer { call_id, content_type, body: call::Body::Events(call::events(call, body)) });
+            let body = call::Body::Events(call::events(call, body));
+            return Ok(Answer { call_id, content_type, body, replayed: false });
         }
         // The caller may leave, the question is asked and the answer is read to its end: whoever serves it wants to be paid.
         let gateway = self.clone();
@@ -202,6 +233,7 @@ impl Gateway {
         match self.ask(&mut call, candidates).await {
             Ok((content_type, body)) => Ok((call, content_type, body)),
             Err(error) => {
+                call.blame(CallEnd::of_error(&error));
                 call.end(Outcome::ProviderFailed)?;
                 Err(error)
             }
@@ -210,22 +242,14 @@ impl Gateway {
 
     /// Everything that is checked before anybody is asked; what the call may cost is set aside, and it is written down that
     /// it began.
-    async fn admit(&self, caller: &Caller, question: Question) -> Result<(InFlight, Vec<Candidate>), GatewayError> {
+    async fn admit(
+        &self,
+        caller: &Caller,
+        question: Question,
+        facts: Facts,
+    ) -> Result<(InFlight, Vec<Candidate>), GatewayError> {
         let inner = &self.inner;
-        inner.require_accountable()?;
-        let (now, capability, tenant) = (Instant::now(), question.capability, caller.tenant_id);
-        let rates = &inner.config.rates;
-        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), BotId::as_uuid);
-        inner
-            .bursts
-            .trip(who, rates.bot_burst, rates.bot_pause, now)
-            .map_err(|TooMany { retry_after }| GatewayError::CircuitOpen { retry_after })?;
-        let (class, limit) = rates.per_minute(capability);
-        inner
-            .rates
-            .take((tenant, class), limit, now)
-            .map_err(|TooMany { retry_after }| GatewayError::RateLimited { limit, retry_after })?;
-        let facts = Facts::read(&question).await?;
+        let (capability, tenant) = (question.capability, caller.tenant_id);
         let most = facts.most(u64::from(inner.config.default_max_output));
         let catalogue = inner.catalogue();
         let mut candidates = catalogue.candidates(capability, facts.model(), &most);
@@ -256,6 +280,7 @@ impl Gateway {
             model_asked: facts.model().to_owned(),
             model_served: None,
             provider: None,
+            machine: None,
             attempts: 0,
             streamed: facts.stream(),
             outcome: Outcome::Interrupted,
@@ -290,9 +315,8 @@ impl Gateway {
         let inner = &self.inner;
         let mut failure = GatewayError::NoProvider { retry_after: None };
         for candidate in candidates {
-            let name = candidate.provider.name();
             let Some(dialect) = candidate.dialect(call.question().dialect) else { continue };
-            if !inner.circuits.allows(name, Instant::now()) {
+            if !candidate.state.allows(Instant::now()) {
                 continue;
             }
             let Ok(slot) = inner.slot(&candidate).await else { continue };
@@ -309,17 +333,20 @@ impl Gateway {
             call.asked();
             match candidate.provider.call(asked).await {
                 Ok(answer) => {
-                    inner.circuits.succeeded(name);
-                    call.answered_by(name, model, dialect, Arc::clone(&candidate.quote), answer.usage, slot);
+                    candidate.state.succeeded(inner.clock.now());
+                    call.answered_by(&candidate, dialect, answer.usage, slot);
                     return Ok((answer.content_type, answer.body));
                 }
                 Err(ProviderError::Refused { status, message }) => {
-                    inner.circuits.succeeded(name);
+                    candidate.state.succeeded(inner.clock.now());
                     return Err(GatewayError::ProviderRefused { status, message });
                 }
                 Err(error) => {
-                    inner.circuits.failed(name, Instant::now());
-                    failure = failure_of(name, &error);
+                    if let Some(kind) = FailureKind::of(&error) {
+                        let opened = candidate.state.failed(kind, inner.clock.now(), Instant::now());
+                        inner.metrics.failed(candidate.lane, kind, opened);
+                    }
+                    failure = failure_of(candidate.provider.name(), &error);
                 }
             }
         }
@@ -336,50 +363,14 @@ impl Gateway {
         self.inner.require_accountable().is_ok()
     }
 
+    /// How everybody is doing who can be asked, as this process sees it.
+    pub fn providers(&self) -> Vec<ProviderHealth> {
+        self.inner.providers.health(Instant::now())
+    }
+
     /// How far the settlement is behind the journal, in bytes.
     pub fn unsettled_bytes(&self) -> u64 {
         self.inner.journal.position().saturating_sub(self.inner.journal.cursor())
-    }
-
-    /// Offers a model, or changes the offer; seen by every process within seconds.
-    ///
-    /// # Errors
-    /// [`GatewayError::Storage`].
-    pub async fn save_model(&self, origin: &Origin, model: &Model) -> Result<(), GatewayError> {
-        let at = self.inner.clock.now();
-        self.inner
-            .db
-            .transaction(async |conn| {
-                GatewayRepository::new(conn).save_model(model).await?;
-                let entry = AuditEntry::success(origin, None, "gateway.model", Resource::new("model", &model.id))
-                    .with("provider", model.provider.as_str())
-                    .with("capability", model.capability.as_str());
-                Ok::<_, GatewayError>(audit::record_in(conn, at, &entry).await?)
-            })
-            .await?;
-        self.inner.stale.notify_waiters();
-        Ok(())
-    }
-
-    /// Sets a price from now on; `None` ends it. What was charged before stays as it was.
-    ///
-    /// # Errors
-    /// [`GatewayError::Storage`].
-    pub async fn set_price(&self, origin: &Origin, price: &Price, nanos: Option<i64>) -> Result<(), GatewayError> {
-        let at = self.inner.clock.now();
-        self.inner
-            .db
-            .transaction(async |conn| {
-                GatewayRepository::new(conn).insert_price(at, price, nanos, origin.actor.name().as_ref()).await?;
-                let entry = AuditEntry::success(origin, None, "gateway.price", Resource::new("price", price.id))
-                    .with("provider", price.provider.as_str())
-                    .with("model", price.model.as_str())
-                    .with("unit", price.unit.as_str());
-                Ok::<_, GatewayError>(audit::record_in(conn, at, &entry).await?)
-            })
-            .await?;
-        self.inner.stale.notify_waiters();
-        Ok(())
     }
 
     /// The prices that hold now.
@@ -398,7 +389,7 @@ impl Gateway {
     pub async fn spending_limits(&self, tenant: TenantId) -> Result<Vec<SpendingLimit>, GatewayError> {
         let mut conn = self.inner.db.connection().await?;
         let limits = GatewayRepository::new(&mut conn).list_limits(tenant).await?;
-        Ok(limits.into_iter().filter(|limit| limit.hard_cap_cents.is_some()).collect())
+        Ok(limits.into_iter().filter(|limit| limit.alert_cents.is_some() || limit.hard_cap_cents.is_some()).collect())
     }
 
     /// Replaces what a tenant allows itself; every process knows within seconds.
@@ -475,11 +466,15 @@ impl Gateway {
 
     /// As [`Gateway::settle`]; answers how many calls it settled.
     async fn settle_all(&self) -> Result<usize, GatewayError> {
-        let mut settled = 0;
+        let (mut settled, mut began) = (0, Instant::now());
         loop {
             match self.settle_group().await? {
-                0 => return Ok(settled),
-                calls => settled += calls,
+                0 => {
+                    let journal = &self.inner.journal;
+                    self.inner.metrics.settled(began, journal.cursor() >= journal.ended_position());
+                    return Ok(settled);
+                }
+                calls => (settled, began) = (settled + calls, Instant::now()),
             }
         }
     }
@@ -522,6 +517,7 @@ impl Gateway {
                 let calls = self.settle_all().await?;
                 if !released {
                     self.inner.billing.release_leases_of(self.inner.journal.holder()).await?;
+                    self.release_lost().await?;
                     released = true;
                     self.inner.ready();
                 }
@@ -608,7 +604,7 @@ impl Gateway {
 }
 
 impl Inner {
-    fn catalogue(&self) -> Arc<Catalogue> {
+    pub(super) fn catalogue(&self) -> Arc<Catalogue> {
         Arc::clone(&self.catalogue.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -622,9 +618,27 @@ impl Inner {
         self.heard_at.fetch_max(now, Ordering::Release);
     }
 
+    /// How long ago the database was heard of.
+    pub(super) fn heard_ago(&self) -> Duration {
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.heard_at.load(Ordering::Acquire)))
+    }
+
     /// From now on calls are let in.
     fn ready(&self) {
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// Neither the bot nor its tenant calls too often.
+    fn require_seldom(&self, caller: &Caller, capability: Capability) -> Result<(), GatewayError> {
+        let (now, rates) = (Instant::now(), &self.config.rates);
+        let who = caller.bot_id.map_or_else(|| caller.key_id.as_uuid(), BotId::as_uuid);
+        self.bursts
+            .trip(who, rates.bot_burst, rates.bot_pause, now)
+            .map_err(|TooMany { retry_after }| GatewayError::CircuitOpen { retry_after })?;
+        let (class, limit) = rates.per_minute(capability);
+        self.rates
+            .take((caller.tenant_id, class), limit, now)
+            .map_err(|TooMany { retry_after }| GatewayError::RateLimited { limit, retry_after })
     }
 
     /// What cannot be written down is not let in.
@@ -636,8 +650,7 @@ impl Inner {
         if !self.journal.is_writable() {
             return Err(away("the journal's disk has failed"));
         }
-        let heard_at = Duration::from_millis(self.heard_at.load(Ordering::Acquire));
-        if self.began.elapsed().saturating_sub(heard_at) > self.config.outage {
+        if self.heard_ago() > self.config.outage {
             return Err(away("the database has not been heard of for too long"));
         }
         Ok(())
@@ -666,15 +679,25 @@ impl Inner {
             let mut repository = GatewayRepository::new(&mut conn);
             (repository.list_models().await?, repository.list_prices(self.clock.now()).await?)
         };
-        let mut providers: HashMap<String, Vec<Arc<dyn ModelProvider>>> = HashMap::new();
+        let mut providers: HashMap<String, Vec<Served>> = HashMap::new();
+        let mut names = HashSet::new();
+        let mut serve = |offered_as: &str, provider: &Arc<dyn ModelProvider>, own| {
+            names.insert(provider.name().to_owned());
+            providers.entry(offered_as.to_owned()).or_default().push(Served {
+                state: self.providers.state(provider.name(), offered_as, own),
+                lane: self.metrics.lane(offered_as),
+                provider: Arc::clone(provider),
+            });
+        };
         for provider in &self.hosted {
-            providers.entry(provider.name().to_owned()).or_default().push(Arc::clone(provider));
+            serve(provider.name(), provider, false);
         }
         if let Some(own) = &self.own {
-            for (name, provider) in own.list().await? {
-                providers.entry(name).or_default().push(provider);
+            for (offered_as, provider) in own.list().await? {
+                serve(&offered_as, &provider, true);
             }
         }
+        self.providers.keep(&names);
         let book = PriceBook::new(prices);
         let catalogue = Catalogue::new(models, &providers, &book, self.config.margin_bps);
         *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalogue);
@@ -683,12 +706,12 @@ impl Inner {
 }
 
 /// Work that is done in the place of whoever waits for it, and goes on by itself if they leave.
-struct ToItsEnd<T: Send + 'static> {
+pub(super) struct ToItsEnd<T: Send + 'static> {
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
 }
 
 impl<T: Send + 'static> ToItsEnd<T> {
-    fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
+    pub(super) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
         Self { work: Some(Box::pin(work)) }
     }
 }

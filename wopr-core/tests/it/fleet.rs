@@ -498,6 +498,34 @@ async fn every_key_given_to_a_container_is_good_until_the_container_is_replaced(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bot_is_given_another_key_where_it_runs_and_the_one_before_ends_later() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    let urls = AuthConfig::new("http://127.0.0.1", "http://127.0.0.1");
+    let auth = Auth::new(yard.test.db.clone(), Arc::new(yard.clock.clone()), yard.billing.clone(), urls);
+    let is_good = async |key: &str| auth.find_api_key(key).await.unwrap().is_some();
+    let before = yard.host.key_of(id).unwrap();
+    let (container, calls) = (yard.fleet.get(tenant, id).await.unwrap().seen.container_id, yard.host.calls().len());
+    let stranger = yard.customer(500).await;
+    let origin = Origin::system("test");
+    assert!(matches!(yard.fleet.rotate_key(&origin, stranger, id).await, Err(FleetError::NotFound(_))));
+    let until = yard.fleet.rotate_key(&origin, tenant, id).await.unwrap();
+    assert_eq!(until, yard.clock.now() + SignedDuration::from_mins(15));
+    while yard.fleet.advance().await.unwrap() > 0 {}
+    let after = yard.host.key_of(id).unwrap();
+    assert_ne!(before, after);
+    assert!(is_good(&before).await && is_good(&after).await, "both, for a while");
+    let changing: Vec<&str> =
+        yard.host.calls()[calls..].iter().copied().filter(|call| !call.starts_with("observe")).collect();
+    assert_eq!(changing, ["install_key"], "nothing else is touched");
+    assert_eq!(yard.fleet.get(tenant, id).await.unwrap().seen.container_id, container);
+    yard.assert_runs(tenant, id).await;
+    yard.clock.advance(SignedDuration::from_mins(15));
+    assert!(!is_good(&before).await && is_good(&after).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn charging_the_day_waits_for_a_change_and_not_the_other_way_round() {
     let yard = Yard::open().await;
     let tenant = yard.customer(500).await;

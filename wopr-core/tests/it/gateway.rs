@@ -15,8 +15,8 @@ use wopr_core::audit::{Actor, Origin};
 use wopr_core::auth::{Auth, AuthConfig, Scope};
 use wopr_core::billing::{Billing, BillingConfig, Spent, Transfer, TransferKind};
 use wopr_core::gateway::{
-    Answer, Body, Caller, Capability, Dialect, Gateway, GatewayConfig, GatewayError, GatewayParts, Journal, Model,
-    Price, ProviderError, Question, RateLimits, Side, SpendingLimit, Sync, Unit,
+    Answer, Body, Caller, Capability, Dialect, Gateway, GatewayConfig, GatewayError, GatewayParts, IdempotencyError,
+    IdempotencyKey, Journal, Model, Price, ProviderError, Question, RateLimits, Side, SpendingLimit, Sync, Unit,
 };
 use wopr_core::ids::{LeaseHolder, TenantId};
 use wopr_core::money::Money;
@@ -478,7 +478,7 @@ async fn what_a_tenant_allows_itself_is_not_passed() {
     let world = World::new(100).await;
     let running = world.start().await;
     let caller = world.caller(&running.gateway).await;
-    let cap = |cents| SpendingLimit { capability: None, hard_cap_cents: Some(cents) };
+    let cap = |cents| SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(cents) };
     running.gateway.set_spending_limits(&origin(), world.tenant, &[cap(1)]).await.unwrap();
     let question = chat("hi", json!({ "max_tokens": 1_000 }));
     // A cent is 3846 tokens: three such calls could pass it, whatever they cost in the end.
@@ -581,4 +581,54 @@ async fn a_call_that_the_database_refuses_is_set_aside_and_those_beside_it_are_s
     assert_eq!(refused["input_units"], 3);
     assert_eq!(1_000_000_000 - world.balance().await, price(1, 1) + price(2, 1));
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_to_be_made_once_is_made_by_one_and_answered_to_whoever_comes_back() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    let key = IdempotencyKey::new("k").unwrap();
+    let again = async || running.gateway.call_once(&caller, chat("a b c", json!({})), &key).await;
+    let release = Arc::new(Notify::new());
+    world.models.fail_next(ModelFault::WaitFor(release.clone()));
+    let (gateway, first) = (running.gateway.clone(), (Arc::clone(&caller), key.clone()));
+    let asking = tokio::spawn(async move { gateway.call_once(&first.0, chat("a b c", json!({})), &first.1).await });
+    until(async || !world.models.calls().is_empty()).await;
+    assert!(matches!(again().await, Err(GatewayError::Idempotency(IdempotencyError::InProgress))));
+    let other = running.gateway.call_once(&caller, chat("else", json!({})), &key).await;
+    assert!(matches!(other, Err(GatewayError::Idempotency(IdempotencyError::OtherRequest))));
+    // Whoever asked leaves, and comes back for the answer.
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    release.notify_one();
+    until(async || again().await.is_ok_and(|answer| answer.replayed)).await;
+    assert_eq!(world.models.calls().len(), 1);
+    running.stop().await;
+    assert_eq!(1_000_000_000 - world.balance().await, 3 * READ + 8 * WRITTEN);
+    world.settle_up(Money::from_cents(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_progress_when_a_process_ended_can_be_made_again_and_what_is_kept_is_bounded() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    let key = IdempotencyKey::new("k").unwrap();
+    let once = async |gateway: &Gateway| gateway.call_once(&caller, chat("a", json!({})), &key).await;
+    assert!(!once(&running.gateway).await.unwrap().replayed);
+    world.test.execute("UPDATE gateway_answers SET body = NULL").await;
+    assert!(matches!(once(&running.gateway).await, Err(GatewayError::Idempotency(IdempotencyError::AnswerTooLong))));
+    world.test.execute("UPDATE gateway_answers SET call_id = NULL, content_type = NULL").await;
+    assert!(matches!(once(&running.gateway).await, Err(GatewayError::Idempotency(IdempotencyError::InProgress))));
+    running.stop().await;
+    let running = world.start().await;
+    assert!(!once(&running.gateway).await.unwrap().replayed, "the process that made it is gone");
+    assert!(once(&running.gateway).await.unwrap().replayed);
+    assert_eq!(running.gateway.forget_answers().await.unwrap(), 0);
+    world.test.execute("UPDATE gateway_answers SET body = convert_to(repeat('x', 64 * 1024 * 1024 + 1), 'UTF8')").await;
+    assert_eq!(running.gateway.forget_answers().await.unwrap(), 1, "of a tenant no more is kept");
+    assert!(!once(&running.gateway).await.unwrap().replayed);
+    running.stop().await;
+    world.settle_up(Money::from_cents(100)).await;
 }

@@ -137,6 +137,17 @@ impl<'c> KeyRepository<'c> {
     }
 
     /// Revokes every key that was made for a bot.
+    /// Lets nobody in with a bot's keys from then on; those that end sooner, do.
+    pub(in crate::auth) async fn expire_of_bot(&mut self, until: Timestamp, bot: BotId) -> Result<(), DbError> {
+        let until = until.to_diesel();
+        let longer = api_keys::table
+            .filter(api_keys::bot_id.eq(bot.as_uuid()))
+            .filter(api_keys::revoked_at.is_null())
+            .filter(api_keys::expires_at.is_null().or(api_keys::expires_at.assume_not_null().gt(until)));
+        diesel::update(longer).set(api_keys::expires_at.eq(until)).execute(self.conn).await?;
+        Ok(())
+    }
+
     pub(in crate::auth) async fn revoke_of_bot(&mut self, at: Timestamp, bot: BotId) -> Result<(), DbError> {
         let valid = api_keys::table.filter(api_keys::bot_id.eq(bot.as_uuid())).filter(api_keys::revoked_at.is_null());
         diesel::update(valid).set(api_keys::revoked_at.eq(at.to_diesel())).execute(self.conn).await?;

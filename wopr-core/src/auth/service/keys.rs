@@ -137,6 +137,18 @@ impl Auth {
         Ok((new.key.id, new.plaintext))
     }
 
+    /// Ends in the caller's transaction every key that was made for a bot, from then on.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub(crate) async fn expire_bot_keys_in(
+        conn: &mut AsyncPgConnection,
+        until: Timestamp,
+        bot_id: BotId,
+    ) -> Result<(), DbError> {
+        KeyRepository::new(conn).expire_of_bot(until, bot_id).await
+    }
+
     /// Revokes in the caller's transaction every key that was made for a bot.
     ///
     /// # Errors

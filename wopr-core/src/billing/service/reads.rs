@@ -1,3 +1,5 @@
+use diesel_async::AsyncPgConnection;
+
 use super::Billing;
 use crate::billing::error::BillingError;
 use crate::billing::history::{BooksReport, History, HistoryQuery, Outlook};
@@ -26,6 +28,15 @@ impl Billing {
         let consumed = StatementRepository::new(&mut conn).consumed_since(tenant, since).await?;
         let daily_burn = pricing::daily_burn(consumed)?;
         Ok(Outlook { balance, daily_burn, runway_days: pricing::runway_days(balance.available, daily_burn) })
+    }
+
+    /// Where a tenant is written to, in the caller's transaction.
+    pub(crate) async fn contact_in(
+        &self,
+        conn: &mut AsyncPgConnection,
+        tenant: TenantId,
+    ) -> Result<Option<String>, BillingError> {
+        Ok(LedgerRepository::new(conn).find_contact(tenant).await?)
     }
 
     /// Compares every wallet with its transfers and open holds, and every settled hold with what was posted for it.

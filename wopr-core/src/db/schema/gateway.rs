@@ -28,19 +28,40 @@ diesel::table! {
     spending_limits (tenant_id, capability) {
         tenant_id -> Uuid,
         capability -> Text,
+        alert_cents -> Nullable<BigInt>,
         hard_cap_cents -> Nullable<BigInt>,
+        alerted_at -> Nullable<Timestamptz>,
         updated_at -> Timestamptz,
     }
 }
 
 diesel::table! {
-    usage_hours (tenant_id, hour, capability, provider) {
+    usage_hours (tenant_id, hour, capability, provider, model) {
         tenant_id -> Uuid,
         hour -> Timestamptz,
         capability -> Text,
         provider -> Text,
+        model -> Text,
         requests -> BigInt,
+        input_units -> BigInt,
+        output_units -> BigInt,
+        duration_ms -> BigInt,
         cost_nanos -> BigInt,
         charge_nanos -> BigInt,
+    }
+}
+
+diesel::table! {
+    gateway_answers (tenant_id, key_hash) {
+        tenant_id -> Uuid,
+        key_hash -> Bytea,
+        body_hash -> Bytea,
+        holder -> Uuid,
+        attempt -> Uuid,
+        call_id -> Nullable<Uuid>,
+        content_type -> Nullable<Text>,
+        body -> Nullable<Bytea>,
+        created_at -> Timestamptz,
+        expires_at -> Timestamptz,
     }
 }
