@@ -135,7 +135,7 @@ impl Backups {
         };
         let mut options = BackupOptions::default().no_scan(true);
         options.parent_opts = options.parent_opts.force(true);
-        let snapshot = new_snapshot(&session, KIND)?;
+        let snapshot = new_snapshot(&session, KIND, server.taken_at)?;
         let result = session.repository.archive(&options, &source, snapshot, &[PathBuf::from(DUMPS)]);
         let snapshot = session.objects.settle("dumping", result)?;
         let dumps = source.shared.state.lock().unwrap_or_else(PoisonError::into_inner).dumps.clone();

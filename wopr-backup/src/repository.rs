@@ -1,6 +1,5 @@
 //! A repository and what every command does first: the lock, the key, the index.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -160,6 +159,15 @@ impl Backups {
         Ok(ListReport { snapshots: session.views()? })
     }
 
+    /// The manifest of the snapshot whose id begins so, or of the newest that counts. Takes no lock.
+    ///
+    /// # Errors
+    /// As every command.
+    pub fn manifest(&self, snapshot: Option<&str>) -> Result<Manifest, BackupError> {
+        let session = self.open(self.objects(), None)?.indexed()?;
+        session.manifest(&session.snapshot(snapshot)?)
+    }
+
     /// Adds a key object for the newest key and removes those of the others.
     ///
     /// The master key stays, so this locks nobody out who opened the repository with an older key and kept what was inside.
@@ -260,13 +268,27 @@ impl<S: IndexedFull> Session<S> {
         Ok(self.node(snapshot, MANIFEST_PATH)?.is_some())
     }
 
+    /// What is at a path of the snapshot. A directory that cannot be read is an error, and not an empty one.
     pub(crate) fn node(&self, snapshot: &SnapshotFile, path: &str) -> Result<Option<Node>, BackupError> {
-        let result = self.repository.node_from_path(snapshot.tree, Path::new(path));
-        if self.objects.failed() {
-            self.objects.settle("reading a snapshot", result).map(Some)
-        } else {
-            Ok(result.ok())
+        let mut tree = snapshot.tree;
+        let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
+        while let Some(name) = names.next() {
+            let result = self.repository.get_tree(&tree);
+            if let Some(fault) = self.objects.take_fault() {
+                return Err(fault);
+            }
+            let directory = result.map_err(|error| BackupError::Corrupt {
+                object: self.objects.path_of(FileType::Snapshot, &snapshot.id).to_string(),
+                reason: format!("a directory of it cannot be read: {}", error.display_log()),
+            })?;
+            let Some(found) = directory.nodes.into_iter().find(|node| node.name == name) else { return Ok(None) };
+            if names.peek().is_none() {
+                return Ok(Some(found));
+            }
+            let Some(subtree) = found.subtree else { return Ok(None) };
+            tree = subtree;
         }
+        Ok(None)
     }
 
     /// A document that was saved with the snapshot.

@@ -78,6 +78,10 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
     /// The manifest, once the engine has been given it, and how many files were not read again.
     pub(crate) fn take_manifest(&self) -> Option<(Manifest, u64)> {
         let mut state = self.state();

@@ -243,6 +243,8 @@ impl Objects {
             })
             .map_err(away(path))?;
         if found != written {
+            // What stays of it would be taken for an object of ours.
+            self.delete(path)?;
             return Err(BackupError::Truncated { object: path.to_string(), written, found });
         }
         self.traffic.written_bytes.fetch_add(written, std::sync::atomic::Ordering::Relaxed);
