@@ -119,11 +119,11 @@ fn killed_at_any_moment_it_leaves_the_last_good_backup_and_the_next_run_works() 
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let site = Site::saved();
-    let mut bytes = vec![0; 6_000_000];
+    let mut bytes = vec![0; 2_000_000];
     let tree = site.tree();
     let mut longest = Duration::from_millis(300);
     let mut killed = 0;
-    for round in 0..12 {
+    for round in 0..9 {
         rand::RngCore::fill_bytes(&mut random, &mut bytes);
         std::fs::write(tree.join("large"), &bytes).unwrap();
         let good = site.scratch.path("good");
@@ -167,5 +167,5 @@ fn killed_at_any_moment_it_leaves_the_last_good_backup_and_the_next_run_works() 
         assert_eq!(next.status.code(), Some(0), "round {round}: {}", String::from_utf8_lossy(&next.stderr));
         site.proves(None, &tree);
     }
-    assert!(killed >= 3, "{killed} of 12 runs were killed: seed {seed}");
+    assert!(killed >= 2, "{killed} of 9 runs were killed: seed {seed}");
 }

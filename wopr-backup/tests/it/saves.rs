@@ -33,9 +33,9 @@ fn a_tree_comes_back_as_it_was() {
 #[test]
 fn only_what_changed_is_read_and_stored() {
     let site = Site::saved();
-    // The first run's files are too young to be trusted by their times: the second reads all of them, and stores none.
+    // The first run's files are too young to be trusted by their times, so the second may read them; it stores none again.
     let second = site.save();
-    assert_eq!((second.unchanged_files, second.parent.is_some()), (0, true));
+    assert!(second.parent.is_some() && second.stored_bytes < 40_000, "{second:?}");
     std::fs::write(site.tree().join("deep/7.json"), "other").unwrap();
     age(&site);
     let third = site.save();

@@ -135,6 +135,19 @@ impl Site {
         })
     }
 
+    /// A copy of the repository.
+    pub(crate) fn remember(&self) -> PathBuf {
+        let copy = self.scratch.path("remembered");
+        copy_all(&self.repository(), &copy);
+        copy
+    }
+
+    /// Makes the repository what it was.
+    pub(crate) fn return_to(&self, copy: &Path) {
+        std::fs::remove_dir_all(self.repository()).unwrap();
+        copy_all(copy, &self.repository());
+    }
+
     /// What the end of the expiry does: the locks are as if nobody had renewed them for long.
     pub(crate) fn expire_locks(&self) {
         let Ok(entries) = std::fs::read_dir(self.repository().join("wopr-locks")) else { return };
@@ -144,6 +157,14 @@ impl Site {
             lock["expires_at"] = "2020-01-01T00:00:00Z".into();
             std::fs::write(&path, lock.to_string()).unwrap();
         }
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() { copy_all(&path, &to) } else { drop(std::fs::copy(&path, &to).unwrap()) }
     }
 }
 
@@ -320,10 +341,6 @@ impl Wayward {
 
     pub(crate) fn gate(&self) -> Arc<Gate> {
         Arc::clone(&self.gate)
-    }
-
-    pub(crate) fn calls(&self) -> usize {
-        self.calls.load(Ordering::SeqCst)
     }
 
     fn ask(&self, call: Call, object: &str) -> Result<Deed> {
