@@ -265,11 +265,11 @@ impl Session<IndexedFullStatus> {
             .map_err(|error| failed(&what, &error))?;
         let complaints = listen(child.stderr.take());
         let mut feed = Feed { pipe: child.stdin.take(), hashing: Hashing::default() };
-        let fed = self.repository.dump(&node, &mut feed);
+        let dumped = self.repository.dump(&node, &mut feed);
         drop(feed.pipe.take());
         let status = child.wait().map_err(|error| failed(&what, &error))?;
         let complaints = complaints.join().unwrap_or_default();
-        self.objects.settle(&what, fed)?;
+        self.objects.settle(&what, dumped)?;
         if !status.success() {
             return Err(failed(&what, &format!("{status}: {complaints}")));
         }

@@ -27,7 +27,7 @@ const CHUNK_MINIMUM_BYTES: u64 = 32 << 10;
 /// No chunk is larger.
 const CHUNK_MAXIMUM_BYTES: u64 = 1 << 20;
 /// Chunks are written together in packs of this size, and several packs are in memory at a time.
-const PACK_BYTES: u64 = 16 << 20;
+const PACK_BYTES: u64 = 8 << 20;
 /// The same for packs of directories.
 const TREE_PACK_BYTES: u64 = 4 << 20;
 /// zstd's level.
@@ -49,7 +49,7 @@ pub(crate) struct Session<S> {
     pub(crate) objects: Arc<Objects>,
     pub(crate) key: String,
     /// None where only reading is done that needs no protection.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 impl Backups {
@@ -133,7 +133,7 @@ impl Backups {
             object: objects.path("config").to_string(),
             reason: error.display_log(),
         })?;
-        Ok(Session { repository, objects, key, _lock: lock })
+        Ok(Session { repository, objects, key, lock })
     }
 
     /// Takes the lock and opens the repository with its index.
@@ -224,9 +224,9 @@ fn configuration() -> ConfigOptions {
 
 impl Session<OpenStatus> {
     pub(crate) fn indexed(self) -> Result<Session<IndexedFullStatus>, BackupError> {
-        let Self { repository, objects, key, _lock } = self;
+        let Self { repository, objects, key, lock } = self;
         let repository = objects.settle("reading the index", repository.to_indexed())?;
-        Ok(Session { repository, objects, key, _lock })
+        Ok(Session { repository, objects, key, lock })
     }
 }
 
@@ -234,33 +234,27 @@ impl<S: IndexedFull> Session<S> {
     /// All snapshots, the newest first.
     pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotFile>, BackupError> {
         let mut found = self.objects.settle("reading the snapshots", self.repository.get_all_snapshots())?;
-        found.sort_by(|one, other| (other.time.timestamp(), other.id).cmp(&(one.time.timestamp(), one.id)));
+        found.sort_by_key(|snapshot| std::cmp::Reverse((time_of(snapshot), snapshot.id)));
         Ok(found)
     }
 
     /// The snapshot whose id begins so, or the newest one that counts.
     pub(crate) fn snapshot(&self, id: Option<&str>) -> Result<SnapshotFile, BackupError> {
         let found = self.snapshots()?;
-        match id {
-            Some(id) => {
-                let mut matching = found.into_iter().filter(|snapshot| snapshot.id.to_hex().as_str().starts_with(id));
-                match (matching.next(), matching.next()) {
-                    (Some(snapshot), None) => Ok(snapshot),
-                    (None, _) => Err(BackupError::NoSnapshot(id.to_owned())),
-                    (Some(_), Some(_)) => {
-                        Err(BackupError::Usage(format!("{id} is the beginning of several snapshots' ids")))
-                    }
-                }
-            }
-            None => {
-                for snapshot in found {
-                    if self.counts(&snapshot)? {
-                        return Ok(snapshot);
-                    }
-                }
-                Err(BackupError::NoSnapshot(format!("{}: latest", self.objects.name())))
+        if let Some(id) = id {
+            let mut matching = found.into_iter().filter(|snapshot| snapshot.id.to_hex().as_str().starts_with(id));
+            return match (matching.next(), matching.next()) {
+                (Some(snapshot), None) => Ok(snapshot),
+                (None, _) => Err(BackupError::NoSnapshot(id.to_owned())),
+                (Some(_), Some(_)) => Err(BackupError::Usage(format!("{id} is the beginning of several ids"))),
+            };
+        }
+        for snapshot in found {
+            if self.counts(&snapshot)? {
+                return Ok(snapshot);
             }
         }
+        Err(BackupError::NoSnapshot(format!("{}: latest", self.objects.name())))
     }
 
     /// Whether the snapshot has a manifest.

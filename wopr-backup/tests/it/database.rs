@@ -21,13 +21,11 @@ struct Database {
 }
 
 fn server() -> Option<Server> {
-    match std::env::var(VARIABLE) {
-        Ok(url) => Some(Server(url)),
-        Err(_) => {
-            eprintln!("{VARIABLE} is not set: skipped");
-            None
-        }
+    let found = std::env::var(VARIABLE).ok().map(Server);
+    if found.is_none() {
+        eprintln!("{VARIABLE} is not set: skipped");
     }
+    found
 }
 
 fn run(url: &str, statements: &[&str]) -> Vec<String> {

@@ -153,7 +153,7 @@ fn an_upload_that_is_cut_short_is_noticed_and_taken_back() {
         assert!(matches!(&error, BackupError::Truncated { object, .. } if object.contains(kind)), "{kind}: {error}");
         let left: Vec<PathBuf> = site.objects().into_iter().filter(|object| !objects.contains(object)).collect();
         assert!(left.iter().all(|object| !site.name(object).contains(kind)), "{kind}: {left:?}");
-        assert_eq!(site.backups.verify(&NEWEST).unwrap().snapshots, [first.clone()]);
+        assert_eq!(site.backups.verify(&NEWEST).unwrap().snapshots, std::slice::from_ref(&first));
     }
     site.save();
     site.proves(None, &site.tree());

@@ -1,5 +1,6 @@
 //! The program itself: its settings, its report, its exit codes, and what is left when it is killed.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -65,7 +66,6 @@ fn every_command_says_one_line_that_the_library_understands() {
             assert_eq!((saved.totals.files, saved.kind.as_str()), (47, "on-demand"));
         }
     }
-    use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(&escrow).unwrap().permissions().mode() & 0o777, 0o600);
 }
 

@@ -62,7 +62,7 @@ fn whoever_comes_second_is_told_who_is_first() {
 #[test]
 fn those_that_wait_all_get_their_turn_and_harm_each_other_not_at_all() {
     let site = Site::saved();
-    let patient = LockSettings { wait: Duration::from_secs(120), ..lock() };
+    let patient = LockSettings { wait: Duration::from_mins(2), ..lock() };
     let backups =
         Backups::new(Arc::clone(&site.store), REPOSITORY, Keys::parse(RING).unwrap(), patient, handle()).unwrap();
     std::thread::scope(|scope| {
@@ -104,8 +104,8 @@ fn a_lock_that_was_taken_over_is_lost_and_nothing_counts_that_came_after() {
         let saving = scope.spawn(|| first.save(&request(&site.tree())));
         gate.wait_for_someone();
         // Somebody else is there, with the next number.
-        let locks = site.repository().join("wopr-locks");
-        std::fs::copy(locks.join("00000001"), locks.join("00000002")).unwrap();
+        let directory = site.repository().join("wopr-locks");
+        std::fs::copy(directory.join("00000001"), directory.join("00000002")).unwrap();
         let (seen, began) = (looks.load(std::sync::atomic::Ordering::SeqCst), std::time::Instant::now());
         // It looks eight times in an expiry; had it been looking just now, it may have seen it already.
         while looks.load(std::sync::atomic::Ordering::SeqCst) == seen && began.elapsed() < EXPIRY {

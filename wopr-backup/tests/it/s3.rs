@@ -74,7 +74,7 @@ fn of_two_that_create_the_same_lock_one_succeeds() {
     let endpoint = serve(&scratch.path("s3"));
     let tree = scratch.path("tree");
     plant(&tree, 22);
-    let patient = LockSettings { wait: Duration::from_secs(60), ..lock() };
+    let patient = LockSettings { wait: Duration::from_mins(1), ..lock() };
     let backups = open(settings(&endpoint), patient);
     backups.init().unwrap();
     std::thread::scope(|scope| {

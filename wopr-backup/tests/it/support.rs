@@ -164,12 +164,16 @@ fn copy_all(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if path.is_dir() { copy_all(&path, &to) } else { drop(std::fs::copy(&path, &to).unwrap()) }
+        if path.is_dir() {
+            copy_all(&path, &to);
+        } else {
+            std::fs::copy(&path, &to).unwrap();
+        }
     }
 }
 
 pub(crate) fn lock() -> LockSettings {
-    LockSettings { owner: "a test".to_owned(), expiry: Duration::from_secs(600), wait: Duration::ZERO }
+    LockSettings { owner: "a test".to_owned(), expiry: Duration::from_mins(10), wait: Duration::ZERO }
 }
 
 pub(crate) fn backups(store: Arc<dyn ObjectStore>, ring: &str) -> Backups {
@@ -228,7 +232,7 @@ pub(crate) fn describe(root: &Path) -> Vec<String> {
     fn below(root: &Path, path: &Path, found: &mut Vec<String>) {
         let status = std::fs::symlink_metadata(path).unwrap();
         let content = if status.is_symlink() {
-            format!("{:?}", std::fs::read_link(path).unwrap())
+            hex::encode(std::fs::read_link(path).unwrap().as_os_str().as_bytes())
         } else if status.is_file() {
             use sha2::Digest as _;
             hex::encode(sha2::Sha256::digest(std::fs::read(path).unwrap()))
@@ -238,7 +242,7 @@ pub(crate) fn describe(root: &Path) -> Vec<String> {
         let colour = if status.is_symlink() { None } else { xattr::get(path, "user.colour").ok().flatten() };
         found.push(format!(
             "{:?} {:o} {}:{} {}.{:09} {colour:?} {content}",
-            path.strip_prefix(root).unwrap(),
+            path.strip_prefix(root).unwrap().as_os_str().as_bytes().escape_ascii().to_string(),
             status.mode(),
             status.uid(),
             status.gid(),
