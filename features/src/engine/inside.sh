@@ -9,15 +9,27 @@ mount -t tmpfs -o "size=$2,mode=0711" wopr-engine "$disk"
 ip link set lo up
 set +e
 
+# What gives up by itself is started again, as by any machine's own keeper of services: on a busy machine an engine does when
+# containerd takes too long.
 start() {
-  dockerd --config-file "$home/config.json" --data-root "$disk/docker" --exec-root /run/docker \
-    --pidfile /run/docker.pid --host "unix://$home/docker.sock" --cgroup-parent "/$3" \
-    --exec-opt native.cgroupdriver=cgroupfs --storage-driver overlay2 --bridge none \
-    --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
-    --log-level warn </dev/null >>"$home/log" 2>&1 &
-  dockerd=$!
+  rm -f /run/engine.pid /run/engine.stop
+  (
+    while :; do
+      dockerd --config-file "$home/config.json" --data-root "$disk/docker" --exec-root /run/docker \
+        --pidfile /run/docker.pid --host "unix://$home/docker.sock" --cgroup-parent "/$3" \
+        --exec-opt native.cgroupdriver=cgroupfs --storage-driver overlay2 --bridge none \
+        --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
+        --log-level warn </dev/null >>"$home/log" 2>&1 &
+      echo $! >/run/engine.pid
+      wait $!
+      [ $? -eq 1 ] && [ ! -e /run/engine.stop ] || break
+    done
+  ) &
+  keeper=$!
+  while [ ! -s /run/engine.pid ]; do sleep 0.01; done
 }
 
+engine() { cat /run/engine.pid; }
 containerd() { cat /run/docker/containerd/containerd.pid 2>/dev/null; }
 
 # A pid that is still taken would make the next engine believe that the last one lives.
@@ -29,14 +41,15 @@ gone() { while kill -0 "$1" 2>/dev/null; do sleep 0.01; done; }
 while read -r order; do
   case $order in
     start) start "$@" ;;
-    kill) kill -KILL "$dockerd"; wait "$dockerd" ;;
+    kill) : >/run/engine.stop; kill -KILL "$(engine)"; wait "$keeper" ;;
     kill-all)
       other=$(containerd)
-      kill -KILL "$dockerd" $other
-      wait "$dockerd"
+      : >/run/engine.stop
+      kill -KILL "$(engine)" $other
+      wait "$keeper"
       [ -z "$other" ] || gone "$other" ;;
-    freeze) kill -STOP "$dockerd" $(containerd) ;;
-    thaw) kill -CONT "$dockerd" $(containerd) ;;
+    freeze) kill -STOP "$(engine)" $(containerd) ;;
+    thaw) kill -CONT "$(engine)" $(containerd) ;;
     fill) dd if=/dev/zero of="$disk/ballast" bs=64k; dd if=/dev/zero bs=4k >>"$disk/ballast" ;;
     note) rm -rf "$home/noted"; cp -a "$disk/docker/containers" "$home/noted" ;;
     forget) cp -a "$home/noted/." "$disk/docker/containers/" ;;

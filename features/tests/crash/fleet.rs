@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bollard::models::{ContainerCreateBody, HostConfig, Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{
-    BuildImageOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder, ListNetworksOptions,
-    ListVolumesOptions, StartContainerOptions,
+    BuildImageOptionsBuilder, CreateContainerOptions, InspectContainerOptions, ListContainersOptionsBuilder,
+    ListNetworksOptions, ListVolumesOptions, StartContainerOptions,
 };
 use features::docker::Engine;
 use features::engine::{Order, OwnEngine};
@@ -422,12 +422,6 @@ impl Stage {
         if self.is_suspended(who).await? {
             return Ok(());
         }
-        // Bots that rest cost nothing, and nobody starts one without credit for its day.
-        self.grant(who, 17).await?;
-        let resting = self.bots.iter().filter(|(_, bot)| bot.owner == who && bot.wanted == Wanted::Stopped);
-        for id in resting.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-            self.control(&id, "start", Wanted::Running).await?;
-        }
         // One bot that has hardly run before lives on its credit for five days, and three more in grace.
         for _ in 0..14 {
             self.course.until("the day's charges", async || self.day_is_charged().await).await?;
@@ -437,6 +431,14 @@ impl Stage {
                     person.sign_in().await?.expect_status(200)?;
                 }
                 return Ok(());
+            }
+            // Bots that rest cost nothing, and nobody starts one without credit for its day. A day that was still to be paid
+            // may take that credit first: then there is another try a day later.
+            let bots = || self.bots.iter().filter(|(_, bot)| bot.owner == who);
+            if !bots().any(|(_, bot)| bot.wanted == Wanted::Running) {
+                let resting = bots().find(|(_, bot)| bot.wanted == Wanted::Stopped).map(|(id, _)| id.clone());
+                self.grant(who, 17).await?;
+                self.control(&resting.context("a bot that is kept")?, "start", Wanted::Running).await?;
             }
             self.stack.advance(SignedDuration::from_hours(24))?;
         }
@@ -548,7 +550,7 @@ impl Stage {
         let rows = self
             .books
             .rows(
-                "SELECT b.id, p.phase, b.desired_state, p.next_attempt_at, p.last_error, p.attempts
+                "SELECT b.id, p.phase, b.desired_state, p.next_attempt_at, p.last_error
                  FROM bots b JOIN bot_progress p ON p.bot_id = b.id",
             )
             .await?;
@@ -562,7 +564,13 @@ impl Stage {
                 (_, false) => "stopped",
             };
             let settled = row[3].is_none() && row[4].is_none();
-            ensure!(row[1].as_deref() == Some(phase) && settled, "it is to be {phase}: {row:?}");
+            // Another attempt alone is no progress.
+            ensure!(
+                row[1].as_deref() == Some(phase) && settled,
+                "{id} is to be {phase}, and is {:?}: {:?}",
+                row[1],
+                row[4]
+            );
         }
         Ok(())
     }
@@ -578,7 +586,11 @@ impl Stage {
             let id = id.with_context(|| format!("nobody's container: {container:?}"))?;
             let bot = self.bots.get(&id).filter(|bot| bot.wanted != Wanted::Destroyed);
             let bot = bot.with_context(|| format!("a container of no bot: {container:?}"))?;
-            let word = container.state.map(|state| state.to_string()).unwrap_or_default();
+            // The engine's list keeps an old state when the disk was full at a change of it; an inspection does not.
+            let found = docker
+                .inspect_container(container.id.as_deref().unwrap_or_default(), None::<InspectContainerOptions>)
+                .await?;
+            let word = found.state.and_then(|state| state.status).map(|state| state.to_string()).unwrap_or_default();
             let is_to_run = Self::is_to_run(bot, suspended);
             let has_process = container.id.as_ref().is_some_and(|id| alive.remove(id));
             ensure!(has_process == is_to_run, "{id} has a process: {has_process}; to run: {is_to_run}");

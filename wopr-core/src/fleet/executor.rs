@@ -29,6 +29,8 @@ const MAX_SUBNETS: usize = 32;
 const TRANSIENT_PAUSE: i64 = 5;
 /// The longest pause after other failures.
 const PERMANENT_PAUSE: i64 = 30;
+/// After so many failures in a row a bot's container is made anew, once.
+const REMADE_AFTER: i32 = 3;
 /// How a message begins that outlives the success of what it tells of.
 const ROLLED_BACK: &str = "the last change was rolled back: ";
 
@@ -455,6 +457,14 @@ impl Fleet {
             Verdict::Failing(reason) => reason,
             Verdict::Settled(_) | Verdict::Unsettled => "the bot did not come up in time".to_owned(),
         };
+        // An engine that was killed may have made the container by halves, such as with an empty volume that is not its
+        // user's. All that a bot keeps is in its volumes: another container is no worse.
+        if bot.attempts == REMADE_AFTER && bot.fallback.is_none() && aimed == Aim::Run {
+            let removed = self.bounded(self.config().deadlines.stop, self.host().remove_container(bot.id)).await;
+            if let Err(error) = removed {
+                return self.fail(bot, owner, &error).await;
+            }
+        }
         self.give_way(bot, owner, reason, false).await
     }
 

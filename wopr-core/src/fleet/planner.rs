@@ -104,6 +104,8 @@ pub fn plan(desired: &Desired, aim: Aim, observed: &Observed) -> Vec<Step> {
         Aim::Run => plan_run(desired, observed),
         Aim::Rest => match &observed.container {
             Some(container) if container.state.is_alive() => vec![Step::Stop],
+            // What an engine has removed by halves.
+            Some(container) if container.state == ContainerState::Dead => vec![Step::RemoveContainer],
             _ => Vec::new(),
         },
         Aim::Vanish => {

@@ -99,6 +99,19 @@ fn a_running_bot_needs_nothing_and_each_deviation_its_step() {
     assert!(matches!(judge(Aim::Run, &observed(Some(unwell))), Verdict::Failing(_)));
 }
 
+#[test]
+fn a_resting_bot_is_stopped_and_leaves_no_debris() {
+    use ContainerState::{Created, Dead, Exited, Paused, Restarting, Running};
+    let plan_for = |state| plan(&wanted(), Aim::Rest, &observed(Some(container(state))));
+    for alive in [Running, Paused, Restarting] {
+        assert_eq!(plan_for(alive), [Step::Stop], "{alive:?}");
+    }
+    for at_rest in [Created, Exited] {
+        assert_eq!(plan_for(at_rest), [], "{at_rest:?}");
+    }
+    assert_eq!(plan_for(Dead), [Step::RemoveContainer]);
+}
+
 /// What a step does to an engine where everything works.
 fn apply(step: Step, seen: &mut Observed, desired: &mut Desired) {
     let set = |seen: &mut Observed, state| {

@@ -42,6 +42,7 @@ struct State {
     others_subnets: Vec<Subnet>,
     services: Vec<String>,
     spoiled: Vec<String>,
+    wrecked: Vec<String>,
     images: Vec<ImageDigest>,
     made: u64,
     calls: Vec<&'static str>,
@@ -100,6 +101,15 @@ impl MemoryHost {
         let mut state = self.lock();
         let id = state.containers.get(&bot).map(|container| container.id.clone());
         state.spoiled.extend(id);
+    }
+
+    /// Makes the process of a bot's present container end with exit code 1, now and whenever it is started.
+    pub fn wreck_container(&self, bot: BotId) {
+        let mut state = self.lock();
+        let Some(container) = state.containers.get_mut(&bot) else { return };
+        (container.state, container.exit_code) = (ContainerState::Exited, 1);
+        let id = container.id.clone();
+        state.wrecked.push(id);
     }
 
     /// Gives addresses to a network of somebody else's.
@@ -198,7 +208,7 @@ fn container(state: &mut State, bot: BotId) -> Result<&mut Container, HostError>
 fn begin(state: &mut State, bot: BotId) -> Result<(), HostError> {
     let broken = state.broken_images.clone();
     let networks: Vec<String> = state.networks.keys().cloned().collect();
-    let spoiled = state.spoiled.clone();
+    let (spoiled, wrecked) = (state.spoiled.clone(), state.wrecked.clone());
     let container = container(state, bot)?;
     if spoiled.contains(&container.id) {
         return Err(HostError::Refused(format!("task {}: already exists", container.id)));
@@ -206,7 +216,8 @@ fn begin(state: &mut State, bot: BotId) -> Result<(), HostError> {
     if !networks.contains(&network_name(container.spec.tenant_id)) {
         return Err(HostError::NotFound(network_name(container.spec.tenant_id)));
     }
-    let breaks = broken.iter().any(|part| container.spec.image.as_str().contains(part.as_str()));
+    let breaks = broken.iter().any(|part| container.spec.image.as_str().contains(part.as_str()))
+        || wrecked.contains(&container.id);
     (container.state, container.exit_code) =
         if breaks { (ContainerState::Exited, 1) } else { (ContainerState::Running, 0) };
     Ok(())

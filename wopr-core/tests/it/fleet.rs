@@ -134,6 +134,29 @@ async fn creating_is_refused_without_credit_name_or_permission() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_made_by_halves_is_made_anew_once() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    let made = || yard.host.calls().into_iter().filter(|call| *call == "create_container").count();
+    yard.host.wreck_container(id);
+    yard.fleet.reconcile().await.unwrap();
+    yard.settle().await;
+    yard.assert_runs(tenant, id).await;
+    assert_eq!(made(), 2);
+    // What is wrong with the bot itself is not mended by making more of them.
+    yard.host.break_image("wopr");
+    yard.host.wreck_container(id);
+    yard.fleet.reconcile().await.unwrap();
+    for _ in 0..40 {
+        yard.clock.advance(SignedDuration::from_secs(31));
+        yard.fleet.advance().await.unwrap();
+    }
+    assert_eq!(made(), 3);
+    assert_eq!(yard.fleet.get(tenant, id).await.unwrap().phase, Phase::Error);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_tenants_bot_does_not_exist() {
     let yard = Yard::open().await;
     let (owner, stranger) = (yard.customer(500).await, yard.customer(500).await);
