@@ -135,7 +135,7 @@ impl Backups {
         };
         let mut options = BackupOptions::default().no_scan(true);
         options.parent_opts = options.parent_opts.force(true);
-        let snapshot = new_snapshot(&session, KIND)?;
+        let snapshot = new_snapshot(&session, KIND, server.taken_at)?;
         let result = session.repository.archive(&options, &source, snapshot, &[PathBuf::from(DUMPS)]);
         let snapshot = session.objects.settle("dumping", result)?;
         let dumps = source.shared.state.lock().unwrap_or_else(PoisonError::into_inner).dumps.clone();
@@ -265,11 +265,11 @@ impl Session<IndexedFullStatus> {
             .map_err(|error| failed(&what, &error))?;
         let complaints = listen(child.stderr.take());
         let mut feed = Feed { pipe: child.stdin.take(), hashing: Hashing::default() };
-        let fed = self.repository.dump(&node, &mut feed);
+        let dumped = self.repository.dump(&node, &mut feed);
         drop(feed.pipe.take());
         let status = child.wait().map_err(|error| failed(&what, &error))?;
         let complaints = complaints.join().unwrap_or_default();
-        self.objects.settle(&what, fed)?;
+        self.objects.settle(&what, dumped)?;
         if !status.success() {
             return Err(failed(&what, &format!("{status}: {complaints}")));
         }

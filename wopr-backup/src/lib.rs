@@ -1,7 +1,7 @@
 //! The engine of backups: a directory or a database into a repository of restic's format on any object store, and back.
 //!
 //! One [`Backups`] is one repository, which is everything under one prefix of a store. What it does is a method of it: each
-//! takes the repository's [lock](lock), derives its [key](keys) from a ring, does its work through `rustic_core`, and says
+//! takes the repository's [lock], derives its [key](keys) from a ring, does its work through `rustic_core`, and says
 //! what came of it in a [report] that serializes to JSON. The program of the same name is these methods, with
 //! [settings] from the environment and an [exit code](ExitCode) for every kind of failure.
 //!

@@ -167,12 +167,8 @@ fn content(document: &LockDocument) -> Result<Bytes, BackupError> {
 impl Held {
     fn keep(mut self, objects: &Objects, expiry: Duration, stopped: &Receiver<()>) {
         let path = objects.path(&name(self.number));
-        loop {
-            let lost = match stopped.recv_timeout(expiry / 8) {
-                Err(RecvTimeoutError::Timeout) => self.renew(objects, expiry),
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
-            };
-            if let Err(error) = lost {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(expiry / 8) {
+            if let Err(error) = self.renew(objects, expiry) {
                 objects.fail(error);
                 return; // it is not ours to release
             }

@@ -1,6 +1,5 @@
 //! A repository and what every command does first: the lock, the key, the index.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,7 +27,7 @@ const CHUNK_MINIMUM_BYTES: u64 = 32 << 10;
 /// No chunk is larger.
 const CHUNK_MAXIMUM_BYTES: u64 = 1 << 20;
 /// Chunks are written together in packs of this size, and several packs are in memory at a time.
-const PACK_BYTES: u64 = 16 << 20;
+const PACK_BYTES: u64 = 8 << 20;
 /// The same for packs of directories.
 const TREE_PACK_BYTES: u64 = 4 << 20;
 /// zstd's level.
@@ -50,7 +49,7 @@ pub(crate) struct Session<S> {
     pub(crate) objects: Arc<Objects>,
     pub(crate) key: String,
     /// None where only reading is done that needs no protection.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 impl Backups {
@@ -134,7 +133,7 @@ impl Backups {
             object: objects.path("config").to_string(),
             reason: error.display_log(),
         })?;
-        Ok(Session { repository, objects, key, _lock: lock })
+        Ok(Session { repository, objects, key, lock })
     }
 
     /// Takes the lock and opens the repository with its index.
@@ -158,6 +157,15 @@ impl Backups {
     pub fn list(&self) -> Result<ListReport, BackupError> {
         let session = self.open(self.objects(), None)?.indexed()?;
         Ok(ListReport { snapshots: session.views()? })
+    }
+
+    /// The manifest of the snapshot whose id begins so, or of the newest that counts. Takes no lock.
+    ///
+    /// # Errors
+    /// As every command.
+    pub fn manifest(&self, snapshot: Option<&str>) -> Result<Manifest, BackupError> {
+        let session = self.open(self.objects(), None)?.indexed()?;
+        session.manifest(&session.snapshot(snapshot)?)
     }
 
     /// Adds a key object for the newest key and removes those of the others.
@@ -216,9 +224,9 @@ fn configuration() -> ConfigOptions {
 
 impl Session<OpenStatus> {
     pub(crate) fn indexed(self) -> Result<Session<IndexedFullStatus>, BackupError> {
-        let Self { repository, objects, key, _lock } = self;
+        let Self { repository, objects, key, lock } = self;
         let repository = objects.settle("reading the index", repository.to_indexed())?;
-        Ok(Session { repository, objects, key, _lock })
+        Ok(Session { repository, objects, key, lock })
     }
 }
 
@@ -226,33 +234,27 @@ impl<S: IndexedFull> Session<S> {
     /// All snapshots, the newest first.
     pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotFile>, BackupError> {
         let mut found = self.objects.settle("reading the snapshots", self.repository.get_all_snapshots())?;
-        found.sort_by(|one, other| (other.time.timestamp(), other.id).cmp(&(one.time.timestamp(), one.id)));
+        found.sort_by_key(|snapshot| std::cmp::Reverse((time_of(snapshot), snapshot.id)));
         Ok(found)
     }
 
     /// The snapshot whose id begins so, or the newest one that counts.
     pub(crate) fn snapshot(&self, id: Option<&str>) -> Result<SnapshotFile, BackupError> {
         let found = self.snapshots()?;
-        match id {
-            Some(id) => {
-                let mut matching = found.into_iter().filter(|snapshot| snapshot.id.to_hex().as_str().starts_with(id));
-                match (matching.next(), matching.next()) {
-                    (Some(snapshot), None) => Ok(snapshot),
-                    (None, _) => Err(BackupError::NoSnapshot(id.to_owned())),
-                    (Some(_), Some(_)) => {
-                        Err(BackupError::Usage(format!("{id} is the beginning of several snapshots' ids")))
-                    }
-                }
-            }
-            None => {
-                for snapshot in found {
-                    if self.counts(&snapshot)? {
-                        return Ok(snapshot);
-                    }
-                }
-                Err(BackupError::NoSnapshot(format!("{}: latest", self.objects.name())))
+        if let Some(id) = id {
+            let mut matching = found.into_iter().filter(|snapshot| snapshot.id.to_hex().as_str().starts_with(id));
+            return match (matching.next(), matching.next()) {
+                (Some(snapshot), None) => Ok(snapshot),
+                (None, _) => Err(BackupError::NoSnapshot(id.to_owned())),
+                (Some(_), Some(_)) => Err(BackupError::Usage(format!("{id} is the beginning of several ids"))),
+            };
+        }
+        for snapshot in found {
+            if self.counts(&snapshot)? {
+                return Ok(snapshot);
             }
         }
+        Err(BackupError::NoSnapshot(format!("{}: latest", self.objects.name())))
     }
 
     /// Whether the snapshot has a manifest.
@@ -260,13 +262,27 @@ impl<S: IndexedFull> Session<S> {
         Ok(self.node(snapshot, MANIFEST_PATH)?.is_some())
     }
 
+    /// What is at a path of the snapshot. A directory that cannot be read is an error, and not an empty one.
     pub(crate) fn node(&self, snapshot: &SnapshotFile, path: &str) -> Result<Option<Node>, BackupError> {
-        let result = self.repository.node_from_path(snapshot.tree, Path::new(path));
-        if self.objects.failed() {
-            self.objects.settle("reading a snapshot", result).map(Some)
-        } else {
-            Ok(result.ok())
+        let mut tree = snapshot.tree;
+        let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
+        while let Some(name) = names.next() {
+            let result = self.repository.get_tree(&tree);
+            if let Some(fault) = self.objects.take_fault() {
+                return Err(fault);
+            }
+            let directory = result.map_err(|error| BackupError::Corrupt {
+                object: self.objects.path_of(FileType::Snapshot, &snapshot.id).to_string(),
+                reason: format!("a directory of it cannot be read: {}", error.display_log()),
+            })?;
+            let Some(found) = directory.nodes.into_iter().find(|node| node.name == name) else { return Ok(None) };
+            if names.peek().is_none() {
+                return Ok(Some(found));
+            }
+            let Some(subtree) = found.subtree else { return Ok(None) };
+            tree = subtree;
         }
+        Ok(None)
     }
 
     /// A document that was saved with the snapshot.

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rustic_core::repofile::SnapshotFile;
 use rustic_core::{BackupOptions, IndexedFull, SnapshotOptions};
 
-use crate::clock::now;
 use crate::error::BackupError;
 use crate::manifest::{DATA_PATH, EntryKind};
 use crate::report::SaveReport;
@@ -45,7 +45,7 @@ impl Backups {
             known,
         );
         let ledger = source.ledger();
-        let snapshot = new_snapshot(&session, &request.kind)?;
+        let snapshot = new_snapshot(&session, &request.kind, ledger.started_at())?;
         let mut options = BackupOptions::default().no_scan(true);
         options.parent_opts = match &parent {
             Some(id) => options.parent_opts.parents(vec![id.clone()]),
@@ -111,11 +111,11 @@ impl<S: IndexedFull> Session<S> {
     }
 }
 
-pub(crate) fn new_snapshot<S>(session: &Session<S>, kind: &str) -> Result<SnapshotFile, BackupError> {
+pub(crate) fn new_snapshot<S>(session: &Session<S>, kind: &str, at: Timestamp) -> Result<SnapshotFile, BackupError> {
     let options = SnapshotOptions::default()
         .host(session.objects.name().to_owned())
         .label(kind.to_owned())
-        .time(now().to_zoned(TimeZone::UTC))
+        .time(at.to_zoned(TimeZone::UTC))
         .command("wopr-backup".to_owned());
     session.objects.settle("a snapshot", options.to_snapshot())
 }

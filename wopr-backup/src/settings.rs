@@ -101,9 +101,10 @@ impl Settings {
             expiry: variables.seconds("LOCK_SECONDS", 120, 2)?,
             wait: variables.seconds("LOCK_WAIT_SECONDS", 0, 0)?,
         };
-        let database_url = match variables.0.contains_key(&format!("{PREFIX}DATABASE_URL_FILE")) {
-            true => Some(variables.secret("DATABASE_URL_FILE")?),
-            false => None,
+        let database_url = if variables.0.contains_key(&format!("{PREFIX}DATABASE_URL_FILE")) {
+            Some(variables.secret("DATABASE_URL_FILE")?)
+        } else {
+            None
         };
         if let Some(unknown) = variables.0.into_keys().next() {
             return Err(BackupError::Usage(format!("{unknown} is no setting of this command")));

@@ -78,6 +78,10 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
     /// The manifest, once the engine has been given it, and how many files were not read again.
     pub(crate) fn take_manifest(&self) -> Option<(Manifest, u64)> {
         let mut state = self.state();
@@ -352,11 +356,9 @@ impl Walk {
     }
 
     fn node_metadata(&self, entry: &Entry, status: &Metadata) -> Result<NodeMetadata, BackupError> {
-        let changed_at = timestamp(status.ctime(), status.ctime_nsec()).map(|at| {
-            let young = self.ledger.started_at.duration_since(at) < YOUNG;
-            // A time that no status can have again: the next run reads this file.
-            if young { at.saturating_sub(SignedDuration::from_nanos(1)).unwrap_or(at) } else { at }
-        });
+        // A young file is given the time of this run, which no other run gives it: the next one reads it.
+        let changed_at = timestamp(status.ctime(), status.ctime_nsec())
+            .map(|at| if self.ledger.started_at.duration_since(at) < YOUNG { self.ledger.started_at } else { at });
         // The engine's type for an attribute has no name outside of it, but it has a form in JSON.
         let attributes: Vec<_> =
             entry.xattrs.iter().map(|(name, value)| serde_json::json!({ "name": name, "value": value })).collect();

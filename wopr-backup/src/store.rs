@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::error::BackupError;
 
-/// How many packs are kept in memory while they are read from: four of at most 17 MiB.
+/// How many packs are kept in memory while they are read from: four of at most 9 MiB.
 const PACKS_IN_MEMORY: usize = 4;
 
 /// Where objects are kept.
@@ -88,7 +88,7 @@ impl S3Settings {
                 ClientOptions::new()
                     .with_allow_http(self.allow_http)
                     .with_connect_timeout(Duration::from_secs(5).min(self.give_up_after))
-                    .with_timeout(Duration::from_secs(60).min(self.give_up_after)),
+                    .with_timeout(Duration::from_mins(1).min(self.give_up_after)),
             );
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_endpoint(endpoint);
@@ -243,6 +243,8 @@ impl Objects {
             })
             .map_err(away(path))?;
         if found != written {
+            // What stays of it would be taken for an object of ours.
+            self.delete(path)?;
             return Err(BackupError::Truncated { object: path.to_string(), written, found });
         }
         self.traffic.written_bytes.fetch_add(written, std::sync::atomic::Ordering::Relaxed);
@@ -361,10 +363,8 @@ fn away(path: &Path) -> impl Fn(object_store::Error) -> BackupError {
     let object = path.to_string();
     move |source| match source {
         object_store::Error::NotFound { .. } => BackupError::Missing(object.clone()),
-        source => match full_disk(&source) {
-            true => BackupError::DiskFull(PathBuf::from(&object)),
-            false => BackupError::Store { object: object.clone(), source },
-        },
+        source if full_disk(&source) => BackupError::DiskFull(PathBuf::from(&object)),
+        source => BackupError::Store { object: object.clone(), source },
     }
 }
 

@@ -1,10 +1,10 @@
 //! Everything read to its end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 
 use rustic_core::repofile::{IndexFile, SnapshotFile};
-use rustic_core::{DataId, FileType, Id, IndexedFullStatus};
+use rustic_core::{DataId, FileType, IndexedFullStatus};
 use sha2::{Digest as _, Sha256};
 
 use crate::database;
@@ -64,20 +64,24 @@ type Known = HashMap<Vec<DataId>, (u64, String)>;
 
 impl Session<IndexedFullStatus> {
     fn verify_objects(&self) -> Result<(u64, u64), BackupError> {
+        // The configuration was read when the repository was opened.
         let (mut count, mut bytes) = (1, 0);
-        let packs: HashSet<Id> = self.objects.list_kind(FileType::Pack)?.into_iter().map(|(id, _)| id).collect();
-        let index = self.objects.settle("reading the index", self.repository.stream_files::<IndexFile>())?;
-        for file in index {
-            let (_, file) = self.objects.settle("reading the index", file)?;
-            if let Some(lost) = file.packs.iter().find(|pack| !packs.contains(&pack.id)) {
-                return Err(BackupError::Missing(self.objects.path_of(FileType::Pack, &lost.id).to_string()));
-            }
-        }
-        for kind in [FileType::Key, FileType::Index, FileType::Snapshot, FileType::Pack] {
+        for kind in [FileType::Key, FileType::Index, FileType::Snapshot] {
             for (id, _) in self.objects.list_kind(kind)? {
                 bytes += self.objects.check(kind, &id)?;
                 count += 1;
             }
+        }
+        // A pack that no index names is what a killed run left; nobody reads it, and `forget` removes it.
+        let mut packs = BTreeSet::new();
+        let index = self.objects.settle("reading the index", self.repository.stream_files::<IndexFile>())?;
+        for file in index {
+            let (_, file) = self.objects.settle("reading the index", file)?;
+            packs.extend(file.packs.iter().map(|pack| *pack.id));
+        }
+        for id in packs {
+            bytes += self.objects.check(FileType::Pack, &id)?;
+            count += 1;
         }
         Ok((count, bytes))
     }

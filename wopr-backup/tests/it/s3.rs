@@ -1,0 +1,105 @@
+//! The same over the network: signatures, checksums and conditional puts, against a server that speaks S3.
+
+use std::path::Path;
+use std::time::Duration;
+
+use axum::error_handling::HandleError;
+use axum::http::StatusCode;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use wopr_backup::keys::Keys;
+use wopr_backup::lock::LockSettings;
+use wopr_backup::retention::KeepRules;
+use wopr_backup::store::{S3Settings, StoreSettings};
+use wopr_backup::{BackupError, Backups, ExitCode, ForgetRequest, RestoreRequest, VerifyRequest};
+
+use crate::support::{REPOSITORY, RING, Scratch, assert_same, handle, lock, plant, request};
+
+fn serve(directory: &Path) -> String {
+    std::fs::create_dir_all(directory.join("backups")).unwrap();
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory).unwrap());
+    builder.set_auth(SimpleAuth::from_single("access", "secret"));
+    let service = HandleError::new(builder.build(), async |_: s3s::HttpError| StatusCode::INTERNAL_SERVER_ERROR);
+    handle().block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, axum::Router::new().fallback_service(service)).into_future());
+        format!("http://{address}")
+    })
+}
+
+fn settings(endpoint: &str) -> S3Settings {
+    S3Settings {
+        endpoint: Some(endpoint.to_owned()),
+        region: "us-east-1".to_owned(),
+        bucket: "backups".to_owned(),
+        access_key: "access".into(),
+        secret_key: "secret".into(),
+        path_style: true,
+        allow_http: true,
+        give_up_after: Duration::from_secs(20),
+    }
+}
+
+fn open(settings: S3Settings, lock: LockSettings) -> Backups {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = StoreSettings::S3(settings).open().unwrap();
+    Backups::new(store, REPOSITORY, Keys::parse(RING).unwrap(), lock, handle()).unwrap()
+}
+
+#[test]
+fn a_bucket_serves_as_well_as_a_directory() {
+    let scratch = Scratch::new();
+    let endpoint = serve(&scratch.path("s3"));
+    let backups = open(settings(&endpoint), lock());
+    let tree = scratch.path("tree");
+    plant(&tree, 21);
+    assert!(backups.init().unwrap().created);
+    let first = backups.save(&request(&tree)).unwrap();
+    std::fs::write(tree.join("large"), "less").unwrap();
+    let second = backups.save(&request(&tree)).unwrap();
+    assert_eq!(second.parent.as_ref(), Some(&first.snapshot));
+    let rules = KeepRules { daily: 1, weekly: 0, max_age_days: None };
+    let forgotten = backups.forget(&ForgetRequest { kind: "nightly".to_owned(), rules, dry_run: false }).unwrap();
+    assert_eq!(forgotten.removed, [first.snapshot]);
+    assert_eq!(backups.verify(&VerifyRequest::default()).unwrap().snapshots, [second.snapshot]);
+    let target = scratch.path("target");
+    backups.restore(&RestoreRequest { snapshot: None, directory: target.clone(), description: None }).unwrap();
+    assert_same(&tree, &target);
+}
+
+#[test]
+fn of_two_that_create_the_same_lock_one_succeeds() {
+    let scratch = Scratch::new();
+    let endpoint = serve(&scratch.path("s3"));
+    let tree = scratch.path("tree");
+    plant(&tree, 22);
+    let patient = LockSettings { wait: Duration::from_mins(1), ..lock() };
+    let backups = open(settings(&endpoint), patient);
+    backups.init().unwrap();
+    std::thread::scope(|scope| {
+        let saves: Vec<_> = (0..3).map(|_| scope.spawn(|| backups.save(&request(&tree)))).collect();
+        for save in saves {
+            save.join().unwrap().unwrap();
+        }
+    });
+    assert_eq!(backups.verify(&VerifyRequest { snapshot: None, all: true }).unwrap().snapshots.len(), 3);
+}
+
+#[test]
+fn a_wrong_key_and_a_server_that_is_not_there_are_the_stores_failures() {
+    let scratch = Scratch::new();
+    let endpoint = serve(&scratch.path("s3"));
+    let wrong = S3Settings { secret_key: "wrong".into(), ..settings(&endpoint) };
+    // A port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = S3Settings { give_up_after: Duration::from_millis(300), ..settings(&format!("http://{free}")) };
+    for settings in [wrong, nobody] {
+        let error = open(settings, lock()).init().unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::StoreAway, "{}", error.chain());
+        assert!(error.chain().starts_with("bots/bot-1/wopr-locks"), "{}", error.chain());
+        assert!(!error.chain().contains("secret"), "{}", error.chain());
+    }
+    let plain = StoreSettings::S3(S3Settings { allow_http: false, ..settings(&endpoint) }).open();
+    assert!(matches!(plain, Err(BackupError::Usage(_))));
+}

@@ -1,0 +1,147 @@
+//! What is saved comes back, and what has not changed is not read again.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+
+use wopr_backup::manifest::{RawPath, SkipReason};
+use wopr_backup::report::SaveReport;
+use wopr_backup::retention::KeepRules;
+use wopr_backup::{BackupError, ForgetRequest, RestoreRequest, SaveRequest, VerifyRequest};
+
+use crate::support::{Site, assert_same, plant, request};
+
+#[test]
+fn a_tree_comes_back_as_it_was() {
+    let site = Site::new();
+    plant(&site.tree(), 3);
+    let saved = site.save();
+    assert_eq!((saved.totals.files, saved.totals.directories, saved.totals.symlinks), (47, 5, 2));
+    assert_eq!((saved.unchanged_files, saved.parent), (0, None));
+    let (target, description) = (site.scratch.path("target"), site.scratch.path("description"));
+    let request = RestoreRequest { snapshot: None, directory: target.clone(), description: Some(description.clone()) };
+    let restored = site.backups.restore(&request).unwrap();
+    assert_eq!((restored.totals, restored.snapshot, restored.taken_at), (saved.totals, saved.snapshot, saved.taken_at));
+    assert_same(&site.tree(), &target);
+    assert_eq!(std::fs::read_to_string(description).unwrap(), r#"{"image":"bot@sha256:0"}"#);
+    // It is not empty now, and nothing is written over.
+    let again = site.backups.restore(&request).unwrap_err();
+    assert!(matches!(again, BackupError::Usage(_)), "{again}");
+    assert_same(&site.tree(), &target);
+}
+
+#[test]
+fn only_what_changed_is_read_and_stored() {
+    let site = Site::saved();
+    // The first run's files are too young to be trusted by their times, so the second may read them; it stores none again.
+    let second = site.save();
+    assert!(second.parent.is_some() && second.stored_bytes < 40_000, "{second:?}");
+    std::fs::write(site.tree().join("deep/7.json"), "other").unwrap();
+    age(&site);
+    let third = site.save();
+    assert!(third.stored_bytes < 40_000, "{third:?}");
+    age(&site);
+    let fourth = site.save();
+    assert_eq!(fourth.unchanged_files, fourth.totals.files);
+    for report in [&second, &third, &fourth] {
+        assert_eq!(report.totals.files, 47);
+    }
+    site.proves(Some(&fourth.snapshot), &site.tree());
+    let everything = site.backups.verify(&VerifyRequest { snapshot: None, all: true }).unwrap();
+    assert_eq!((everything.snapshots.len(), everything.files), (4, 4 * 47));
+}
+
+/// Waits until no file's status is so young that the next run reads it to be sure.
+fn age(site: &Site) {
+    let youngest = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
+    let changed = youngest(&site.tree().join("deep/7.json"));
+    while changed.elapsed().unwrap() < std::time::Duration::from_millis(2_100) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_second_change_within_the_clocks_step_is_seen() {
+    let site = Site::saved();
+    let path = site.tree().join("deep/3.json");
+    let status = std::fs::metadata(&path).unwrap();
+    let mut content = std::fs::read(&path).unwrap();
+    content[5] ^= 1;
+    std::fs::write(&path, &content).unwrap();
+    std::fs::File::open(&path).unwrap().set_modified(status.modified().unwrap()).unwrap();
+    let second = site.save();
+    site.proves(Some(&second.snapshot), &site.tree());
+}
+
+#[test]
+fn what_cannot_be_saved_is_said() {
+    let site = Site::new();
+    plant(&site.tree(), 4);
+    let _socket = UnixListener::bind(site.tree().join("socket")).unwrap();
+    nix::unistd::mkfifo(&site.tree().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let saved: SaveReport = site.save();
+    let skipped: Vec<_> = saved.skipped.iter().map(|one| (one.path.clone(), one.reason)).collect();
+    let path = |name: &str| RawPath::from(Path::new(name));
+    assert_eq!(skipped, [(path("pipe"), SkipReason::Pipe), (path("socket"), SkipReason::Socket)]);
+}
+
+#[test]
+fn wrong_requests_touch_nothing() {
+    let site = Site::new();
+    plant(&site.tree(), 5);
+    let good = request(&site.tree());
+    let wrong = [
+        SaveRequest { kind: "Nightly".to_owned(), ..good.clone() },
+        SaveRequest { kind: String::new(), ..good.clone() },
+        SaveRequest { description: "no json".into(), ..good.clone() },
+        SaveRequest { directory: site.tree().join("text"), ..good },
+    ];
+    for request in wrong {
+        let error = site.backups.save(&request).unwrap_err();
+        assert!(matches!(error, BackupError::Usage(_)), "{error}");
+    }
+    assert_eq!(site.backups.list().unwrap().snapshots, []);
+}
+
+#[test]
+fn forgetting_frees_what_nobody_needs_and_keeps_the_last_good_one() {
+    let site = Site::saved();
+    let first = site.backups.list().unwrap().snapshots.remove(0);
+    std::fs::remove_file(site.tree().join("large")).unwrap();
+    let second = site.save();
+    let rules = KeepRules { daily: 1, weekly: 0, max_age_days: None };
+    let mut request = ForgetRequest { kind: "nightly".to_owned(), rules, dry_run: true };
+    let dry = site.backups.forget(&request).unwrap();
+    assert_eq!((dry.removed.clone(), dry.freed_bytes), (vec![first.id], 0));
+    assert_eq!(site.backups.list().unwrap().snapshots.len(), 2);
+    request.dry_run = false;
+    let done = site.backups.forget(&request).unwrap();
+    assert_eq!((&done.removed, &done.kept), (&dry.removed, &vec![second.snapshot.clone()]));
+    assert!(done.freed_bytes > 2_000_000, "{done:?}");
+    request.rules = KeepRules { daily: 0, weekly: 0, max_age_days: Some(0) };
+    assert_eq!(site.backups.forget(&request).unwrap().removed, Vec::<String>::new());
+    site.proves(Some(&second.snapshot), &site.tree());
+}
+
+#[test]
+fn restic_reads_it_with_the_escrowed_password() {
+    let restic = |arguments: &[&str], site: &Site| {
+        let password = site.backups.keys().escrow(site.backups.name()).unwrap().keys.remove(0).password;
+        Command::new("restic")
+            .args(["--no-cache", "--repo"])
+            .arg(site.repository())
+            .args(arguments)
+            .env("RESTIC_PASSWORD", password)
+            .output()
+    };
+    let site = Site::saved();
+    let Ok(checked) = restic(&["check", "--read-data"], &site) else {
+        eprintln!("restic is not installed: skipped");
+        return;
+    };
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let target = site.scratch.path("by-restic");
+    let restored = restic(&["restore", "latest", "--target", target.to_str().unwrap()], &site).unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert_same(&site.tree(), &target.join("data"));
+}
