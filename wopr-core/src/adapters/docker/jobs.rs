@@ -22,7 +22,7 @@ use crate::ids::BotId;
 use crate::protocol::backup::{GO, Message, Order, Report, RingKey, Store, VOLUME_PATH, Work};
 
 /// The most memory a job may use, in bytes.
-const MEMORY_BYTES: i64 = 256 * 1024 * 1024;
+const MEMORY_BYTES: i64 = 384 * 1024 * 1024;
 const PIDS: i64 = 128;
 /// The longest line of a job's that is read, and how much of what it says to people is kept, in bytes.
 const MAX_LINE: usize = 1 << 20;
