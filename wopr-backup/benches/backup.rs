@@ -21,7 +21,7 @@ const SEED: u64 = 20_260_101;
 const MIB: usize = 1 << 20;
 const RING: &str = r#"{"ring":[{"id":"bench","secret":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}"#;
 
-/// One way of backing up, as shell commands in a directory that has `tree`, and its own `store` and `out`.
+/// One way of backing up, as shell commands in a directory that has `store` and `out`; the data is `$TREE`.
 struct Way {
     name: &'static str,
     prepare: &'static str,
@@ -34,22 +34,22 @@ const WAYS: [Way; 3] = [
     Way {
         name: "tar | gzip | copy",
         prepare: "mkdir -p store",
-        save: "tar -C tree -c . | gzip > first.tgz && cp first.tgz store/ && sync store/first.tgz",
-        again: "tar -C tree -c . | gzip > second.tgz && cp second.tgz store/ && sync store/second.tgz",
+        save: "tar -C $TREE -c . | gzip > first.tgz && cp first.tgz store/ && sync store/first.tgz",
+        again: "tar -C $TREE -c . | gzip > second.tgz && cp second.tgz store/ && sync store/second.tgz",
         restore: "mkdir out && tar -C out -xzf store/second.tgz && sync -f out",
     },
     Way {
         name: "restic",
         prepare: "restic init --repo store",
-        save: "restic backup --quiet --repo store tree",
-        again: "restic backup --quiet --repo store tree",
+        save: "restic backup --quiet --repo store $TREE",
+        again: "restic backup --quiet --repo store $TREE",
         restore: "restic restore --quiet --repo store latest --target out && sync -f out",
     },
     Way {
         name: "wopr-backup",
         prepare: "$PROGRAM init",
-        save: "$PROGRAM save tree",
-        again: "$PROGRAM save tree",
+        save: "$PROGRAM save $TREE",
+        again: "$PROGRAM save $TREE",
         restore: "$PROGRAM restore out",
     },
 ];
@@ -70,7 +70,7 @@ fn main() {
     std::fs::create_dir(&site).unwrap();
     let bytes = plant(&site.join("tree"));
     println!("{} files, {:.0} MB, seed {SEED}", count(&site.join("tree")), megabytes(bytes));
-    let disk = run(&site, "cp -a tree copy && sync -f copy");
+    let disk = run(&site, "cp -a $TREE copy && sync -f copy");
     println!("what the disk gives: cp -a and sync {:.2} s ({:.2} s of processor)", disk.wall, disk.cpu);
     std::fs::remove_dir_all(site.join("copy")).unwrap();
     println!("{:18} {:9} {:>8} {:>8} {:>9} {:>9}", "", "", "wall s", "cpu s", "MB stored", "peak MiB");
@@ -82,16 +82,13 @@ fn main() {
         let here = site.join("way");
         std::fs::create_dir(&here).unwrap();
         std::fs::write(here.join("ring"), RING).unwrap();
-        std::os::unix::fs::symlink("../tree", here.join("tree")).unwrap();
-        // The tree itself, not the link to it.
-        let command = |text: &str| text.replace(" tree", " tree/.");
         run(&here, way.prepare);
         let mut stored = 0;
         for (step, text) in [("first", way.save), ("second", way.again), ("restore", way.restore)] {
             if step == "second" {
                 change(&site.join("tree"));
             }
-            let cost = run(&here, &command(text));
+            let cost = run(&here, text);
             let now = size(&here.join("store"));
             println!(
                 "{:18} {step:9} {:8.2} {:8.2} {:9.1} {:9}",
@@ -119,6 +116,7 @@ fn run(directory: &Path, command: &str) -> Cost {
     let mut child = Command::new("bash")
         .args(["-euo", "pipefail", "-c", command])
         .current_dir(directory)
+        .env("TREE", std::env::temp_dir().join(format!("wopr-backup-bench-{}", std::process::id())).join("tree"))
         .env("PROGRAM", env!("CARGO_BIN_EXE_wopr-backup"))
         .env("WOPR_BACKUP_REPOSITORY", "bots/bench")
         .env("WOPR_BACKUP_DIRECTORY", directory.join("store"))
