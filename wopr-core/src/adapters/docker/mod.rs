@@ -271,6 +271,8 @@ impl ContainerHost for DockerHost {
             Ok(()) => Ok(true),
             // There is none, or it does not run, or it is paused already.
             Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
+            // It ended a moment ago.
+            Err(Error::DockerResponseServerError { message, .. }) if message.contains("not running") => Ok(false),
             Err(error) => Err(failed(error)),
         }
     }

@@ -106,7 +106,8 @@ async fn destroy(engine: &Docker, bot: &str, container: &str) -> anyhow::Result<
     let all_gone = wait_until(LIMIT, || async {
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
         is_busy(engine.remove_container(container, Some(options)).await)?;
-        for volume in left.lock().await.clone() {
+        let volumes = left.lock().await.clone();
+        for volume in volumes {
             if !is_busy(engine.remove_volume(&volume, None::<RemoveVolumeOptions>).await)? {
                 left.lock().await.retain(|other| *other != volume);
             }
