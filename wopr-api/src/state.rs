@@ -189,26 +189,7 @@ impl AppState {
             let fleet = fleet.clone();
             async move { fleet.charge_due_days().await }
         });
-        let (backups, wake) = (self.backups.clone(), self.backups.waker());
-        workers.add("backup.advance", SECOND, Some(wake), move || {
-            let backups = backups.clone();
-            async move { backups.advance().await }
-        });
-        let (backups, wake) = (self.backups.clone(), self.backups.save_waker());
-        workers.add("backup.save", MINUTE, Some(wake), move || {
-            let backups = backups.clone();
-            async move { backups.save_due().await }
-        });
-        let backups = self.backups.clone();
-        workers.add("backup.tidy", 60 * MINUTE, None, move || {
-            let backups = backups.clone();
-            async move { backups.tidy().await }
-        });
-        let backups = self.backups.clone();
-        workers.add("backup.verify", 60 * MINUTE, None, move || {
-            let backups = backups.clone();
-            async move { backups.verify_due().await }
-        });
+        self.back_up(&mut workers);
         let (gpu, wake) = (self.gpu.clone(), self.gpu.waker());
         workers.add("gpu.provision", 5 * SECOND, Some(wake), move || {
             let gpu = gpu.clone();
@@ -290,6 +271,32 @@ impl AppState {
         workers.add("gateway.tell_spenders", MINUTE, None, move || {
             let gateway = gateway.clone();
             async move { gateway.tell_spenders().await }
+        });
+    }
+
+    /// What keeps bots' data elsewhere, and brings it back.
+    fn back_up(&self, workers: &mut Workers) {
+        const SECOND: Duration = Duration::from_secs(1);
+        const MINUTE: Duration = Duration::from_mins(1);
+        let (backups, wake) = (self.backups.clone(), self.backups.waker());
+        workers.add("backup.advance", SECOND, Some(wake), move || {
+            let backups = backups.clone();
+            async move { backups.advance().await }
+        });
+        let (backups, wake) = (self.backups.clone(), self.backups.save_waker());
+        workers.add("backup.save", MINUTE, Some(wake), move || {
+            let backups = backups.clone();
+            async move { backups.save_due().await }
+        });
+        let backups = self.backups.clone();
+        workers.add("backup.tidy", 60 * MINUTE, None, move || {
+            let backups = backups.clone();
+            async move { backups.tidy().await }
+        });
+        let backups = self.backups.clone();
+        workers.add("backup.verify", 60 * MINUTE, None, move || {
+            let backups = backups.clone();
+            async move { backups.verify_due().await }
         });
     }
 

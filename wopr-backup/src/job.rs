@@ -28,8 +28,8 @@ const WHOLE: &str = "bot";
 /// The kind of a copy that was made while the bot went on, and only spares the next one work.
 const DRAFT: &str = "draft";
 /// After how long a request that keeps failing is given up, and a lock that is not renewed is anybody's.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
-const LOCK_EXPIRY: Duration = Duration::from_secs(120);
+const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
+const LOCK_EXPIRY: Duration = Duration::from_mins(2);
 
 /// Reads an order, carries it out and says what came of it. The answer is whether it was done.
 ///

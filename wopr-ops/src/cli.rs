@@ -74,7 +74,7 @@ pub(crate) struct ImagesArgs {
     /// How the programs are compiled
     #[arg(long, value_enum, default_value_t = Profile::Dev)]
     pub(crate) profile: Profile,
-    /// These: postgres, api, stripe, mail, bot (the default); machine, llama, whisper, speech, caddy, objects, ui
+    /// These: postgres, api, stripe, mail, bot (the default); machine, llama, whisper, speech, caddy, objects, backup, ui
     #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Writes what the images are called as JSON

@@ -29,7 +29,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 use wopr_core::adapters::docker::DockerHost;
-use wopr_core::clock::Clock as _;
+use wopr_core::clock::{Clock as _, SystemClock};
 use wopr_core::fleet::container::container_name;
 use wopr_core::fleet::{ContainerHost as _, ContainerState, HostError, NetworkRange};
 use wopr_core::ids::{BotId, TenantId};
@@ -124,7 +124,7 @@ async fn what_an_engine_removed_by_halves_can_be_removed() {
     let mut engine = OwnEngine::start(DISK_MIB, &program::path("wopr-machine").unwrap()).await.unwrap();
     let docker = engine.ready().await.unwrap();
     build_image(&docker).await.unwrap();
-    let now = jiff::Timestamp::now();
+    let now = SystemClock.now();
     let (bot, tenant) = (BotId::new(now), TenantId::new(now));
     let host_config = HostConfig { network_mode: Some("none".to_owned()), ..HostConfig::default() };
     let body = ContainerCreateBody {

@@ -395,7 +395,7 @@ async fn restore_archive(
     let path = path.ok_or_else(|| ApiError::bad_request("remotePath is required").code("VALIDATION_ERROR"))?;
     let bot = bot_of_container(&container)?;
     let snapshots = state.backups.list_ready(bot).await?;
-    let snapshot = find_by_path(&snapshots, &path)?;
+    let snapshot = find_by_path(&snapshots, bot, &path)?;
     let origin = origin(&parts, Some(&caller));
     let restore = state.backups.restore(&origin, NewRestore { snapshot: snapshot.id, reason: input.reason }).await?;
     let started = RestoreStarted {
@@ -410,20 +410,15 @@ async fn restore_archive(
 }
 
 /// The snapshot of that path among one bot's.
-fn find_by_path<'s>(snapshots: &'s [Snapshot], path: &str) -> Result<&'s Snapshot, ApiError> {
+fn find_by_path<'s>(snapshots: &'s [Snapshot], bot: BotId, path: &str) -> Result<&'s Snapshot, ApiError> {
     let found = snapshots.iter().find(|snapshot| snapshot.path() == path);
-    found.ok_or_else(|| match path.split('/').any(|segment| segment.starts_with("wopr-bot-")) {
-        true if snapshots.iter().all(|snapshot| !shares_container(&snapshot.path(), path)) => {
+    found.ok_or_else(|| {
+        if path.split('/').any(|segment| segment == container_name(bot)) {
+            ApiError::not_found("Snapshot not found")
+        } else {
             ApiError::forbidden("The path is not this container's")
         }
-        _ => ApiError::not_found("Snapshot not found"),
     })
-}
-
-/// Whether two paths name the same container as a whole segment.
-fn shares_container(known: &str, asked: &str) -> bool {
-    let container = |path: &str| path.split('/').find(|part| part.starts_with("wopr-bot-")).map(str::to_owned);
-    container(known).is_some() && container(known) == container(asked)
 }
 
 #[derive(Debug, Deserialize)]

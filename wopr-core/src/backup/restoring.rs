@@ -45,7 +45,7 @@ impl Backups {
         };
         let count = due.len();
         for id in due {
-            match self.advance_restore(id).await {
+            match Box::pin(self.advance_restore(id)).await {
                 Ok(()) | Err(BackupError::Busy(_)) => {}
                 Err(error) => tracing::error!(restore.id = %id, "restore {id} could not be gone on with: {error}"),
             }
@@ -55,7 +55,7 @@ impl Backups {
 
     async fn advance_restore(&self, id: RestoreId) -> Result<(), BackupError> {
         let Some(restore) = self.find_restore(id).await? else { return Ok(()) };
-        self.alone(restore.bot_id, async {
+        let work = async {
             // As it is now that nobody else goes on with it.
             let Some(mut restore) = self.find_restore(id).await? else { return Ok(()) };
             loop {
@@ -73,8 +73,8 @@ impl Backups {
                     return Ok(());
                 }
             }
-        })
-        .await
+        };
+        self.alone(restore.bot_id, Box::pin(work)).await
     }
 
     async fn step(&self, restore: &mut Restore) -> Result<Step, BackupError> {

@@ -70,7 +70,7 @@ impl Backups {
         let count = due.len();
         let saved = stream::iter(due).map(|snapshot| async {
             let (bot, id, kind) = (snapshot.bot_id, snapshot.id, snapshot.kind);
-            match self.alone(bot, self.save(snapshot)).await {
+            match self.alone(bot, Box::pin(self.save(snapshot))).await {
                 Ok(_) => {}
                 Err(BackupError::Busy(_)) => tracing::info!(bot.id = %bot, "somebody else works with its backups"),
                 Err(error) => {

@@ -235,7 +235,9 @@ async fn a_failure_before_the_switch_changes_nothing() {
         let bot = vault.bot(tenant, "one").await;
         let first = vault.saved(bot).await;
         vault.host.write_data(bot, b" two");
-        faults.into_iter().for_each(|fault| vault.jobs.fault(fault));
+        for fault in faults {
+            vault.jobs.fault(fault);
+        }
         let restore = vault.over(&vault.restore(&first).await).await;
         assert_eq!(restore.phase, RestorePhase::Failed);
         assert!(restore.error.as_ref().unwrap().contains(word), "{:?}", restore.error);
@@ -271,7 +273,9 @@ async fn a_crash_at_any_job_of_a_restore_costs_a_repetition() {
         let first = vault.saved(bot).await;
         vault.host.write_data(bot, b" two");
         let restore = vault.restore(&first).await;
-        (0..crashes_at).for_each(|_| vault.jobs.fault(None));
+        for _ in 0..crashes_at {
+            vault.jobs.fault(None);
+        }
         vault.jobs.fault(Some(JobFault::HangAfter));
         let doomed = vault.another();
         let job = tokio::spawn(async move { doomed.advance().await });

@@ -3,10 +3,13 @@ use serde::Serialize;
 use wopr_core::backup::{BackupStatus, Restore, RestorePhase, Snapshot, SnapshotKind};
 use wopr_core::fleet::container::container_name;
 
+use crate::decimal::Decimal;
+
 /// Bytes in mebibytes, to two decimals.
-fn mib(bytes: u64) -> f64 {
-    let hundredths = u32::try_from(bytes.saturating_mul(100) / (1024 * 1024)).unwrap_or(u32::MAX);
-    f64::from(hundredths) / 100.0
+type Mebibytes = Decimal<2>;
+
+fn mib(bytes: u64) -> Mebibytes {
+    Decimal(i64::try_from(bytes.saturating_mul(100) / (1024 * 1024)).unwrap_or(i64::MAX))
 }
 
 /// A snapshot, for whoever owns the bot.
@@ -27,7 +30,8 @@ pub(super) struct SnapshotView {
     trigger: &'static str,
     /// How operators name it.
     storage_path: String,
-    size_mb: f64,
+    #[schema(value_type = f64)]
+    size_mb: Mebibytes,
     size_bytes: Option<u64>,
     created_at: String,
     /// Milliseconds since 1970.
@@ -63,7 +67,8 @@ pub(super) struct BackupView {
     container_id: String,
     node_id: &'static str,
     last_backup_at: Option<String>,
-    last_backup_size_mb: Option<f64>,
+    #[schema(value_type = Option<f64>)]
+    last_backup_size_mb: Option<Mebibytes>,
     last_backup_path: Option<String>,
     last_backup_success: bool,
     last_backup_error: Option<String>,
@@ -130,7 +135,8 @@ impl From<&BackupStatus> for Alert {
 pub(super) struct Archive {
     path: String,
     date: String,
-    size_mb: f64,
+    #[schema(value_type = f64)]
+    size_mb: Mebibytes,
 }
 
 impl From<&Snapshot> for Archive {
