@@ -309,7 +309,7 @@ impl Fleet {
             Step::Resume => self.bounded(quick, host.resume_container(bot.id)).await?,
             Step::Stop => self.bounded(deadlines.stop, host.stop_container(bot.id)).await?,
             Step::RemoveContainer => self.bounded(deadlines.stop, host.remove_container(bot.id)).await?,
-            Step::RemoveVolumes => self.bounded(quick, host.remove_volumes(bot.id)).await?,
+            Step::RemoveVolumes => self.bounded(quick, host.remove_volumes(bot.id, bot.spec.volume)).await?,
             Step::RemoveNetwork => self.remove_network_if_unused(bot.tenant_id).await?,
             Step::Await => {}
         }

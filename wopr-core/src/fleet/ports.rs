@@ -63,8 +63,8 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// Removes the container, but no volume.
     async fn remove_container(&self, bot: BotId) -> Result<(), HostError>;
 
-    /// Removes the bot's volumes with everything in them, whichever there are.
-    async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError>;
+    /// Removes the bot's volumes with everything in them: data volumes up to that number, and whatever else is its.
+    async fn remove_volumes(&self, bot: BotId, volume: u32) -> Result<(), HostError>;
 
     /// Removes one of the bot's data volumes with everything in it.
     async fn remove_data_volume(&self, bot: BotId, volume: u32) -> Result<(), HostError>;

@@ -398,7 +398,7 @@ impl ContainerHost for MemoryHost {
         .await
     }
 
-    async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError> {
+    async fn remove_volumes(&self, bot: BotId, _volume: u32) -> Result<(), HostError> {
         self.call("remove_volumes", |state| {
             state.volumes.retain(|_, (owner, _, _)| *owner != bot);
             Ok(())

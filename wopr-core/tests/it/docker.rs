@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum};
+use bollard::models::{ContainerInspectResponse, RestartPolicyNameEnum, VolumeCreateRequest};
 use bollard::query_parameters::{
     DownloadFromContainerOptions, InspectContainerOptions, InspectNetworkOptions, RemoveContainerOptions,
     RemoveImageOptions, RemoveVolumeOptions, TagImageOptions,
@@ -297,5 +297,21 @@ async fn a_bots_life_on_a_real_engine() {
         }
         assert!(tokio::time::Instant::now() < deadline, "still there: {remains:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_that_lost_their_labels_are_removed_with_the_bot() {
+    let docker = Docker::connect_with_unix_defaults().unwrap();
+    let host = DockerHost::new(None, None).unwrap();
+    let (bot, tenant) = (BotId::new(SystemClock.now()), TenantId::new(SystemClock.now()));
+    let _leftovers = Leftovers { bot, tenant };
+    host.ensure_volumes(bot, tenant, 2).await.unwrap();
+    let unlabelled = VolumeCreateRequest { name: Some(data_volume_name(bot, 0)), ..VolumeCreateRequest::default() };
+    docker.create_volume(unlabelled).await.unwrap();
+    assert!(host.observe(bot, tenant, None, 2).await.unwrap().has_volumes);
+    host.remove_volumes(bot, 2).await.unwrap();
+    for name in [data_volume_name(bot, 0), data_volume_name(bot, 2), run_volume_name(bot)] {
+        assert!(docker.inspect_volume(&name).await.is_err(), "{name} is there");
     }
 }

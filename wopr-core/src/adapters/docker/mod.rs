@@ -6,7 +6,7 @@ mod jobs;
 mod networks;
 mod reading;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use bollard::Docker;
@@ -290,12 +290,14 @@ impl ContainerHost for DockerHost {
         }
     }
 
-    async fn remove_volumes(&self, bot: BotId) -> Result<(), HostError> {
+    async fn remove_volumes(&self, bot: BotId, volume: u32) -> Result<(), HostError> {
+        // An engine that was killed while it made one may have lost its labels, so that the names are asked for, too.
+        let mut names: BTreeSet<String> = self.volumes_of(bot).await?.into_iter().collect();
+        names.extend((0..=volume).map(|number| data_volume_name(bot, number)));
         // What is looked for goes last, so that whoever is interrupted is known to be not done.
-        let mut names = self.volumes_of(bot).await?;
-        names.sort_by_key(|name| *name == run_volume_name(bot));
-        for name in names {
-            unless_absent(self.docker.remove_volume(&name, None::<RemoveVolumeOptions>).await)?;
+        let last = [data_volume_name(bot, volume), run_volume_name(bot)];
+        for name in names.iter().filter(|name| !last.contains(name)).chain(&last) {
+            unless_absent(self.docker.remove_volume(name, None::<RemoveVolumeOptions>).await)?;
         }
         Ok(())
     }
