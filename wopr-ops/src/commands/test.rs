@@ -30,8 +30,8 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 12] =
-    ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "offline", "stack", "power-cut", "tenant"];
+const STEPS: [&str; 11] =
+    ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "offline", "stack", "power-cut"];
 /// The last step, which needs the stack.
 const CONFORMANCE: &str = "conformance";
 
@@ -85,8 +85,6 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
         runner.step("stack", stack(ui, paths, engine, images)).await?;
         let rehearsal = drill::power_cut::rehearse(ui, paths, platform::Ports::default());
         runner.step("power-cut", Box::pin(rehearsal)).await?;
-        let rehearsal = drill::tenant::rehearse(ui, paths, platform::Ports::default());
-        runner.step("tenant", Box::pin(rehearsal)).await?;
         let suites = ConformanceArgs { only: Vec::new(), api_port: 3100 };
         let binaries = artifacts.clone().unwrap_or_default();
         runner.step(CONFORMANCE, conformance::suites(ui, paths, &suites, &binaries)).await?;
@@ -160,7 +158,7 @@ impl Runner<'_> {
 /// The steps asked for, and those that prepare what they work on.
 fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     let mut all = only.clone();
-    if [CONFORMANCE, "power-cut", "tenant"].iter().any(|name| all.contains(name)) {
+    if [CONFORMANCE, "power-cut"].iter().any(|name| all.contains(name)) {
         all.insert("stack");
     }
     if ["offline", "stack", "tests"].iter().any(|name| all.contains(name)) {
