@@ -278,7 +278,11 @@ impl ContainerHost for DockerHost {
     }
 
     async fn resume_container(&self, bot: BotId) -> Result<(), HostError> {
-        unless_conflict(self.docker.unpause_container(&container_name(bot)).await)
+        match self.docker.unpause_container(&container_name(bot)).await {
+            // It was woken, or ended, meanwhile.
+            Err(Error::DockerResponseServerError { message, .. }) if message.contains("is not paused") => Ok(()),
+            other => unless_conflict(other),
+        }
     }
 
     async fn remove_container(&self, bot: BotId) -> Result<(), HostError> {
