@@ -20,7 +20,7 @@ impl From<FleetError> for ApiError {
                 Self::conflict(format!("A bot named {name} exists already")).code("NAME_TAKEN")
             }
             FleetError::IdTaken(_) => Self::conflict("The id is taken").code("ID_TAKEN"),
-            FleetError::Busy(_) => Self::unavailable("The bot is being worked on"),
+            FleetError::Busy(_) | FleetError::NotStill(_) => Self::unavailable("The bot is being worked on"),
             FleetError::NothingToChange => Self::bad_request("No fields to update"),
             FleetError::Billing(error) => billing(error),
             FleetError::Host(error) => host(error),

@@ -174,6 +174,15 @@ impl<'c> BackupRepository<'c> {
         Ok(())
     }
 
+    /// Notes that every byte of it was read. Somebody may have let go of it meanwhile, which this does not undo.
+    pub(super) async fn save_verified(&mut self, id: SnapshotId, at: Timestamp) -> Result<(), DbError> {
+        diesel::update(snapshots::table.find(id.as_uuid()))
+            .set(snapshots::verified_at.eq(at.to_diesel()))
+            .execute(self.conn)
+            .await?;
+        Ok(())
+    }
+
     /// Gives up what nobody is working on any more: whoever calls has the bot's lease.
     pub(super) async fn fail_interrupted(&mut self, bot: BotId, now: Timestamp) -> Result<usize, DbError> {
         let count = diesel::update(snapshots::table.filter(snapshots::bot_id.eq(bot.as_uuid())))

@@ -161,7 +161,8 @@ impl Backups {
         let transient = match error {
             BackupError::Job(error) => error.is_transient(),
             BackupError::Fleet(FleetError::Host(error)) => error.is_transient(),
-            BackupError::Busy(_) | BackupError::Fleet(FleetError::Busy(_) | FleetError::Storage(_)) => true,
+            BackupError::Busy(_)
+            | BackupError::Fleet(FleetError::Busy(_) | FleetError::NotStill(_) | FleetError::Storage(_)) => true,
             _ => false,
         };
         restore.attempts += 1;

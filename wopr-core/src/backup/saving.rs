@@ -201,9 +201,8 @@ impl Backups {
         self.alone(bot.id, async {
             let name = snapshot.engine_snapshot.clone().ok_or(BackupError::NotReady(snapshot.id))?;
             let report = self.run(&bot, bot.spec.volume, Work::Verify { snapshot: name }).await?;
-            let verified = Snapshot { verified_at: Some(self.now()), ..snapshot.clone() };
             let mut conn = self.inner.db.connection().await?;
-            BackupRepository::new(&mut conn).save(&verified).await?;
+            BackupRepository::new(&mut conn).save_verified(snapshot.id, self.now()).await?;
             Ok(report)
         })
         .await

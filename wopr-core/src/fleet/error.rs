@@ -32,6 +32,9 @@ pub enum FleetError {
     /// Somebody else is acting on the bot.
     #[error("bot {0} is being worked on")]
     Busy(BotId),
+    /// What should have stood still did not: somebody else woke, ended or started the container.
+    #[error("the container of bot {0} did not stand still")]
+    NotStill(BotId),
     /// Billing refused, or could not answer.
     #[error(transparent)]
     Billing(#[from] BillingError),

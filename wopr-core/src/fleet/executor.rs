@@ -126,19 +126,25 @@ impl Fleet {
     /// killed at it leaves a bot that is woken with the next look at it.
     ///
     /// # Errors
-    /// [`FleetError::Busy`] when somebody is acting on the bot for longer than a lease lives; [`FleetError::Host`] when the
-    /// engine does not pause or wake it, or the lease was lost: what `work` saw may not be one instant then.
+    /// [`FleetError::NotStill`] when a process ran meanwhile, so that what `work` saw may not be one instant;
+    /// [`FleetError::Busy`] when somebody is acting on the bot for longer than a lease lives, or the lease was lost;
+    /// [`FleetError::Host`] when the engine does not pause or wake it.
     pub async fn while_still<T>(&self, id: BotId, work: impl Future<Output = T>) -> Result<T, FleetError> {
         let owner = Uuid::new_v4();
         self.wait_for_lease(id, owner).await?;
         let call = self.config().deadlines.call;
         let still = async {
             let paused = self.bounded(call, self.host().pause_container(id)).await?;
-            let result = work.await;
-            if paused {
-                self.bounded(call, self.host().resume_container(id)).await?;
+            if !paused && self.is_alive(id).await? {
+                return Err(FleetError::NotStill(id));
             }
-            Ok::<_, HostError>(result)
+            let result = work.await;
+            let moved = if paused {
+                !self.bounded(call, self.host().resume_container(id)).await?
+            } else {
+                self.is_alive(id).await?
+            };
+            if moved { Err(FleetError::NotStill(id)) } else { Ok(result) }
         };
         let result = self.under_lease(id, owner, still).await;
         let mut conn = self.db().connection().await?;
@@ -147,7 +153,15 @@ impl Fleet {
         // Whatever came in between was put off.
         bots.make_due(id, self.clock().now()).await?;
         self.waker().notify_one();
-        result?.map_or(Err(FleetError::Busy(id)), |result| Ok(result?))
+        result?.unwrap_or(Err(FleetError::Busy(id)))
+    }
+
+    /// Whether a process of the bot runs, or is about to.
+    async fn is_alive(&self, id: BotId) -> Result<bool, FleetError> {
+        let Some(bot) = self.find(id).await? else { return Ok(false) };
+        let observing = self.host().observe(id, bot.tenant_id, bot.spec.digest.as_ref(), bot.spec.volume);
+        let observed = self.bounded(self.config().deadlines.call, observing).await?;
+        Ok(observed.container.is_some_and(|container| container.state.is_alive()))
     }
 
     async fn wait_for_lease(&self, id: BotId, owner: Uuid) -> Result<(), FleetError> {
@@ -306,7 +320,9 @@ impl Fleet {
                 self.replace_if_refused(bot, restarted).await?;
                 self.restarted(bot).await?;
             }
-            Step::Resume => self.bounded(quick, host.resume_container(bot.id)).await?,
+            Step::Resume => {
+                self.bounded(quick, host.resume_container(bot.id)).await?;
+            }
             Step::Stop => self.bounded(deadlines.stop, host.stop_container(bot.id)).await?,
             Step::RemoveContainer => self.bounded(deadlines.stop, host.remove_container(bot.id)).await?,
             Step::RemoveVolumes => self.bounded(quick, host.remove_volumes(bot.id, bot.spec.volume)).await?,

@@ -54,11 +54,11 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// Stops and starts the container.
     async fn restart_container(&self, bot: BotId) -> Result<(), HostError>;
 
-    /// Freezes the container's processes, and answers whether there were any.
+    /// Freezes the container's processes, and answers whether they stand still now: nothing that ends does.
     async fn pause_container(&self, bot: BotId) -> Result<bool, HostError>;
 
-    /// Lets a paused container go on.
-    async fn resume_container(&self, bot: BotId) -> Result<(), HostError>;
+    /// Lets a paused container go on, and answers whether it was one: others may have woken or ended it.
+    async fn resume_container(&self, bot: BotId) -> Result<bool, HostError>;
 
     /// Removes the container, but no volume.
     async fn remove_container(&self, bot: BotId) -> Result<(), HostError>;

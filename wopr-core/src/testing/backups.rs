@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::host::MemoryHost;
 use crate::backup::{BackupRunner, Job, JobError, RunningJob};
@@ -13,7 +14,7 @@ use crate::ids::BotId;
 use crate::protocol::backup::{Failure, FailureKind, Report, Work};
 
 /// When a job goes wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum JobFault {
     /// It does not begin.
     AtBegin(JobError),
@@ -21,6 +22,8 @@ pub enum JobFault {
     AtEnd(JobError),
     /// It does what was asked, and nobody ever hears of it.
     HangAfter,
+    /// It does what was asked, and ends when it is told to.
+    Until(Arc<Notify>),
 }
 
 #[derive(Debug, Default)]
@@ -159,6 +162,13 @@ impl RunningJob for MemoryJob {
                 self.backups.perform(&self.job)?;
                 self.backups.lock().hanging += 1;
                 std::future::pending().await
+            }
+            Some(JobFault::Until(told)) => {
+                let report = self.backups.perform(&self.job)?;
+                self.backups.lock().hanging += 1;
+                told.notified().await;
+                self.backups.lock().hanging -= 1;
+                Ok(report)
             }
             Some(JobFault::AtBegin(_)) | None => self.backups.perform(&self.job),
         }

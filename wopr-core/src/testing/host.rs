@@ -380,14 +380,19 @@ impl ContainerHost for MemoryHost {
 
     async fn pause_container(&self, bot: BotId) -> Result<bool, HostError> {
         self.call("pause_container", |state| {
-            let running = state.containers.get_mut(&bot).filter(|container| container.state == ContainerState::Running);
-            Ok(running.map(|container| container.state = ContainerState::Paused).is_some())
+            let alive = state.containers.get_mut(&bot).filter(|container| container.state.is_alive());
+            let still = alive.filter(|container| container.state != ContainerState::Restarting);
+            Ok(still.map(|container| container.state = ContainerState::Paused).is_some())
         })
         .await
     }
 
-    async fn resume_container(&self, bot: BotId) -> Result<(), HostError> {
-        self.call("resume_container", |state| begin(state, bot)).await
+    async fn resume_container(&self, bot: BotId) -> Result<bool, HostError> {
+        self.call("resume_container", |state| {
+            let paused = state.containers.get(&bot).is_some_and(|container| container.state == ContainerState::Paused);
+            if paused { begin(state, bot).map(|()| true) } else { Ok(false) }
+        })
+        .await
     }
 
     async fn remove_container(&self, bot: BotId) -> Result<(), HostError> {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use diesel::sql_types::{Text, Uuid};
 use diesel_async::RunQueryDsl;
 use jiff::SignedDuration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use wopr_core::audit::{Actor, Origin};
 use wopr_core::backup::retention::Tier;
 use wopr_core::backup::{
@@ -123,6 +125,14 @@ impl Vault {
             self.clock.advance(SignedDuration::from_secs(5));
         }
         panic!("it is not over: {:?}", self.backups.find_restore(restore.id).await);
+    }
+
+    /// Waits for a job to hang, in what `work` does.
+    async fn until_it_hangs<T>(&self, work: &JoinHandle<T>) {
+        while !self.jobs.is_hanging() {
+            assert!(!work.is_finished(), "it ended without hanging");
+            tokio::task::yield_now().await;
+        }
     }
 
     fn pass(&self, hours: i64) {
@@ -279,10 +289,7 @@ async fn a_crash_at_any_job_of_a_restore_costs_a_repetition() {
         vault.jobs.fault(Some(JobFault::HangAfter));
         let doomed = vault.another();
         let job = tokio::spawn(async move { doomed.advance().await });
-        while !vault.jobs.is_hanging() {
-            assert!(!job.is_finished(), "it ended without hanging");
-            tokio::task::yield_now().await;
-        }
+        vault.until_it_hangs(&job).await;
         job.abort();
         assert!(job.await.unwrap_err().is_cancelled());
         // Its leases on the bot and on its backups end with time.
@@ -304,10 +311,7 @@ async fn a_save_that_was_killed_is_known_as_failed_and_made_again() {
     vault.jobs.fault(Some(JobFault::HangAfter));
     let doomed = vault.another();
     let job = tokio::spawn(async move { doomed.save_due().await });
-    while !vault.jobs.is_hanging() {
-        assert!(!job.is_finished(), "it ended without hanging");
-        tokio::task::yield_now().await;
-    }
+    vault.until_it_hangs(&job).await;
     assert_eq!(vault.host.state_of(bot), Some(ContainerState::Paused));
     job.abort();
     assert!(job.await.unwrap_err().is_cancelled());
@@ -318,6 +322,66 @@ async fn a_save_that_was_killed_is_known_as_failed_and_made_again() {
     assert_eq!(snapshot.state, SnapshotState::Ready);
     let [status] = vault.backups.statuses().await.unwrap().try_into().unwrap();
     assert_eq!((status.total, status.last_error), (1, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_did_not_stand_still_is_no_backup() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    let good = vault.saved(bot).await;
+    vault.pass(25);
+    let told = Arc::new(Notify::new());
+    vault.jobs.fault(Some(JobFault::Until(told.clone())));
+    let beside = vault.another();
+    let job = tokio::spawn(async move { beside.save_due().await });
+    vault.until_it_hangs(&job).await;
+    vault.host.end(bot, 1);
+    told.notify_one();
+    job.await.unwrap().unwrap();
+    let [status] = vault.backups.statuses().await.unwrap().try_into().unwrap();
+    assert!(status.last_error.as_ref().unwrap().contains("did not stand still"), "{:?}", status.last_error);
+    assert_eq!(status.last_success.unwrap().id, good.id);
+    // The next look starts it again, and what was not known for certain is copied again.
+    vault.clock.advance(SignedDuration::from_mins(15));
+    vault.fleet.reconcile().await.unwrap();
+    assert_ne!(vault.saved(bot).await.id, good.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_does_not_give_up_because_a_bot_did_not_stand_still() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    let good = vault.saved(bot).await;
+    let told = Arc::new(Notify::new());
+    vault.jobs.fault(Some(JobFault::Until(told.clone())));
+    let restore = vault.restore(&good).await;
+    let beside = vault.another();
+    let job = tokio::spawn(async move { beside.advance().await });
+    vault.until_it_hangs(&job).await;
+    vault.host.end(bot, 1);
+    told.notify_one();
+    job.await.unwrap().unwrap();
+    assert_eq!(vault.over(&restore).await.phase, RestorePhase::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_while_it_is_read_stays_deleted() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    vault.backups.want(&origin(), tenant, bot, None).await.unwrap();
+    let wanted = vault.saved(bot).await;
+    let told = Arc::new(Notify::new());
+    vault.jobs.fault(Some(JobFault::Until(told.clone())));
+    let (beside, snapshot) = (vault.another(), wanted.clone());
+    let job = tokio::spawn(async move { beside.verify(&snapshot).await.map(drop) });
+    vault.until_it_hangs(&job).await;
+    vault.backups.delete(&origin(), tenant, bot, wanted.id).await.unwrap();
+    told.notify_one();
+    job.await.unwrap().unwrap();
+    assert!(vault.backups.list(tenant, bot).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

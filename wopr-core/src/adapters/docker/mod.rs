@@ -269,7 +269,9 @@ impl ContainerHost for DockerHost {
     async fn pause_container(&self, bot: BotId) -> Result<bool, HostError> {
         match self.docker.pause_container(&container_name(bot)).await {
             Ok(()) => Ok(true),
-            // There is none, or it does not run, or it is paused already.
+            // Whoever paused it was killed before it woke it.
+            Err(Error::DockerResponseServerError { message, .. }) if message.contains("already paused") => Ok(true),
+            // There is none, or it does not run.
             Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
             // It ended a moment ago.
             Err(Error::DockerResponseServerError { message, .. }) if message.contains("not running") => Ok(false),
@@ -277,11 +279,12 @@ impl ContainerHost for DockerHost {
         }
     }
 
-    async fn resume_container(&self, bot: BotId) -> Result<(), HostError> {
+    async fn resume_container(&self, bot: BotId) -> Result<bool, HostError> {
         match self.docker.unpause_container(&container_name(bot)).await {
-            // It was woken, or ended, meanwhile.
-            Err(Error::DockerResponseServerError { message, .. }) if message.contains("is not paused") => Ok(()),
-            other => unless_conflict(other),
+            Ok(()) => Ok(true),
+            Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
+            Err(Error::DockerResponseServerError { message, .. }) if message.contains("is not paused") => Ok(false),
+            Err(error) => Err(failed(error)),
         }
     }
 
