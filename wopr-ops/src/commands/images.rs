@@ -104,7 +104,7 @@ pub(crate) async fn ensure(
         match from {
             _ if list.is_empty() => Ok(HashMap::new()),
             Programs::Compile(profile) => binaries::compile(ui, paths, &list, profile).await,
-            Programs::Compiled(artifacts) => binaries::located(&list, artifacts).await,
+            Programs::Compiled(artifacts) => binaries::located(paths, &list, artifacts).await,
         }
     };
     let (database, bases, compiled) = tokio::try_join!(database, bases, compiled)?;
@@ -154,6 +154,7 @@ mod tests {
 
     #[test]
     fn the_schema_is_that_of_the_rows() {
-        crate::runbook::assert_schema("images", &schemars::schema_for!(Vec<Row<'_>>));
+        let row = Row { image: "api", reference: "wopr-api:0a", name: "wopr-api:local" };
+        crate::runbook::assert_schema_fits("images", &schemars::schema_for!(Vec<Row<'_>>), &[row]);
     }
 }

@@ -15,7 +15,7 @@ use bollard::{
 };
 use futures_util::future::try_join_all;
 
-use super::ready;
+use super::{disk, ready};
 use crate::{
     plan::{
         spec::{CONFIG_LABEL, MANAGED_LABEL, Mount, STACK_LABEL, Service, Stack},
@@ -33,7 +33,7 @@ pub(crate) async fn apply(
     plan: &Plan,
 ) -> anyhow::Result<()> {
     for step in &plan.resources {
-        resource(engine, stack, step).await?;
+        resource(ui, engine, stack, step).await?;
         ui.note(step);
     }
     if plan.is_unchanged() {
@@ -51,7 +51,7 @@ fn labels(stack: &Stack) -> HashMap<String, String> {
     [(STACK_LABEL, stack.name), (MANAGED_LABEL, "true")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result<()> {
+async fn resource(ui: &Ui, engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result<()> {
     match step {
         Step::CreateNetwork(name) => {
             let request = NetworkCreateRequest {
@@ -67,6 +67,7 @@ async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result
                 VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels(stack)), ..Default::default() };
             engine.create_volume(request).await.with_context(|| format!("volume {name} could not be created"))?;
         }
+        Step::CreateDisk { file, bytes, .. } => disk::make(ui, file, *bytes).await?,
         other => anyhow::bail!("`{other}` is no step for a resource"),
     }
     Ok(())
@@ -107,7 +108,9 @@ async fn service_steps(
                 started.with_context(|| format!("{service} could not be started"))
             }
             Step::Await { service: name } => ready::wait(engine, http, stack, service(name)?).await,
-            Step::CreateNetwork(_) | Step::CreateVolume(_) => resource(engine, stack, step).await,
+            Step::CreateNetwork(_) | Step::CreateVolume(_) | Step::CreateDisk { .. } => {
+                resource(ui, engine, stack, step).await
+            }
         };
         if result.is_err() {
             if let Some(task) = task {

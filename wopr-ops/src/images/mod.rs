@@ -6,6 +6,7 @@
 pub(crate) mod binaries;
 pub(crate) mod debian;
 pub(crate) mod layer;
+mod memo;
 pub(crate) mod recipes;
 
 use std::{collections::HashMap, fs, path::Path};
@@ -23,6 +24,7 @@ use futures_util::StreamExt;
 use self::{
     binaries::Built,
     layer::{Layer, Owner, ROOT, context, fingerprint},
+    memo::Memo,
     recipes::{
         Assembly, MODELS, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY,
         POSTGRES_TAG, POSTGRES_UID, Program, Suite,
@@ -282,26 +284,16 @@ async fn digest(paths: &Paths, built: &Built) -> anyhow::Result<String> {
 ///
 /// `sha256sum` reads 100 MB in a moment, where this program, which is never compiled for speed, takes ten seconds.
 async fn digest_of(paths: &Paths, file: &Path) -> anyhow::Result<String> {
-    use std::os::unix::fs::MetadataExt;
-    let unreadable = || format!("{} cannot be read", file.display());
-    let metadata = fs::metadata(file).with_context(unreadable)?;
-    let stamp = format!("{} {} {}.{}", metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    let directory = paths.data.join("cache/digests");
-    let memo = directory.join(fingerprint([file.as_os_str().as_encoded_bytes()]));
-    if let Some(known) = fs::read_to_string(&memo).ok().as_deref().and_then(|text| text.strip_prefix(&stamp)) {
-        return Ok(known.trim().to_owned());
+    let memo = Memo::of(paths, "digests", file)?;
+    if let Some(known) = memo.known() {
+        return Ok(known);
     }
     let output = tokio::process::Command::new("sha256sum").arg("--").arg(file).output().await;
     let output = output.context("sha256sum could not be run")?;
     anyhow::ensure!(output.status.success(), "sha256sum: {}", String::from_utf8_lossy(&output.stderr).trim());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let sum = text.split(' ').next().with_context(unreadable)?.to_owned();
-    fs::create_dir_all(&directory).with_context(|| format!("{} could not be created", directory.display()))?;
-    // Several images have the same libraries: whoever comes second writes the same.
-    let draft = memo.with_extension(format!("{:08x}", rand::random::<u32>()));
-    fs::write(&draft, format!("{stamp} {sum}"))
-        .and_then(|()| fs::rename(&draft, &memo))
-        .with_context(|| format!("{} cannot be written", memo.display()))?;
+    let sum = text.split(' ').next().with_context(|| format!("{} cannot be read", file.display()))?.to_owned();
+    memo.keep(&sum)?;
     Ok(sum)
 }
 
@@ -315,8 +307,13 @@ fn bundle() -> anyhow::Result<Vec<u8>> {
 async fn unchanged(ui: &Ui, engine: &Docker, inputs: &Inputs) -> anyhow::Result<Image> {
     ui.note(format!("{}:{} is unchanged", inputs.repository, inputs.tag));
     // Somebody may have moved the tag to an image that was built from something else.
-    tag(engine, inputs).await?;
-    Ok(inputs.image())
+    let (image, reference) = (inputs.image(), inputs.reference());
+    let found = engine.inspect_image(&reference).await;
+    let found = found.with_context(|| format!("the engine does not tell about {reference}"))?;
+    if !found.repo_tags.unwrap_or_default().contains(&image.name) {
+        tag(engine, inputs).await?;
+    }
+    Ok(image)
 }
 
 /// The images of these names that were built last.
@@ -461,6 +458,11 @@ pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(removed)
+}
+
+/// Every name of every image of ours.
+pub(crate) async fn all(engine: &Docker) -> anyhow::Result<Vec<String>> {
+    Ok(list(engine).await?.iter().flat_map(names).collect())
 }
 
 async fn list(engine: &Docker) -> anyhow::Result<Vec<bollard::models::ImageSummary>> {
