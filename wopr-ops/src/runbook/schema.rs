@@ -31,10 +31,10 @@ fn look(root: &Value, schema: &Value, answer: &Value, path: &str, found: &mut Ve
             "enum" if !said.as_array().unwrap().contains(answer) => found.push(format!("{path} is {answer}")),
             "const" if said != answer => found.push(format!("{path} is {answer}, not {said}")),
             "minimum" if answer.is_number() && answer.as_f64() < said.as_f64() => {
-                found.push(format!("{path} is {answer}, below {said}"))
+                found.push(format!("{path} is {answer}, below {said}"));
             }
             "maximum" if answer.is_number() && answer.as_f64() > said.as_f64() => {
-                found.push(format!("{path} is {answer}, above {said}"))
+                found.push(format!("{path} is {answer}, above {said}"));
             }
             "anyOf" | "oneOf" => {
                 let fits = |schema: &&Value| {
