@@ -38,13 +38,26 @@ pub(crate) async fn apply(
     }
     if plan.is_unchanged() {
         // Nobody has to wait for what another becomes.
-        let all = plan.levels.iter().flatten().map(|steps| service_steps(ui, engine, http, stack, steps));
-        return try_join_all(all).await.map(drop);
+        let (shown, asked): (Vec<_>, Vec<_>) = plan.levels.iter().flatten().partition(|steps| is_shown(stack, steps));
+        try_join_all(asked.into_iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
+        for step in shown.into_iter().flatten() {
+            if let Step::Keep { service } = step {
+                ui.note(format!("{service}: unchanged"));
+            }
+        }
+        return Ok(());
     }
     for level in &plan.levels {
         try_join_all(level.iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
     }
     Ok(())
+}
+
+/// Whether the service is kept, and another one of the stack shows that it is ready.
+fn is_shown(stack: &Stack, steps: &[Step]) -> bool {
+    let [Step::Keep { service: name }] = steps else { return false };
+    let shown_by = stack.services.iter().find(|service| service.name == *name).and_then(|service| service.shown_by);
+    shown_by.is_some_and(|other| stack.services.iter().any(|service| service.name == other))
 }
 
 fn labels(stack: &Stack) -> HashMap<String, String> {

@@ -295,6 +295,7 @@ fn ui(inputs: &Inputs<'_>) -> Service {
         (UI_STRIPE_VARIABLE, format!("http://localhost:{}", inputs.ports.stripe_port)),
     ]);
     service.ready = Ready::Probe(UI_HEALTH.to_vec());
+    service.shown_by = Some(inputs.names().caddy);
     service
 }
 
@@ -328,6 +329,8 @@ fn postgres(inputs: &Inputs<'_>) -> Service {
     service.memory_bytes = 512 * MIB;
     let probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", "5432", "-U", DATABASE, "-d", DATABASE];
     service.ready = Ready::Probe(probe.to_vec());
+    // Which asks the database whenever it is asked.
+    service.shown_by = Some(inputs.names().api);
     service
 }
 
@@ -467,6 +470,7 @@ pub(super) fn service(
         memory_bytes: 128 * MIB,
         after: Vec::new(),
         ready: Ready::Finished,
+        shown_by: None,
         stop_seconds: STOP_SECONDS,
         machine: None,
         aliases: Vec::new(),

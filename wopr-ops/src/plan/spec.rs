@@ -87,6 +87,8 @@ pub(crate) struct Service {
     pub(crate) after: Vec<&'static str>,
     /// When it counts as ready.
     pub(crate) ready: Ready,
+    /// The service that is ready only while this one is, too: where nothing had to be changed, that one alone is asked.
+    pub(crate) shown_by: Option<&'static str>,
     /// Seconds it gets to end by itself.
     pub(crate) stop_seconds: i32,
     /// Present if it is a machine with an engine of its own, and what it may then do.

@@ -185,6 +185,22 @@ fn only_volumes_memory_and_the_engine_socket_are_writable() {
 }
 
 #[test]
+fn who_shows_that_another_is_ready_waits_for_it() {
+    for stack in all_stacks("secret") {
+        let after = |name: &str| stack.services.iter().find(|service| service.name == name).map(|it| it.after.clone());
+        for service in &stack.services {
+            // By way of the migration, in the case of the database; what is not in this stack shows nothing.
+            let Some(shown_by) = service.shown_by.and_then(after) else { continue };
+            let nearer = shown_by.iter().flat_map(|name| after(name).unwrap_or_default());
+            assert!(shown_by.iter().copied().chain(nearer).any(|name| name == service.name), "{}", service.name);
+        }
+    }
+    let shown =
+        all_stacks("secret").iter().flat_map(|stack| &stack.services).filter(|it| it.shown_by.is_some()).count();
+    assert_eq!(shown, 7);
+}
+
+#[test]
 fn names_and_published_ports_are_taken_once() {
     for stack in all_stacks("secret") {
         let mut names: Vec<&str> = stack
