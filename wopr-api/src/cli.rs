@@ -198,6 +198,7 @@ fn backup_jobs(config: &Config) -> anyhow::Result<Option<Arc<dyn BackupRunner>>>
             secret_key: sensitive(&backup.secret_key),
         },
         keys: backup.keys.iter().map(ring_key).collect(),
+        database_url: sensitive(backup.database_url.as_ref().unwrap_or(&config.database_url)),
     };
     let host = DockerHost::new(config.docker_host.as_deref(), None)?;
     Ok(Some(Arc::new(DockerJobs::new(host, settings))))
