@@ -237,6 +237,8 @@ pub(crate) enum DrillCommand {
     PowerCut(PowerCutArgs),
     /// Destroys a bot of the drill's own with all its bytes, and restores it from its backup
     Tenant(TenantDrillArgs),
+    /// Makes a set of the database and restores it into a throw-away one, which must have every row then
+    Database(DatabaseDrillArgs),
     /// What `offline` does in there
     #[command(hide = true)]
     OfflineInside(OfflineInsideArgs),
@@ -260,6 +262,12 @@ pub(crate) struct PowerCutArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TenantDrillArgs {
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DatabaseDrillArgs {
     #[command(flatten)]
     pub(crate) ports: Ports,
 }
