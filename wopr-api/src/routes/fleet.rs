@@ -1,5 +1,6 @@
 //! Bots over tRPC and REST.
 
+mod images;
 mod views;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(stop))
         .routes(routes!(restart))
         .routes(routes!(rest_rotate_key))
+        .merge(images::router())
         .routes(routes!(health))
         .routes(routes!(metrics))
         .routes(routes!(logs))

@@ -582,8 +582,14 @@ struct OfferBody {
     /// Whether it may be asked for; it may unless told otherwise.
     #[serde(default = "yes")]
     enabled: bool,
-    /// Whether it can be asked for now: its provider is there, and it has a price. Ignored when it is sent.
-    #[serde(default, skip_deserializing)]
+}
+
+/// An offer, and whether it holds.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct OfferView {
+    #[serde(flatten)]
+    offer: OfferBody,
+    /// Whether it can be asked for now: its provider is there, and it has a price.
     available: bool,
 }
 
@@ -595,28 +601,28 @@ const fn yes() -> bool {
     true
 }
 
-impl From<Offer> for OfferBody {
-    fn from(offer: Offer) -> Self {
-        Self {
-            id: offer.model.id,
-            capability: offer.model.capability.as_str().to_owned(),
-            provider: offer.model.provider,
-            provider_model: offer.model.provider_model,
-            max_output_tokens: offer.model.max_output_tokens,
-            priority: offer.model.priority,
-            enabled: offer.enabled,
-            available: offer.available,
-        }
+impl From<Offer> for OfferView {
+    fn from(Offer { model, enabled, available }: Offer) -> Self {
+        let offer = OfferBody {
+            id: model.id,
+            capability: model.capability.as_str().to_owned(),
+            provider: model.provider,
+            provider_model: model.provider_model,
+            max_output_tokens: model.max_output_tokens,
+            priority: model.priority,
+            enabled,
+        };
+        Self { offer, available }
     }
 }
 
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Offers {
-    models: Vec<OfferBody>,
+    models: Vec<OfferView>,
 }
 
 async fn offers(state: &AppState) -> Result<Offers, ApiError> {
-    Ok(Offers { models: state.gateway.offers().await?.into_iter().map(OfferBody::from).collect() })
+    Ok(Offers { models: state.gateway.offers().await?.into_iter().map(OfferView::from).collect() })
 }
 
 async fn save(state: &AppState, origin: &Origin, input: OfferBody) -> Result<Offers, ApiError> {

@@ -309,3 +309,36 @@ fn the_networks_of_tenants_are_private_and_part_of_their_range() {
         assert!(message.contains(wanted), "{range}: {message}");
     }
 }
+
+#[test]
+fn backups_are_on_as_a_whole_or_not_at_all() {
+    const SECRET: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+    let key = format!("2026:{SECRET}");
+    let all = [
+        ("S3_BUCKET", "backups"),
+        ("DO_SPACES_ACCESS_KEY", "access"),
+        ("DO_SPACES_SECRET_KEY", "a-secret-of-the-object-store"),
+        ("BACKUP_ENCRYPTION_KEY", &key),
+    ];
+    assert!(Config::load(&with(&[])).unwrap().backup.is_none());
+    let on = Config::load(&with(&all)).unwrap().backup.unwrap();
+    assert_eq!((on.endpoint.as_str(), on.bucket.as_str()), ("https://nyc3.digitaloceanspaces.com", "backups"));
+    for (left_out, _) in all {
+        let rest: Vec<_> = all.into_iter().filter(|(name, _)| *name != left_out).collect();
+        assert!(error(&with(&rest)).contains(left_out), "{left_out}");
+    }
+    let short = format!("2026:{}", &SECRET[..16]);
+    let twice = format!("{key},{key}");
+    for (ring, says) in [
+        (SECRET, "name:secret"),
+        (&short, "less than 32 bytes"),
+        (&twice, "two keys named 2026"),
+        ("a b:x", "whose name"),
+    ] {
+        let mut changed = all;
+        changed[3].1 = ring;
+        let errors = Config::load(&with(&changed)).unwrap_err().0;
+        assert!(errors.iter().any(|error| error.contains(says)), "{ring}: {errors:?}");
+        assert!(!errors.iter().any(|error| error.contains(SECRET)), "a secret is told: {errors:?}");
+    }
+}

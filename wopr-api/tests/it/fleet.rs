@@ -151,3 +151,50 @@ async fn an_address_has_to_be_proved_first_where_that_is_configured() {
     let made = app.mutate(As::User(&ann), "fleet.createInstance", &test_bot()).await;
     assert_eq!(made.status, StatusCode::OK);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_is_answered_when_it_is_decided() {
+    let app = TestApp::start().await;
+    let ann = app.user("ann").await;
+    pay(&app, ann.signed_in.tenant_id, 3000).await;
+    let made = app.mutate(As::User(&ann), "fleet.createInstance", &test_bot()).await.data();
+    app.state.fleet.advance().await.unwrap();
+    let path = format!("/fleet/bots/{}", made["id"].as_str().unwrap());
+    let status = async || app.call(As::User(&ann), Method::GET, &format!("{path}/image-status"), None).await.json();
+    let old = status().await;
+    assert_eq!((&old["updateAvailable"], &old["currentDigest"]), (&json!(false), &old["availableDigest"]));
+    assert_eq!((&old["releaseChannel"], &old["updatePolicy"]), (&json!("stable"), &json!("manual")));
+
+    let update = async || {
+        let path = format!("{path}/update");
+        let answer = std::pin::pin!(app.call(As::User(&ann), Method::POST, &path, None));
+        let workers = std::pin::pin!(async {
+            loop {
+                app.state.fleet.advance().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+        match futures_util::future::select(answer, workers).await {
+            futures_util::future::Either::Left((answer, _)) => answer,
+            futures_util::future::Either::Right(_) => unreachable!(),
+        }
+    };
+    app.containers.release_images();
+    let new = status().await;
+    assert_eq!((&new["updateAvailable"], &new["currentDigest"]), (&json!(true), &old["currentDigest"]));
+    let done = update().await;
+    let expected = json!({
+        "botId": made["id"], "success": true, "rolledBack": false,
+        "previousImage": made["image"], "newImage": made["image"],
+        "previousDigest": old["currentDigest"], "newDigest": new["availableDigest"],
+    });
+    assert_eq!((done.status, done.json()), (StatusCode::OK, expected));
+
+    app.containers.release_images();
+    app.containers.break_image(status().await["availableDigest"].as_str().unwrap());
+    let failed = update().await;
+    let body = failed.json();
+    assert_eq!((failed.status, &body["rolledBack"]), (StatusCode::INTERNAL_SERVER_ERROR, &json!(true)), "{body}");
+    assert_eq!((&body["success"], &body["newDigest"]), (&json!(false), &new["availableDigest"]));
+    assert!(body["error"].as_str().unwrap().contains("exit code 1"), "{body}");
+}

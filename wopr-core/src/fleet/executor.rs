@@ -34,7 +34,7 @@ const PERMANENT_PAUSE: i64 = 30;
 /// After so many failures in a row a bot's container is made anew, once.
 const REMADE_AFTER: i32 = 3;
 /// How a message begins that outlives the success of what it tells of.
-const ROLLED_BACK: &str = "the last change was rolled back: ";
+pub(super) const ROLLED_BACK: &str = "the last change was rolled back: ";
 
 /// How a look at a bot ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

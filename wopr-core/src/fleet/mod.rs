@@ -26,6 +26,7 @@ mod service;
 mod settings;
 mod sweep;
 pub mod tiers;
+mod updates;
 
 pub use self::charging::ChargeReport;
 pub use self::error::{FleetError, HostError};
@@ -41,3 +42,4 @@ pub use self::ports::{
 pub use self::service::{Deadlines, Fleet, FleetConfig};
 pub use self::settings::{BotEnv, BotName, Discovery, InvalidSetting, ReleaseChannel, RestartPolicy, UpdatePolicy};
 pub use self::sweep::SweepReport;
+pub use self::updates::{ImageStatus, Update};

@@ -21,6 +21,9 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// that name.
     async fn resolve_image(&self, image: &ImageReference) -> Result<ImageDigest, HostError>;
 
+    /// Finds out what `image` means now, from a registry if one has it and else from the engine, and fetches nothing.
+    async fn look_up_image(&self, image: &ImageReference) -> Result<ImageDigest, HostError>;
+
     /// Makes the engine have exactly this image.
     async fn pull_image(&self, image: &ImageDigest) -> Result<(), HostError>;
 

@@ -387,23 +387,6 @@ impl Fleet {
         .await
     }
 
-    /// Finds out anew what the bot's image means, and runs that; if it does not come up, what ran before runs again.
-    ///
-    /// # Errors
-    /// [`FleetError::NotFound`].
-    pub async fn update_image(&self, origin: &Origin, tenant: TenantId, id: BotId) -> Result<Bot, FleetError> {
-        self.change(origin, tenant, id, "bot.update_image", false, |bot| {
-            if bot.fallback.is_none() && bot.spec.digest.is_some() {
-                bot.fallback = Some(bot.spec.clone());
-            }
-            bot.spec.digest = bot.spec.image.pinned();
-            if bot.desired == DesiredState::Running {
-                bot.phase = Phase::Pending;
-            }
-        })
-        .await
-    }
-
     /// Gives a bot another data volume, which holds what it is to have; if it does not come up with that, it has the one
     /// before again. Does nothing to one that has it already. A bot that was destroyed is to run again.
     ///
@@ -505,7 +488,7 @@ impl Fleet {
     }
 
     /// Changes what is wanted of a bot in one transaction with its reasons to charge and its record.
-    async fn change(
+    pub(super) async fn change(
         &self,
         origin: &Origin,
         tenant: TenantId,

@@ -48,6 +48,7 @@ struct State {
     calls: Vec<&'static str>,
     faults: BTreeMap<usize, Fault>,
     away: bool,
+    releases: u64,
     broken_images: Vec<String>,
     broken_volumes: Vec<(BotId, u32)>,
     key: BTreeMap<BotId, String>,
@@ -70,6 +71,11 @@ impl std::fmt::Debug for MemoryHost {
 impl MemoryHost {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes every image's name mean another image.
+    pub fn release_images(&self) {
+        self.lock().releases += 1;
     }
 
     /// The calls so far, by name.
@@ -234,6 +240,14 @@ fn container(state: &mut State, bot: BotId) -> Result<&mut Container, HostError>
     state.containers.get_mut(&bot).ok_or_else(|| HostError::NotFound(container_name(bot)))
 }
 
+/// What an image's name means, in its latest release.
+fn meaning(state: &State, image: &ImageReference) -> Result<ImageDigest, HostError> {
+    use sha2::Digest as _;
+    let release = format!("{image} {}", state.releases);
+    let digest = format!("{}@sha256:{}", image.name(), hex::encode(sha2::Sha256::digest(release.as_bytes())));
+    digest.parse().map_err(|_| HostError::Refused("no digest".to_owned()))
+}
+
 fn begin(state: &mut State, bot: BotId) -> Result<(), HostError> {
     let broken = state.broken_images.clone();
     let networks: Vec<String> = state.networks.keys().cloned().collect();
@@ -257,15 +271,16 @@ fn begin(state: &mut State, bot: BotId) -> Result<(), HostError> {
 #[async_trait]
 impl ContainerHost for MemoryHost {
     async fn resolve_image(&self, image: &ImageReference) -> Result<ImageDigest, HostError> {
-        use sha2::Digest as _;
-        let digest = hex::encode(sha2::Sha256::digest(image.to_string().as_bytes()));
-        let digest = format!("{}@sha256:{digest}", image.name()).parse();
-        let digest: ImageDigest = digest.map_err(|_| HostError::Refused("no digest".to_owned()))?;
         self.call("resolve_image", |state| {
+            let digest = meaning(state, image)?;
             state.images.push(digest.clone());
             Ok(digest)
         })
         .await
+    }
+
+    async fn look_up_image(&self, image: &ImageReference) -> Result<ImageDigest, HostError> {
+        self.call("look_up_image", |state| meaning(state, image)).await
     }
 
     async fn pull_image(&self, image: &ImageDigest) -> Result<(), HostError> {

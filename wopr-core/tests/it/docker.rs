@@ -1,8 +1,8 @@
 //! One bot's whole life on the real engine: made, hardened, changed, unpaid, paid, destroyed.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -13,13 +13,14 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
+use sha2::Digest as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wopr_core::adapters::docker::DockerHost;
 use wopr_core::audit::{Actor, Origin};
 use wopr_core::billing::{Billing, BillingConfig, Transfer, TransferKind};
 use wopr_core::clock::{Clock, SystemClock};
 use wopr_core::fleet::container::{container_name, data_volume_name, network_name, run_volume_name};
-use wopr_core::fleet::{Bot, BotChange, ContainerHost, Fleet, FleetConfig, ImageReference, NewBot, Phase};
+use wopr_core::fleet::{Bot, BotChange, ContainerHost, Fleet, FleetConfig, HostError, ImageReference, NewBot, Phase};
 use wopr_core::ids::{BotId, TenantId};
 use wopr_core::money::Money;
 use wopr_core::testing::TestDb;
@@ -233,6 +234,54 @@ async fn a_registry_is_not_asked_for_what_the_engine_has_if_that_comes_first() {
     let resolved = host.with_own_images_first().resolve_image(&registry.image).await.unwrap();
     assert_eq!(resolved.as_str(), own);
     registry.close().await;
+}
+
+/// A registry with one list of images, and what it was asked for.
+async fn speaking_registry(manifest: &'static str) -> (String, Arc<Mutex<Vec<String>>>) {
+    const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = asked.clone();
+    let answer = move |uri: axum::http::Uri| {
+        let seen = seen.clone();
+        async move {
+            seen.lock().unwrap().push(uri.path().to_owned());
+            let body = if uri.path().contains("/manifests/") { manifest } else { "{}" };
+            ([("content-type", LIST)], body)
+        }
+    };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_tells_what_a_name_means_and_nothing_is_fetched() {
+    let manifest =
+        r#"{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.list.v2+json","manifests":[]}"#;
+    let (address, asked) = speaking_registry(manifest).await;
+    let host = DockerHost::new(None, None).unwrap();
+    let image = format!("{address}/wopr/own:1").parse().unwrap();
+    let found = host.look_up_image(&image).await.unwrap();
+    let digest = hex::encode(sha2::Sha256::digest(manifest.as_bytes()));
+    assert_eq!(found.as_str(), format!("{address}/wopr/own@sha256:{digest}"));
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked.iter().all(|path| path.starts_with("/v2/") && !path.contains("/blobs/")), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_registry_tells_the_engine_does() {
+    let registry = SilentRegistry::open().await;
+    let own = registry.docker.inspect_image(IMAGE).await.unwrap().id.unwrap();
+    let SilentRegistry { docker, port, image } = registry;
+    // Nobody listens there any more.
+    drop(port);
+    let host = DockerHost::new(None, None).unwrap();
+    assert_eq!(host.look_up_image(&image).await.unwrap().as_str(), own);
+    let options = RemoveImageOptions { noprune: true, ..RemoveImageOptions::default() };
+    docker.remove_image(&image.to_string(), Some(options), None).await.unwrap();
+    let gone = host.look_up_image(&image).await.unwrap_err();
+    assert!(matches!(gone, HostError::ImageUnavailable { .. }), "{gone:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::sql_types::{Text, Uuid};
 use diesel_async::RunQueryDsl;
@@ -9,7 +10,7 @@ use wopr_core::billing::{Billing, BillingConfig, BillingError, Transfer, Transfe
 use wopr_core::clock::Clock as _;
 use wopr_core::fleet::{
     Bot, BotChange, ContainerHost as _, ContainerState, Fleet, FleetConfig, FleetError, HostError, NetworkRange,
-    NewBot, Phase, RestartPolicy,
+    NewBot, Phase, RestartPolicy, Update,
 };
 use wopr_core::ids::{BotId, TenantId};
 use wopr_core::money::Money;
@@ -300,6 +301,49 @@ async fn two_at_once_make_one_container() {
     yard.assert_runs(tenant, id).await;
     let creations = yard.host.calls().iter().filter(|call| **call == "create_container").count();
     assert_eq!(creations, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_runs_what_the_name_of_the_image_means_by_now() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    assert!(!yard.fleet.image_status(tenant, id).await.unwrap().is_outdated());
+    yard.host.release_images();
+    let status = yard.fleet.image_status(tenant, id).await.unwrap();
+    assert!(status.is_outdated(), "a new release is seen before it is run");
+    let updated = yard.fleet.update_image(&origin(), tenant, id).await.unwrap();
+    let (_, so_far) = yard.fleet.await_update(&updated, Duration::ZERO).await.unwrap();
+    assert_eq!(so_far, Update::UnderWay(None));
+    yard.fleet.advance().await.unwrap();
+    let (bot, update) = yard.fleet.await_update(&updated, Duration::ZERO).await.unwrap();
+    assert_eq!((update, bot.spec.digest.as_ref()), (Update::Done, Some(&status.available)));
+    assert_eq!(yard.host.spec_of(id).unwrap().image, status.available);
+    yard.assert_runs(tenant, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_does_not_come_up_is_rolled_back_and_told_from_others() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    let before = yard.fleet.get(tenant, id).await.unwrap();
+    yard.host.release_images();
+    let bad = yard.fleet.image_status(tenant, id).await.unwrap().available;
+    yard.host.break_image(bad.as_str());
+    let updated = yard.fleet.update_image(&origin(), tenant, id).await.unwrap();
+    for _ in 0..3 {
+        yard.fleet.advance().await.unwrap();
+        yard.clock.advance(SignedDuration::from_mins(1));
+    }
+    let (bot, update) = yard.fleet.await_update(&updated, Duration::ZERO).await.unwrap();
+    assert!(matches!(update, Update::RolledBack(_)), "{update:?}");
+    assert_eq!((bot.spec, bot.phase), (before.spec, Phase::Running), "by its digest, whatever its name means now");
+
+    let updated = yard.fleet.update_image(&origin(), tenant, id).await.unwrap();
+    yard.fleet.stop(&origin(), tenant, id).await.unwrap();
+    let (_, update) = yard.fleet.await_update(&updated, Duration::ZERO).await.unwrap();
+    assert_eq!(update, Update::Superseded);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,6 +43,30 @@ pub(super) async fn resolve(host: &DockerHost, image: &ImageReference) -> Result
     digest(image, local)
 }
 
+/// What the registry says that the name means; where none can be asked, or the engine's own images come first, what the engine
+/// has under it.
+pub(super) async fn look_up(host: &DockerHost, image: &ImageReference) -> Result<ImageDigest, HostError> {
+    let own = optional(host.docker.inspect_image(&image.to_string()).await)?;
+    if host.own_images_first
+        && let Some(own) = own
+    {
+        return digest(image, own);
+    }
+    let asked = host.docker.inspect_registry_image(&image.to_string(), login(host, image.registry())).await;
+    match (asked.map_err(|error| unavailable(&image.to_string(), error)), own) {
+        (Ok(found), _) => {
+            let digest = found.descriptor.digest.map(|digest| format!("{}@{digest}", image.name()));
+            let digest = digest.and_then(|digest| digest.parse().ok());
+            digest.ok_or_else(|| HostError::Refused(format!("the registry has no digest for {image}")))
+        }
+        (Err(error), Some(own)) => {
+            tracing::warn!("no registry tells what {image} is, the engine's own copy counts: {error} ({error:?})");
+            digest(image, own)
+        }
+        (Err(error), None) => Err(error),
+    }
+}
+
 /// What names exactly this image: its digest in its repository, or, if it was made on the engine, its id there.
 fn digest(image: &ImageReference, local: ImageInspect) -> Result<ImageDigest, HostError> {
     let repository = format!("{}@", image.name());
@@ -68,18 +92,22 @@ async fn pull(host: &DockerHost, name: &str, tag: &str, registry: &str) -> Resul
         tag: Some(tag.to_owned()),
         ..CreateImageOptions::default()
     };
-    let login = host.login.as_ref().filter(|login| login.server == registry).map(|login| DockerCredentials {
-        username: Some(login.username.clone()),
-        password: Some(login.password.expose_secret().to_owned()),
-        serveraddress: Some(login.server.clone()),
-        ..DockerCredentials::default()
-    });
-    let mut progress = Box::pin(host.docker.create_image(Some(options), None, login));
+    let mut progress = Box::pin(host.docker.create_image(Some(options), None, login(host, registry)));
     // The engine answers 200 and tells of failures later: the stream has to be read to its end.
     while let Some(part) = progress.next().await {
         part.map_err(|error| unavailable(&format!("{name}:{tag}"), error))?;
     }
     Ok(())
+}
+
+/// How the engine is to log in to a registry, if it is the one there is a login for.
+fn login(host: &DockerHost, registry: &str) -> Option<DockerCredentials> {
+    host.login.as_ref().filter(|login| login.server == registry).map(|login| DockerCredentials {
+        username: Some(login.username.clone()),
+        password: Some(login.password.expose_secret().to_owned()),
+        serveraddress: Some(login.server.clone()),
+        ..DockerCredentials::default()
+    })
 }
 
 fn unavailable(image: &str, error: Error) -> HostError {

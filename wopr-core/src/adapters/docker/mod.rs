@@ -193,6 +193,10 @@ impl ContainerHost for DockerHost {
         images::resolve(self, image).await
     }
 
+    async fn look_up_image(&self, image: &ImageReference) -> Result<ImageDigest, HostError> {
+        images::look_up(self, image).await
+    }
+
     async fn pull_image(&self, image: &ImageDigest) -> Result<(), HostError> {
         images::pull_exactly(self, image).await
     }
