@@ -29,7 +29,7 @@ mod sets_repository;
 
 pub use self::error::{BackupError, JobError};
 pub use self::model::{
-    BackupStatus, DatabaseSet, DatabaseStatus, NODE, NewRestore, PLATFORM, Restore, RestorePhase, Snapshot,
+    BackupStatus, DatabaseSet, DatabaseStatus, Lost, NODE, NewRestore, PLATFORM, Restore, RestorePhase, Snapshot,
     SnapshotKind, SnapshotState, snapshot_path,
 };
 pub use self::ports::{BackupRunner, Job, RunningJob};

@@ -231,6 +231,15 @@ pub struct Restore {
     pub finished_at: Option<Timestamp>,
 }
 
+/// Bots whose data was gone, and what is done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lost {
+    /// Restores that were begun.
+    pub restores: Vec<Restore>,
+    /// Bots that have no complete snapshot.
+    pub without_snapshot: Vec<BotId>,
+}
+
 /// How it stands with a bot's backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupStatus {

@@ -289,7 +289,7 @@ impl Backups {
 }
 
 /// Whether a bot has had a volume by now and still is to have it.
-fn has_data(bot: &Bot) -> bool {
+pub(super) fn has_data(bot: &Bot) -> bool {
     bot.desired != DesiredState::Destroyed && bot.seen.container_id.is_some()
 }
 

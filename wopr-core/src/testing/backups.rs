@@ -198,6 +198,10 @@ impl BackupRunner for MemoryBackups {
         self.start(Subject::Bot(job.clone()))
     }
 
+    async fn has_volume(&self, bot: BotId, volume: u32) -> Result<bool, JobError> {
+        Ok(self.host.read_volume(&data_volume_name(bot, volume)).is_some())
+    }
+
     async fn begin_on_platform(&self, work: &Work) -> Result<Box<dyn RunningJob>, JobError> {
         self.start(Subject::Platform(work.clone()))
     }

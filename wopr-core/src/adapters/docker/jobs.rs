@@ -18,6 +18,7 @@ use super::{DockerHost, failed, optional, unless_absent};
 use crate::backup::{BackupRunner, Job, JobError, PLATFORM, RunningJob};
 use crate::fleet::HostError;
 use crate::fleet::container::{data_volume_name, volume_labels};
+use crate::ids::BotId;
 use crate::protocol::backup::{GO, Message, Order, Report, RingKey, Sensitive, Store, VOLUME_PATH, Work};
 
 /// The most memory a job may use, in bytes.
@@ -141,6 +142,11 @@ impl BackupRunner for DockerJobs {
         };
         let repository = format!("bots/{subject}");
         self.start(subject, self.order(repository, &job.work, None), volume).await
+    }
+
+    async fn has_volume(&self, bot: BotId, volume: u32) -> Result<bool, JobError> {
+        let found = optional(self.host.docker.inspect_volume(&data_volume_name(bot, volume)).await)?;
+        Ok(found.is_some())
     }
 
     async fn begin_on_platform(&self, work: &Work) -> Result<Box<dyn RunningJob>, JobError> {
