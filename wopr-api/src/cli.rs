@@ -18,6 +18,7 @@ use wopr_core::adapters::inference::HttpProbe;
 use wopr_core::adapters::models::{Anthropic, Deepgram, ElevenLabs, OpenAiCompatible, Patience, Replicate};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
+use wopr_core::audit::Origin;
 use wopr_core::backup::BackupRunner;
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
@@ -70,6 +71,11 @@ fn command() -> Command {
         .args(flags)
         .subcommand(Command::new("serve").about("Serve requests (the default)"))
         .subcommand(Command::new("migrate").about("Bring the database's schema up to date"))
+        .subcommand(
+            Command::new("recover").about(
+                "After the loss of the bots' machine, before serving: want every bot restored whose volume is gone",
+            ),
+        )
         .subcommand(Command::new("check-config").about("Print each key, its value and where it came from"))
         .subcommand(Command::new("openapi").about("Print the OpenAPI description"))
         .subcommand(Command::new("routes").about("Print every route and procedure with who may call it"))
@@ -89,6 +95,7 @@ fn with_config(matches: &ArgMatches, name: &str) -> anyhow::Result<()> {
     runtime.block_on(async {
         match name {
             "migrate" => migrate(&config).await,
+            "recover" => recover(config).await,
             _ => serve(config).await,
         }
     })
@@ -198,6 +205,7 @@ fn backup_jobs(config: &Config) -> anyhow::Result<Option<Arc<dyn BackupRunner>>>
             secret_key: sensitive(&backup.secret_key),
         },
         keys: backup.keys.iter().map(ring_key).collect(),
+        database_url: sensitive(backup.database_url.as_ref().unwrap_or(&config.database_url)),
     };
     let host = DockerHost::new(config.docker_host.as_deref(), None)?;
     Ok(Some(Arc::new(DockerJobs::new(host, settings))))
@@ -236,6 +244,24 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
         [] => tracing::info!("the schema is up to date"),
         applied => tracing::info!(count = applied.len(), "applied {}", applied.join(", ")),
     }
+    Ok(())
+}
+
+/// The server does the rest: it goes on with every restore that it finds.
+async fn recover(config: Config) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let (db, clock) = (database(&config)?, Arc::new(SystemClock));
+    let state = AppState::assemble(Arc::clone(&config), db, clock, adapters(&config)?)?;
+    let lost = state.backups.restore_lost(&Origin::system("recover")).await?;
+    for restore in &lost.restores {
+        tracing::info!(bot.id = %restore.bot_id, "bot {} will be restored from {}", restore.bot_id, restore.snapshot_id);
+    }
+    for bot in &lost.without_snapshot {
+        tracing::error!(bot.id = %bot, "the data of bot {bot} is gone, and there is no snapshot of it");
+    }
+    tracing::info!(count = lost.restores.len(), "{} bots will be restored", lost.restores.len());
+    let left = lost.without_snapshot.len();
+    anyhow::ensure!(left == 0, "{left} bots without a snapshot have lost their data");
     Ok(())
 }
 

@@ -1,8 +1,10 @@
 //! `GET /metrics`: what this process has counted, in the text form that Prometheus reads.
 //!
-//! It has no pipeline: it is to be had when the database is away, and asks nothing of it for an operator's token.
+//! It has no pipeline: it is to be had when the database is away, and asks nothing of it for an operator's token but how it
+//! stands with backups, which it does without when there is no answer at once.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -10,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use wopr_core::auth::Scope;
+use wopr_core::backup::Summary;
 use wopr_core::gateway::{ErrorWindow, FIRST_BYTE_BOUNDS_MS, GatewayMetrics, ProviderHealth};
 
 use crate::decimal;
@@ -17,6 +20,9 @@ use crate::error::chain;
 use crate::extract::Credential;
 use crate::routes::Entry;
 use crate::state::AppState;
+
+/// How long is waited for how it stands with backups.
+const BACKUP_PATIENCE: Duration = Duration::from_secs(1);
 
 const PATH: &str = "/metrics";
 const TEXT_FORM: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -46,8 +52,34 @@ async fn serve(State(state): State<AppState>, headers: HeaderMap) -> Response {
     if caller.tenant_id.is_some() && !caller.platform_admin || !caller.scope.includes(Scope::Read) {
         return (StatusCode::FORBIDDEN, "A credential of the platform is needed\n").into_response();
     }
-    let text = render(&state.gateway.metrics(), &state.gateway.providers());
+    let mut text = render(&state.gateway.metrics(), &state.gateway.providers());
+    match tokio::time::timeout(BACKUP_PATIENCE, state.backups.summary()).await {
+        Ok(Ok(summary)) => text.push_str(&summary.as_ref().map(backups).unwrap_or_default()),
+        Ok(Err(error)) => tracing::info!("how it stands with backups is not known: {}", chain(&error)),
+        Err(_) => tracing::info!("how it stands with backups is not known in time"),
+    }
     ([(header::CONTENT_TYPE, TEXT_FORM)], text).into_response()
+}
+
+/// Backups, where they are on. A time that there is none of is not there.
+fn backups(summary: &Summary) -> String {
+    let mut text = Text::default();
+    let help = "Bots, and the database, whose last backup failed or is older than a day.";
+    text.one("wopr_backup_stale", "gauge", help, summary.stale);
+    text.one("wopr_backup_tracked", "gauge", "Bots, and the database.", summary.tracked);
+    let database = &summary.database;
+    let times = [
+        ("attempt", "When the last backup of the database was begun.", database.last_attempt_at),
+        ("success", "When the last backup of the database was finished.", database.last_success_at()),
+        ("proven", "When a backup of the database was last read back or restored.", database.last_proven_at),
+    ];
+    for (word, help, at) in times {
+        if let Some(at) = at {
+            let name = format!("wopr_backup_database_last_{word}_timestamp_seconds");
+            text.one(&name, "gauge", help, at.as_second());
+        }
+    }
+    text.0
 }
 
 /// The text as it grows.
@@ -203,8 +235,6 @@ pub(crate) fn ratio(window: &ErrorWindow) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use wopr_core::gateway::{CallCount, CallEnd, Capability, ErrorRate, FailureKind, ProviderCounts};
     use wopr_core::money::Money;
 

@@ -29,7 +29,7 @@ pub struct AppState {
     pub payments: Payments,
     /// Bots.
     pub fleet: Fleet,
-    /// What bots remember, kept elsewhere.
+    /// What bots remember and what the database holds, kept elsewhere.
     pub backups: Backups,
     /// GPU nodes.
     pub gpu: Gpu,
@@ -274,7 +274,7 @@ impl AppState {
         });
     }
 
-    /// What keeps bots' data elsewhere, and brings it back.
+    /// What keeps bots' data and the database's elsewhere, and brings bots' back.
     fn back_up(&self, workers: &mut Workers) {
         const SECOND: Duration = Duration::from_secs(1);
         const MINUTE: Duration = Duration::from_mins(1);
@@ -287,6 +287,11 @@ impl AppState {
         workers.add("backup.save", MINUTE, Some(wake), move || {
             let backups = backups.clone();
             async move { backups.save_due().await }
+        });
+        let (backups, wake) = (self.backups.clone(), self.backups.database_waker());
+        workers.add("backup.database", MINUTE, Some(wake), move || {
+            let backups = backups.clone();
+            async move { backups.save_database_due().await }
         });
         let backups = self.backups.clone();
         workers.add("backup.tidy", 60 * MINUTE, None, move || {

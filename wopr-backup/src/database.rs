@@ -96,13 +96,18 @@ impl Groups {
     pub fn parse(content: &str) -> Result<Self, BackupError> {
         let groups: Self =
             serde_json::from_str(content).map_err(|error| BackupError::Usage(format!("the groups: {error}")))?;
-        for (name, tables) in &groups.groups {
+        groups.checked()
+    }
+
+    /// These groups, if their names can be.
+    pub(crate) fn checked(self) -> Result<Self, BackupError> {
+        for (name, tables) in &self.groups {
             let good = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_');
             if name.is_empty() || !good || name == SCHEMA || tables.is_empty() {
                 return Err(BackupError::Usage(format!("the groups: {name:?} is no name of a group, or it is empty")));
             }
         }
-        Ok(groups)
+        Ok(self)
     }
 }
 

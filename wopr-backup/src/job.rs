@@ -1,8 +1,9 @@
-//! One order of the platform's, carried out beside a bot's volume.
+//! One order of the platform's, carried out beside a bot's volume or the database.
 //!
 //! What the two say to each other is [`wopr_core::protocol::backup`]. A repository that is not there is made by its first
 //! save.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use wopr_core::protocol::backup::{
     Failure, FailureKind, GO, Message, Order, Report, RingKey, Store, VOLUME_PATH, Work,
 };
 
+use crate::database::Groups;
 use crate::error::{BackupError, ExitCode};
 use crate::keys::Keys;
 use crate::lock::LockSettings;
@@ -80,6 +82,10 @@ fn carry_out(
 ) -> Result<Report, BackupError> {
     let backups = open(&order, runtime)?;
     match order.work {
+        Work::DumpDatabase { groups } => {
+            let url = order.database_url.ok_or_else(|| BackupError::Usage("the order names no database".to_owned()))?;
+            dump_database(&backups, &SecretString::from(url.0), groups)
+        }
         Work::Save { description } => save(&backups, description, input, output),
         Work::Restore { snapshot } => {
             let directory = PathBuf::from(VOLUME_PATH);
@@ -125,6 +131,23 @@ fn save(
         snapshot: Some(whole.snapshot),
         stored_bytes: i64::try_from(stored).unwrap_or(i64::MAX),
         ..totals(&whole.totals)
+    })
+}
+
+fn dump_database(
+    backups: &Backups,
+    url: &SecretString,
+    groups: BTreeMap<String, BTreeSet<String>>,
+) -> Result<Report, BackupError> {
+    let groups = Groups { groups }.checked()?;
+    let made = backups.init()?.created;
+    tracing::info!(made, "the repository is open");
+    let done = backups.dump_database(url, &groups)?;
+    Ok(Report {
+        snapshot: Some(done.snapshot),
+        entries: done.tables.len() as u64,
+        bytes: done.groups.values().sum(),
+        stored_bytes: i64::try_from(done.stored_bytes).unwrap_or(i64::MAX),
     })
 }
 

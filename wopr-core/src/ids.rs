@@ -142,6 +142,8 @@ typed_ids! {
     SnapshotId = hyphenated;
     /// An attempt at giving a bot the data of a snapshot.
     RestoreId = hyphenated;
+    /// A copy of the platform's database.
+    DatabaseSetId = "dbset";
     /// A reboot of a GPU node.
     RebootId = "reboot";
 }

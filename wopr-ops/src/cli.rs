@@ -319,6 +319,8 @@ pub(crate) enum DrillCommand {
     FullDisk(FullDiskArgs),
     /// Destroys a bot of the drill's own with all its bytes, and restores it from its backup
     Tenant(TenantDrillArgs),
+    /// Makes a set of the database and restores it into a throw-away one, which must have every row then
+    Database(DatabaseDrillArgs),
     /// What `offline` does in there
     #[command(hide = true)]
     OfflineInside(OfflineInsideArgs),
@@ -356,6 +358,12 @@ pub(crate) struct FullDiskArgs {
 pub(crate) struct TenantDrillArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DatabaseDrillArgs {
     #[command(flatten)]
     pub(crate) ports: Ports,
 }

@@ -99,6 +99,7 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Drill(DrillCommand::PowerCut(args)) => commands::drill::power_cut::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::FullDisk(args)) => commands::drill::power_cut::full_disk(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Tenant(args)) => commands::drill::tenant::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::Database(args)) => commands::drill::database::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::OfflineInside(args)) => commands::drill::offline::inside(ui, &args).await,
         Command::Engine(_) => engine::ensure(ui, &paths).await.map(drop),
         Command::Images(args) => commands::images::run(ui, &paths, &args).await,

@@ -2,6 +2,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use secrecy::SecretString;
 use wopr_core::backup::retention::Tier;
+use wopr_core::db::names_one_database;
 
 use super::BackupSettings;
 use super::read::Reader;
@@ -17,6 +18,7 @@ impl Reader {
         let (tier, nightly_hour) = (self.choice("BACKUP_TIER", &tiers), self.number("BACKUP_NIGHTLY_HOUR", 0, 23));
         let region = self.text("DO_SPACES_REGION").unwrap_or_default();
         let keys = self.ring("BACKUP_ENCRYPTION_KEY");
+        let database_url = self.backup_database_url();
         let missing: Vec<_> = needed.into_iter().filter(|name| self.text(name).is_none()).collect();
         if missing.len() == needed.len() {
             return None;
@@ -37,9 +39,20 @@ impl Reader {
             keys,
             image: self.text("BACKUP_IMAGE").unwrap_or_default(),
             network: self.text("BACKUP_NETWORK"),
+            database_url,
             tier,
             nightly_hour,
         })
+    }
+
+    /// What it says is not told: there is a password in it.
+    fn backup_database_url(&mut self) -> Option<SecretString> {
+        let name = "BACKUP_DATABASE_URL";
+        let url: SecretString = self.text(name)?.into();
+        if !names_one_database(&url) {
+            self.wrong(format!("{name} must be postgres://user:password@host:port/database"));
+        }
+        Some(url)
     }
 
     /// Keys with names, `name:secret`, the newest first.

@@ -59,7 +59,7 @@ pub(super) const OUR_PREFIXES: [&str; 19] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 89] = [
+pub static KEYS: [Key; 90] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -216,7 +216,16 @@ pub static KEYS: [Key; 89] = [
         Some("ghcr.io/wopr-network/wopr-backup:latest"),
         "the image that backup jobs are run from, on the bots' engine",
     ),
-    plain("BACKUP_NETWORK", "backup-network", None, "the engine's network on which jobs reach the object store"),
+    plain(
+        "BACKUP_NETWORK",
+        "backup-network",
+        None,
+        "the engine's network on which jobs reach the object store and the database",
+    ),
+    secret(
+        "BACKUP_DATABASE_URL",
+        "the PostgreSQL URL as jobs on that network reach it, without TLS; DATABASE_URL unless given",
+    ),
     plain("BACKUP_TIER", "backup-tier", Some("free"), "what every tenant may keep: free, starter, pro or enterprise"),
     plain("BACKUP_NIGHTLY_HOUR", "backup-nightly-hour", Some("3"), "the hour (UTC) from which on nights are saved"),
     secret("STRIPE_SECRET_KEY", "Stripe's API key; payments are off without it"),

@@ -145,8 +145,10 @@ pub struct BackupSettings {
     pub keys: Vec<(String, SecretString)>,
     /// The image that jobs are run from.
     pub image: String,
-    /// The network on which jobs reach the store; `None` is the engine's default.
+    /// The network on which jobs reach the store and the database; `None` is the engine's default.
     pub network: Option<String>,
+    /// The database's URL as jobs reach it; `None` is [`Config::database_url`].
+    pub database_url: Option<SecretString>,
     /// What every tenant may keep.
     pub tier: Tier,
     /// The hour (UTC) from which on a night's snapshots are made.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wopr_core::audit::Origin;
-use wopr_core::backup::{BackupError, BackupStatus, NewRestore, Restore, RestorePhase, Snapshot};
+use wopr_core::backup::{BackupError, BackupStatus, NewRestore, PLATFORM, Restore, RestorePhase, Snapshot};
 use wopr_core::fleet::container::container_name;
 use wopr_core::ids::{BotId, RestoreId, SnapshotId, TenantId};
 
@@ -44,7 +44,8 @@ pub(crate) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(list_backups))
         .routes(routes!(stale_alerts))
         .routes(routes!(get_backup))
-        .routes(routes!(list_archives))
+        .routes(routes!(list_archives, create_archive))
+        .routes(routes!(note_proof))
         .routes(routes!(restore_archive))
 }
 
@@ -267,7 +268,16 @@ struct Backups {
     stale_count: usize,
 }
 
-/// How it stands with every bot's backups.
+/// How it stands with the database's backups, where there are any, and with every bot's.
+async fn all_views(state: &AppState) -> Result<Vec<BackupView>, ApiError> {
+    let now = state.clock.now();
+    let database = state.backups.database_status().await?;
+    let bots = state.backups.statuses().await?;
+    let database = database.iter().map(|status| BackupView::of_database(status, now));
+    Ok(database.chain(bots.iter().map(|status| BackupView::new(status, now))).collect())
+}
+
+/// How it stands with every bot's backups, and with those of the database, which is called `platform`.
 #[utoipa::path(get, path = "/api/admin/backups", tag = "backups", params(StaleQuery),
     responses((status = 200, body = Backups)),
     security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
@@ -276,11 +286,9 @@ async fn list_backups(
     _admin: PlatformAdmin,
     Query(query): Query<StaleQuery>,
 ) -> Result<Json<Backups>, ApiError> {
-    let now = state.clock.now();
-    let statuses = state.backups.statuses().await?;
-    let stale_count = statuses.iter().filter(|status| status.is_stale(now)).count();
-    let shown = statuses.iter().filter(|status| !query.stale || status.is_stale(now));
-    let backups: Vec<_> = shown.map(|status| BackupView::new(status, now)).collect();
+    let all = all_views(&state).await?;
+    let stale_count = all.iter().filter(|view| view.is_stale()).count();
+    let backups: Vec<_> = all.into_iter().filter(|view| !query.stale || view.is_stale()).collect();
     Ok(Json(Backups { total: backups.len(), backups, stale_count }))
 }
 
@@ -290,14 +298,13 @@ struct Alerts {
     count: usize,
 }
 
-/// Bots whose last attempt failed, or whose last snapshot is older than a day.
+/// Bots whose last attempt failed, or whose last snapshot is older than a day; and the database, if that is so with it.
 #[utoipa::path(get, path = "/api/admin/backups/alerts/stale", tag = "backups",
     responses((status = 200, body = Alerts)),
     security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
 async fn stale_alerts(State(state): State<AppState>, _admin: PlatformAdmin) -> Result<Json<Alerts>, ApiError> {
-    let now = state.clock.now();
-    let statuses = state.backups.statuses().await?;
-    let alerts: Vec<_> = statuses.iter().filter(|status| status.is_stale(now)).map(Alert::from).collect();
+    let stale = all_views(&state).await?.into_iter().filter(BackupView::is_stale);
+    let alerts: Vec<_> = stale.map(Alert::from).collect();
     Ok(Json(Alerts { count: alerts.len(), alerts }))
 }
 
@@ -314,7 +321,7 @@ async fn status_of(state: &AppState, container: &str) -> Result<BackupStatus, Ap
     found.ok_or_else(|| ApiError::not_found("Backup not found"))
 }
 
-/// How it stands with one bot's backups.
+/// How it stands with one bot's backups, or with those of the database, `platform`.
 #[utoipa::path(get, path = "/api/admin/backups/{containerId}", tag = "backups", params(("containerId" = String, Path,)),
     responses((status = 200, body = BackupView), (status = 404, description = "No such bot")),
     security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
@@ -323,6 +330,10 @@ async fn get_backup(
     _admin: PlatformAdmin,
     Path(container): Path<String>,
 ) -> Result<Json<BackupView>, ApiError> {
+    if container == PLATFORM {
+        let status = state.backups.database_status().await?.ok_or(BackupError::Off)?;
+        return Ok(Json(BackupView::of_database(&status, state.clock.now())));
+    }
     let status = status_of(&state, &container).await?;
     Ok(Json(BackupView::new(&status, state.clock.now())))
 }
@@ -334,7 +345,7 @@ struct Archives {
     snapshots: Vec<Archive>,
 }
 
-/// What of a bot can be restored, the newest first; also of a bot that was destroyed.
+/// What of a bot can be restored, the newest first; also of a bot that was destroyed. Of `platform`: the sets of the database.
 #[utoipa::path(get, path = "/api/admin/backups/{containerId}/snapshots", tag = "backups",
     params(("containerId" = String, Path,)),
     responses((status = 200, body = Archives), (status = 404, description = "No such bot")),
@@ -344,9 +355,72 @@ async fn list_archives(
     _admin: PlatformAdmin,
     Path(container): Path<String>,
 ) -> Result<Json<Archives>, ApiError> {
+    if container == PLATFORM {
+        let sets = state.backups.list_database_sets().await?;
+        return Ok(Json(Archives { container_id: container, snapshots: sets.iter().map(Archive::from).collect() }));
+    }
     let bot = bot_of_container(&container)?;
     let snapshots = state.backups.list_ready(bot).await?;
     Ok(Json(Archives { container_id: container_name(bot), snapshots: snapshots.iter().map(Archive::from).collect() }))
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct SetWanted {
+    ok: bool,
+    container_id: String,
+    /// Where it will be among `GET /api/admin/backups/platform/snapshots`.
+    path: String,
+}
+
+/// The path's container must be the database: what a bot keeps is saved for its tenant.
+fn require_platform(container: &str) -> Result<(), ApiError> {
+    if container == PLATFORM { Ok(()) } else { Err(ApiError::not_found("Backup not found")) }
+}
+
+/// Copies the database, `platform`, as soon as possible.
+#[utoipa::path(post, path = "/api/admin/backups/{containerId}/snapshots", tag = "backups",
+    params(("containerId" = String, Path,)),
+    responses((status = 202, body = SetWanted), (status = 404, description = "It is not the database")),
+    security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
+async fn create_archive(
+    State(state): State<AppState>,
+    PlatformAdmin(caller): PlatformAdmin,
+    parts: Parts,
+    Path(container): Path<String>,
+) -> Result<(StatusCode, Json<SetWanted>), ApiError> {
+    require_platform(&container)?;
+    let set = state.backups.want_database(&origin(&parts, Some(&caller))).await?;
+    Ok((StatusCode::ACCEPTED, Json(SetWanted { ok: true, container_id: container, path: set.path() })))
+}
+
+/// What was restored.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ProofInput {
+    /// A path as `GET /api/admin/backups/platform/snapshots` lists them.
+    remote_path: String,
+}
+
+/// Notes that a set of the database was restored into another database, and that every row was there then: whoever did
+/// that says so.
+#[utoipa::path(post, path = "/api/admin/backups/{containerId}/proofs", tag = "backups", request_body = ProofInput,
+    params(("containerId" = String, Path,)),
+    responses((status = 204), (status = 404, description = "It is not the database, or there is no such set")),
+    security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
+async fn note_proof(
+    State(state): State<AppState>,
+    PlatformAdmin(caller): PlatformAdmin,
+    parts: Parts,
+    Path(container): Path<String>,
+    Json(input): Json<ProofInput>,
+) -> Result<StatusCode, ApiError> {
+    require_platform(&container)?;
+    let sets = state.backups.list_database_sets().await?;
+    let set = sets.iter().find(|set| set.path() == input.remote_path);
+    let set = set.ok_or_else(|| ApiError::not_found("Backup not found"))?;
+    state.backups.note_database_restored(&origin(&parts, Some(&caller)), set.id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// What is restored.
@@ -381,7 +455,7 @@ struct RestoreStarted {
         (status = 400, description = "There is no path"),
         (status = 403, description = "The path is not this container's"),
         (status = 404, description = "No such bot or snapshot"),
-        (status = 409, description = "The bot is being restored already"),
+        (status = 409, description = "The bot is being restored already, or it is the database"),
     ),
     security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
 async fn restore_archive(
@@ -393,6 +467,10 @@ async fn restore_archive(
 ) -> Result<(StatusCode, Json<RestoreStarted>), ApiError> {
     let path = input.remote_path.filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| ApiError::bad_request("remotePath is required").code("VALIDATION_ERROR"))?;
+    if container == PLATFORM {
+        let message = "The database is restored into an empty one, with wopr-backup, while the platform is stopped";
+        return Err(ApiError::conflict(message).code("NOT_WHILE_RUNNING"));
+    }
     let bot = bot_of_container(&container)?;
     let snapshots = state.backups.list_ready(bot).await?;
     let snapshot = find_by_path(&snapshots, bot, &path)?;

@@ -60,6 +60,7 @@ impl World {
     async fn work(&self) {
         for _ in 0..6 {
             self.app.state.backups.save_due().await.unwrap();
+            self.app.state.backups.save_database_due().await.unwrap();
             self.app.state.backups.advance().await.unwrap();
             self.app.state.fleet.advance().await.unwrap();
             self.app.clock.advance(jiff::SignedDuration::from_secs(2));
@@ -112,8 +113,8 @@ async fn an_operator_lists_what_there_is_and_restores_from_a_path() {
     let world = World::open().await;
     world.work().await;
     let (_, all) = world.operate(Method::GET, "/api/admin/backups", None).await;
-    assert_eq!((&all["total"], &all["staleCount"]), (&json!(1), &json!(0)));
-    let backup = &all["backups"][0];
+    assert_eq!((&all["total"], &all["staleCount"]), (&json!(2), &json!(0)));
+    let backup = &all["backups"][1];
     let container = format!("wopr-bot-{}", world.bot);
     assert_eq!(
         (&backup["containerId"], &backup["lastBackupSuccess"], &backup["totalBackups"], &backup["isStale"]),
@@ -189,17 +190,68 @@ async fn health_tells_when_backups_are_stale() {
     let world = World::open().await;
     world.work().await;
     let health = async || world.app.get("/health").await.json();
-    assert_eq!(health().await["backups"], json!({ "staleCount": 0, "totalTracked": 1 }));
+    let backups = &health().await["backups"];
+    assert_eq!((&backups["staleCount"], &backups["totalTracked"]), (&json!(0), &json!(2)));
+    let database = &backups["database"];
+    assert!(database["lastAttemptAt"].is_string() && database["lastSuccessAt"].is_string(), "{database}");
+    assert_eq!(database["lastProvenAt"], Value::Null);
     world.app.clock.advance(jiff::SignedDuration::from_hours(25));
     let stale = health().await;
-    assert_eq!((&stale["status"], &stale["backups"]["staleCount"]), (&json!("degraded"), &json!(1)));
+    assert_eq!((&stale["status"], &stale["backups"]["staleCount"]), (&json!("degraded"), &json!(2)));
     let (_, alerts) = world.operate(Method::GET, "/api/admin/backups/alerts/stale", None).await;
-    assert_eq!((&alerts["count"], &alerts["alerts"][0]["lastBackupSuccess"]), (&json!(1), &json!(true)));
+    assert_eq!((&alerts["count"], &alerts["alerts"][0]["lastBackupSuccess"]), (&json!(2), &json!(true)));
+    assert_eq!(alerts["alerts"][0]["containerId"], json!("platform"));
     let (_, shown) = world.operate(Method::GET, "/api/admin/backups?stale=true", None).await;
-    assert_eq!(shown["total"], json!(1));
+    assert_eq!(shown["total"], json!(2));
     world.work().await;
     world.app.clock.advance(jiff::SignedDuration::from_mins(1));
     assert_eq!(health().await["status"], json!("ok"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_copies_the_database_and_says_that_it_was_restored() {
+    let world = World::open().await;
+    let platform = "/api/admin/backups/platform";
+    let (status, wanted) = world.operate(Method::POST, &format!("{platform}/snapshots"), None).await;
+    assert_eq!((status, &wanted["containerId"]), (StatusCode::ACCEPTED, &json!("platform")));
+    let path = wanted["path"].as_str().unwrap().to_owned();
+    let (_, listed) = world.operate(Method::GET, &format!("{platform}/snapshots"), None).await;
+    assert_eq!(listed["snapshots"], json!([]), "it is not there yet");
+    world.work().await;
+    let (_, listed) = world.operate(Method::GET, &format!("{platform}/snapshots"), None).await;
+    let sets = listed["snapshots"].as_array().unwrap();
+    let set = sets.iter().find(|set| set["path"] == json!(path)).unwrap();
+    assert!(set["snapshot"].is_string(), "{set}");
+    let (_, shown) = world.operate(Method::GET, platform, None).await;
+    assert_eq!(
+        (&shown["containerId"], &shown["lastBackupSuccess"], &shown["totalBackups"], &shown["lastProvenAt"]),
+        (&json!("platform"), &json!(true), &json!(2), &Value::Null)
+    );
+
+    let proof = async |path: &str| {
+        let body = json!({ "remotePath": path });
+        let proofs = format!("{platform}/proofs");
+        world.app.call(As::Key(&world.operator), Method::POST, &proofs, Some(&body)).await.status
+    };
+    assert_eq!(proof("platform/20270101/dbset_0").await, StatusCode::NOT_FOUND);
+    assert_eq!(proof(&path).await, StatusCode::NO_CONTENT);
+    let (_, shown) = world.operate(Method::GET, platform, None).await;
+    assert!(shown["lastProvenAt"].is_string(), "{shown}");
+    let metrics = world.app.call(As::Key(&world.operator), Method::GET, "/metrics", None).await;
+    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+    for line in ["wopr_backup_stale 0", "wopr_backup_tracked 2"] {
+        assert!(metrics.lines().any(|one| one == line), "{line}: {metrics}");
+    }
+    for word in ["attempt", "success", "proven"] {
+        let name = format!("wopr_backup_database_last_{word}_timestamp_seconds ");
+        assert!(metrics.lines().any(|line| line.starts_with(&name)), "{name}: {metrics}");
+    }
+
+    let body = json!({ "remotePath": path });
+    let (status, refused) = world.operate(Method::POST, &format!("{platform}/restore"), Some(body)).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refused}");
+    let bot = format!("/api/admin/backups/wopr-bot-{}/snapshots", world.bot);
+    assert_eq!(world.operate(Method::POST, &bot, None).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,21 @@ fn error(sources: &Sources) -> String {
 }
 
 #[test]
+fn jobs_may_reach_the_database_elsewhere_and_the_url_is_never_shown() {
+    let store: Vec<(&str, &str)> = crate::backup::STORE.into();
+    let url_of = |url: &'static str| with(&[&store[..], &[("BACKUP_DATABASE_URL", url)]].concat());
+    let config = Config::load(&with(&store)).unwrap();
+    assert!(config.backup.unwrap().database_url.is_none(), "it is DATABASE_URL");
+    let config = Config::load(&url_of("postgres://wopr:hidden@postgres:5432/wopr")).unwrap();
+    assert!(config.backup.unwrap().database_url.is_some());
+    for wrong in ["postgres:5432", "postgres://hidden", "postgres://wopr:hidden@postgres", "postgres://a:hidden@b,c/d"]
+    {
+        let error = error(&url_of(wrong));
+        assert!(error.contains("BACKUP_DATABASE_URL") && !error.contains("hidden"), "{error}");
+    }
+}
+
+#[test]
 fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     let file = |text: &str| Some((PathBuf::from("wopr.toml"), text.to_owned()));
     let mut sources = with(&[]);

@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use secrecy::SecretString;
 use tokio_postgres::NoTls;
 use wopr_backup::database::Groups;
-use wopr_backup::{BackupError, ExitCode, VerifyRequest};
+use wopr_backup::keys::Keys;
+use wopr_backup::store::StoreSettings;
+use wopr_backup::{BackupError, Backups, ExitCode, VerifyRequest};
+use wopr_core::protocol::backup::{FailureKind, Message, Order, RingKey, Sensitive, Store, Work};
 
-use crate::support::{Call, Deed, RING, Site, Wayward, backups, handle, plant, request};
+use crate::support::{Call, Deed, RING, SECRET, Scratch, Site, Wayward, backups, handle, lock, plant, request};
 
 /// The server that tests may make databases on; without one the tests of this file say so and do nothing.
 const VARIABLE: &str = "WOPR_TEST_DATABASE_URL";
@@ -118,6 +121,39 @@ fn a_set_restores_into_an_empty_database_row_by_row() {
     assert_eq!(again.exit_code(), ExitCode::Usage, "{again}");
     // A set is nothing that a directory's snapshot is compared with.
     assert!(site.backups.save(&request(&site.tree())).unwrap().parent.is_some());
+}
+
+#[test]
+fn an_order_of_the_platforms_makes_a_set_in_a_new_repository_and_says_no_secret() {
+    let Some(server) = server() else { return };
+    let (source, target) = (server.database(), server.database());
+    source.run(&MADE);
+    let scratch = Scratch::new();
+    let store = scratch.path("store").to_str().unwrap().to_owned();
+    let order = |url: Option<String>| Order {
+        store: Store::Directory { path: store.clone() },
+        repository: "platform".to_owned(),
+        keys: vec![RingKey { id: "first".to_owned(), secret: Sensitive(SECRET.to_owned()) }],
+        database_url: url.map(Sensitive),
+        work: Work::DumpDatabase { groups: groups("public.log").groups },
+    };
+    let carry_out = |order: &Order| {
+        let mut said = Vec::new();
+        let mut input = std::io::Cursor::new(serde_json::to_string(order).unwrap() + "\n");
+        let _exit = wopr_backup::job::run(&mut input, &mut said, &handle());
+        let said = String::from_utf8(said).unwrap();
+        assert!(!said.contains(SECRET) && !said.contains(&source.url()), "{said}");
+        serde_json::from_str::<Message>(&said).unwrap()
+    };
+    let Message::Failed(failure) = carry_out(&order(None)) else { panic!("it needs a database") };
+    assert_eq!(failure.kind, FailureKind::BadOrder);
+    let Message::Done(report) = carry_out(&order(Some(source.url()))) else { panic!("it is a good order") };
+    assert_eq!(report.entries, 3);
+    assert!(report.bytes > 5000 && report.stored_bytes > 0, "{report:?}");
+    let open = StoreSettings::Directory(scratch.path("store")).open().unwrap();
+    let platform = Backups::new(open, "platform", Keys::parse(RING).unwrap(), lock(), handle()).unwrap();
+    let restored = platform.restore_database(&target.secret(), report.snapshot.as_deref(), None).unwrap();
+    assert_eq!(restored.tables, 3);
 }
 
 #[test]

@@ -29,6 +29,9 @@ use wopr_backup::{Backups, RestoreRequest, SaveRequest};
 pub(crate) const REPOSITORY: &str = "bots/bot-1";
 pub(crate) const RING: &str = r#"{"ring":[{"id":"first","secret":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}"#;
 
+/// The secret of that ring.
+pub(crate) const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
 pub(crate) fn handle() -> Handle {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME

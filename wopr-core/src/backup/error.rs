@@ -1,7 +1,7 @@
 use crate::billing::BillingError;
 use crate::db::DbError;
 use crate::fleet::{FleetError, HostError};
-use crate::ids::{BotId, SnapshotId};
+use crate::ids::{BotId, DatabaseSetId, SnapshotId};
 use crate::money::Money;
 use crate::protocol::backup::{Failure, FailureKind};
 
@@ -55,6 +55,12 @@ pub enum BackupError {
     /// Something else is being done with the bot's backups.
     #[error("the backups of bot {0} are being worked on")]
     Busy(BotId),
+    /// No such complete copy of the database.
+    #[error("there is no complete set {0}")]
+    NoSet(DatabaseSetId),
+    /// Something else is being done with the database's backups.
+    #[error("the backups of the database are being worked on")]
+    DatabaseBusy,
     /// A job did not do what it was asked.
     #[error(transparent)]
     Job(#[from] JobError),

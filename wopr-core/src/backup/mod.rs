@@ -10,10 +10,14 @@
 //! - What is kept and for how long is [`retention`]; the last good snapshot of a bot is never removed.
 //! - Three different times are kept apart: the last attempt, the last success, and the last time every byte of a snapshot
 //!   was read back.
+//! - The platform's own database has a repository too. A copy of it is all tables as of one instant, by [`groups`]; a job
+//!   that is attached to the database's network makes it every night and on demand.
 //!
 //! [`Backups`] is the handle; without a [`BackupRunner`] it makes none and says so.
 
+mod database;
 mod error;
+pub mod groups;
 mod model;
 mod ports;
 mod repository;
@@ -21,10 +25,12 @@ mod restoring;
 pub mod retention;
 mod saving;
 mod service;
+mod sets_repository;
 
 pub use self::error::{BackupError, JobError};
 pub use self::model::{
-    BackupStatus, NODE, NewRestore, Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState, snapshot_path,
+    BackupStatus, DatabaseSet, DatabaseStatus, Lost, NODE, NewRestore, PLATFORM, Restore, RestorePhase, Snapshot,
+    SnapshotKind, SnapshotState, snapshot_path,
 };
 pub use self::ports::{BackupRunner, Job, RunningJob};
 pub use self::saving::Tidied;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::fleet::container::container_name;
-use crate::ids::{BotId, RestoreId, SnapshotId, TenantId};
+use crate::ids::{BotId, DatabaseSetId, RestoreId, SnapshotId, TenantId};
 
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
@@ -139,6 +139,49 @@ pub fn snapshot_path(kind: SnapshotKind, bot: BotId, tenant: TenantId, id: Snaps
     }
 }
 
+/// A copy of the platform's database, all of one instant, or an attempt at one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseSet {
+    /// Its id.
+    pub id: DatabaseSetId,
+    /// Why it was made: nightly, or on demand.
+    pub kind: SnapshotKind,
+    /// Who wanted it, as `kind:name`.
+    pub requested_by: String,
+    /// How far it has got.
+    pub state: SnapshotState,
+    /// What the platform's repository calls it.
+    pub engine_snapshot: Option<String>,
+    /// Bytes of the dumps.
+    pub size_bytes: Option<u64>,
+    /// Bytes that it added to the store.
+    pub added_bytes: Option<u64>,
+    /// Why it was given up.
+    pub error: Option<String>,
+    /// When the attempt began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When every byte of it was last read back.
+    pub verified_at: Option<Timestamp>,
+    /// When it was last restored into another database, which had every row then.
+    pub restored_at: Option<Timestamp>,
+    /// When it was removed.
+    pub deleted_at: Option<Timestamp>,
+}
+
+impl DatabaseSet {
+    /// Where runbooks say it is: `platform/DATE/ID`. It names what is in the platform's repository; there is no object of
+    /// that name.
+    pub fn path(&self) -> String {
+        let date = self.started_at.to_zoned(TimeZone::UTC).date().strftime("%Y%m%d");
+        format!("{PLATFORM}/{date}/{}", self.id)
+    }
+}
+
+/// The name of the platform's own repository, and of the database among what is backed up.
+pub const PLATFORM: &str = "platform";
+
 /// The name of the one engine that bots run on.
 pub const NODE: &str = "local";
 
@@ -188,6 +231,15 @@ pub struct Restore {
     pub finished_at: Option<Timestamp>,
 }
 
+/// Bots whose data was gone, and what is done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lost {
+    /// Restores that were begun.
+    pub restores: Vec<Restore>,
+    /// Bots that have no complete snapshot.
+    pub without_snapshot: Vec<BotId>,
+}
+
 /// How it stands with a bot's backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupStatus {
@@ -209,14 +261,47 @@ pub struct BackupStatus {
     pub last_proven_at: Option<Timestamp>,
 }
 
-/// How old the last snapshot may be, in hours.
+/// How it stands with the copies of the platform's database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseStatus {
+    /// Since when copies are made: when the first attempt began, or this process.
+    pub since: Timestamp,
+    /// How many were made, removed ones included.
+    pub total: u32,
+    /// When the last attempt began.
+    pub last_attempt_at: Option<Timestamp>,
+    /// Why it failed, if it did.
+    pub last_error: Option<String>,
+    /// The last one that was finished.
+    pub last_success: Option<DatabaseSet>,
+    /// When one was last read back to its last byte, or restored.
+    pub last_proven_at: Option<Timestamp>,
+}
+
+impl DatabaseStatus {
+    /// When the last one was finished.
+    pub fn last_success_at(&self) -> Option<Timestamp> {
+        self.last_success.as_ref().and_then(|set| set.finished_at)
+    }
+
+    /// Whether something is wrong: the last attempt failed, or the last copy is older than a day.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        is_stale(self.last_error.as_deref(), self.last_success_at().unwrap_or(self.since), now)
+    }
+}
+
+/// How old the last copy may be, in hours.
 const STALE_HOURS: i64 = 24;
+
+fn is_stale(last_error: Option<&str>, since: Timestamp, now: Timestamp) -> bool {
+    last_error.is_some() || now.duration_since(since) > jiff::SignedDuration::from_hours(STALE_HOURS)
+}
 
 impl BackupStatus {
     /// Whether something is wrong: the last attempt failed, or the last snapshot is older than a day. A bot that is younger
     /// than that may be without one.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         let since = self.last_success.as_ref().and_then(|snapshot| snapshot.finished_at).unwrap_or(self.bot_created_at);
-        self.last_error.is_some() || now.duration_since(since) > jiff::SignedDuration::from_hours(STALE_HOURS)
+        is_stale(self.last_error.as_deref(), since, now)
     }
 }

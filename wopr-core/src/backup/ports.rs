@@ -26,6 +26,12 @@ pub struct Job {
 pub trait BackupRunner: Send + Sync + 'static {
     /// Begins a job.
     async fn begin(&self, job: &Job) -> Result<Box<dyn RunningJob>, JobError>;
+
+    /// Whether the bot's data volume of that number is there.
+    async fn has_volume(&self, bot: BotId, volume: u32) -> Result<bool, JobError>;
+
+    /// Begins work on the platform's own repository, where its database's copies are. One at a time, as for a bot.
+    async fn begin_on_platform(&self, work: &Work) -> Result<Box<dyn RunningJob>, JobError>;
 }
 
 /// A job under way. One that is dropped is left to itself, and its outcome is never known.

@@ -13,7 +13,7 @@ use crate::ids::{BotId, RestoreId, SnapshotId, TenantId};
 /// The index that keeps a bot from being restored twice at a time.
 pub(super) const ONE_RESTORE: &str = "restores_one_at_a_time";
 
-type Time = jiff_diesel::Timestamp;
+pub(super) type Time = jiff_diesel::Timestamp;
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = snapshots, check_for_backend(diesel::pg::Pg))]
@@ -57,11 +57,11 @@ struct RestoreRow {
     finished_at: Option<Time>,
 }
 
-fn time(value: Option<Time>) -> Option<Timestamp> {
+pub(super) fn time(value: Option<Time>) -> Option<Timestamp> {
     value.map(Time::to_jiff)
 }
 
-fn stored(value: Option<Timestamp>) -> Option<Time> {
+pub(super) fn stored(value: Option<Timestamp>) -> Option<Time> {
     value.map(ToDiesel::to_diesel)
 }
 
@@ -111,7 +111,7 @@ fn read_restore(row: RestoreRow) -> Result<Restore, DbError> {
     })
 }
 
-fn stored_count(value: Option<u64>) -> Result<Option<i64>, DbError> {
+pub(super) fn stored_count(value: Option<u64>) -> Result<Option<i64>, DbError> {
     value.map(|value| i64::try_from(value).map_err(|error| DbError::inconsistent("snapshots", error))).transpose()
 }
 

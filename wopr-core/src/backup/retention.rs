@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::model::SnapshotKind;
-use crate::ids::SnapshotId;
+use crate::ids::{DatabaseSetId, SnapshotId};
 
 /// How much is kept for a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,23 +115,52 @@ pub fn keep(tier: Tier, snapshots: &[Aged], now: Timestamp) -> BTreeSet<Snapshot
     let mut kept: BTreeSet<SnapshotId> = newest_first.first().map(|newest| newest.id).into_iter().collect();
     let of = |kind: SnapshotKind| newest_first.iter().filter(move |snapshot| snapshot.kind == kind);
 
-    let (mut nights, mut weeks) = (BTreeSet::new(), BTreeSet::new());
-    for snapshot in of(SnapshotKind::Nightly).filter(|snapshot| young(snapshot, tier.days())) {
-        let date = snapshot.at.to_zoned(TimeZone::UTC).date();
-        if nights.contains(&date) {
-            continue;
-        }
-        if nights.len() < tier.nights() {
-            nights.insert(date);
-            kept.insert(snapshot.id);
-        } else if weeks.len() < tier.weeks() && weeks.insert(week(date.iso_week_date())) {
-            kept.insert(snapshot.id);
-        }
-    }
+    let nightly = of(SnapshotKind::Nightly).filter(|snapshot| young(snapshot, tier.days()));
+    kept.extend(nights_and_weeks(nightly.map(|one| (one.id, one.at)), tier.nights(), tier.weeks()));
     kept.extend(of(SnapshotKind::Hot).take(1).filter(|snapshot| young(snapshot, tier.days())).map(|one| one.id));
     let expires = |snapshot: &Aged| snapshot.expires_at.unwrap_or_else(|| tier.expiry(snapshot.at));
     kept.extend(of(SnapshotKind::OnDemand).filter(|snapshot| now < expires(snapshot)).map(|one| one.id));
     kept.extend(of(SnapshotKind::PreRestore).filter(|one| young(one, PRE_RESTORE_DAYS)).map(|one| one.id));
+    kept
+}
+
+/// Of how many nights the database's set is kept, and of how many weeks before that the last night's.
+pub const SET_NIGHTS: usize = 30;
+/// As [`SET_NIGHTS`].
+pub const SET_WEEKS: usize = 12;
+/// For how many days a set that somebody wanted is kept.
+pub const SET_ON_DEMAND_DAYS: i64 = 30;
+
+/// Which of the database's complete sets stay: of nightly ones the newest of each of the last nights, then the newest of
+/// each ISO week before; others for [`SET_ON_DEMAND_DAYS`]; and the newest of all, always.
+pub fn keep_sets(sets: &[(DatabaseSetId, SnapshotKind, Timestamp)], now: Timestamp) -> BTreeSet<DatabaseSetId> {
+    let mut newest_first = sets.to_vec();
+    newest_first.sort_by_key(|(id, _, at)| std::cmp::Reverse((*at, *id)));
+    let mut kept: BTreeSet<DatabaseSetId> = newest_first.first().map(|newest| newest.0).into_iter().collect();
+    let (nightly, others): (Vec<_>, Vec<_>) =
+        newest_first.into_iter().partition(|(_, kind, _)| *kind == SnapshotKind::Nightly);
+    kept.extend(nights_and_weeks(nightly.into_iter().map(|(id, _, at)| (id, at)), SET_NIGHTS, SET_WEEKS));
+    let young = others.into_iter().filter(|(_, _, at)| now.duration_since(*at) <= days(SET_ON_DEMAND_DAYS));
+    kept.extend(young.map(|(id, _, _)| id));
+    kept
+}
+
+/// The newest of each of so many nights, then the newest of each of so many weeks; they come the newest first.
+fn nights_and_weeks<I>(newest_first: impl Iterator<Item = (I, Timestamp)>, nights: usize, weeks: usize) -> Vec<I> {
+    let (mut seen_nights, mut seen_weeks) = (BTreeSet::new(), BTreeSet::new());
+    let mut kept = Vec::new();
+    for (id, at) in newest_first {
+        let date = at.to_zoned(TimeZone::UTC).date();
+        if seen_nights.contains(&date) {
+            continue;
+        }
+        if seen_nights.len() < nights {
+            seen_nights.insert(date);
+            kept.push(id);
+        } else if seen_weeks.len() < weeks && seen_weeks.insert(week(date.iso_week_date())) {
+            kept.push(id);
+        }
+    }
     kept
 }
 
@@ -227,6 +256,30 @@ mod tests {
         let newer = snapshot(Nightly, "2026-11-21T03:00:00Z");
         assert!(keep(Tier::Free, &[newer, expiring], at("2026-11-21T12:00:00Z")).contains(&expiring.id));
         assert!(!keep(Tier::Free, &[newer, expiring], at("2026-12-01T00:00:00Z")).contains(&expiring.id));
+    }
+
+    #[test]
+    fn the_database_keeps_thirty_nights_and_twelve_weeks() {
+        use SnapshotKind::{Nightly, OnDemand};
+        let newest = at("2026-11-22T03:00:00Z"); // a Sunday
+        let set = |kind, ago: i64, hours: i64| {
+            let made_at =
+                newest.checked_sub(days(ago)).unwrap().checked_add(SignedDuration::from_hours(hours)).unwrap();
+            (DatabaseSetId::new(made_at), kind, made_at)
+        };
+        let nightly: Vec<_> = (0..200).map(|ago| set(Nightly, ago, 0)).collect();
+        let now = at("2026-11-22T12:00:00Z");
+        let ages = |sets: &[(DatabaseSetId, SnapshotKind, Timestamp)], now| {
+            let kept = keep_sets(sets, now);
+            (0_i64..).zip(sets).filter(|(_, set)| kept.contains(&set.0)).map(|(ago, _)| ago).collect::<Vec<_>>()
+        };
+        // After thirty nights the newest left is of a Friday; then each Sunday's.
+        let weeks = std::iter::once(30).chain((0..11).map(|week| 35 + 7 * week));
+        assert_eq!(ages(&nightly, now), (0..30).chain(weeks).collect::<Vec<_>>());
+        let wanted = [set(OnDemand, 0, 1), set(OnDemand, 29, 10), set(OnDemand, 30, 8)];
+        assert_eq!(ages(&wanted, now), [0, 1]);
+        let much_later = at("2027-11-22T12:00:00Z");
+        assert_eq!(ages(&wanted, much_later), [0], "the newest stays");
     }
 
     fn any_snapshots() -> impl Strategy<Value = Vec<Aged>> {

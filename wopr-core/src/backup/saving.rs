@@ -24,14 +24,14 @@ const PARALLEL: usize = 2;
 /// Wanted snapshots taken from the list at a time.
 const BATCH: i64 = 16;
 /// How soon after a failure a bot's turn comes again, in minutes.
-const RETRY_MINUTES: i64 = 10;
+pub(super) const RETRY_MINUTES: i64 = 10;
 
 /// What a run of [`Backups::tidy`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tidied {
-    /// Snapshots removed.
+    /// Snapshots removed, and sets of the database.
     pub removed: usize,
-    /// Bots whose repository could not be tidied up; another attempt follows.
+    /// Repositories that could not be tidied up; another attempt follows.
     pub failed: usize,
 }
 
@@ -83,7 +83,7 @@ impl Backups {
     }
 
     /// The night that is to have snapshots by now.
-    fn night_of(&self, now: Timestamp) -> Date {
+    pub(super) fn night_of(&self, now: Timestamp) -> Date {
         let hours = i64::from(self.inner.config.nightly_hour);
         let shifted = now.checked_sub(SignedDuration::from_hours(hours)).unwrap_or(now);
         shifted.to_zoned(TimeZone::UTC).date()
@@ -157,13 +157,14 @@ impl Backups {
         self.bounded(async { runner.begin(&job).await?.finish().await }).await
     }
 
-    async fn bounded<T>(&self, work: impl Future<Output = Result<T, JobError>>) -> Result<T, JobError> {
+    pub(super) async fn bounded<T>(&self, work: impl Future<Output = Result<T, JobError>>) -> Result<T, JobError> {
         let deadline = self.inner.config.deadline;
         let late = |_| Err(JobError::Host(crate::fleet::HostError::TimedOut(deadline)));
         tokio::time::timeout(deadline, work).await.unwrap_or_else(late)
     }
 
-    /// Reads every byte of the newest snapshot of each bot that has not had that for too long; answers how many were read.
+    /// Reads every byte of the newest snapshot of each bot, and of the newest set of the database, that has not had that for
+    /// too long; answers how many were read.
     ///
     /// # Errors
     /// [`BackupError::Storage`]; a snapshot that is not as it was is told of, and the next one is made anew.
@@ -188,7 +189,7 @@ impl Backups {
                 }
             }
         }
-        Ok(read)
+        Ok(read + usize::from(self.verify_database_due().await?))
     }
 
     /// Reads every byte of a snapshot and compares it with what was saved.
@@ -229,6 +230,14 @@ impl Backups {
                     tidied.failed += 1;
                     tracing::error!(bot.id = %id, "the snapshots of bot {id} cannot be tidied up: {error}");
                 }
+            }
+        }
+        match self.tidy_database().await {
+            Ok(removed) => tidied.removed += removed,
+            Err(BackupError::DatabaseBusy) => {}
+            Err(error) => {
+                tidied.failed += 1;
+                tracing::error!("the sets of the database cannot be tidied up: {error}");
             }
         }
         self.remove_old_volumes().await?;
@@ -280,7 +289,7 @@ impl Backups {
 }
 
 /// Whether a bot has had a volume by now and still is to have it.
-fn has_data(bot: &Bot) -> bool {
+pub(super) fn has_data(bot: &Bot) -> bool {
     bot.desired != DesiredState::Destroyed && bot.seen.container_id.is_some()
 }
 

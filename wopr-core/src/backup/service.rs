@@ -7,7 +7,9 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::error::BackupError;
-use super::model::{BackupStatus, NewRestore, Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState};
+use super::model::{
+    BackupStatus, DatabaseStatus, NewRestore, Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState,
+};
 use super::ports::BackupRunner;
 use super::repository::{BackupRepository, ONE_RESTORE};
 use super::retention::Tier;
@@ -27,7 +29,7 @@ const SUMMARY_AGE: SignedDuration = SignedDuration::from_secs(30);
 /// How backups are made.
 #[derive(Debug, Clone)]
 pub struct BackupConfig {
-    /// The hour (UTC) from which on a night's snapshots are made.
+    /// The hour (UTC) from which on a night's copies are made.
     pub nightly_hour: i8,
     /// How old a bot's last snapshot is when the next hot one is made.
     pub hot_every: SignedDuration,
@@ -61,15 +63,17 @@ impl Default for BackupConfig {
 }
 
 /// How it stands with backups in all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Bots whose last attempt failed, or whose last snapshot is older than a day.
+    /// With how much of that something is wrong: the last attempt failed, or the last copy is older than a day.
     pub stale: usize,
-    /// Bots.
-    pub bots: usize,
+    /// What is looked after: bots, and the database.
+    pub tracked: usize,
+    /// The database.
+    pub database: DatabaseStatus,
 }
 
-/// Backups of bots. Cheap to clone.
+/// Backups of bots and of the database. Cheap to clone.
 #[derive(Clone)]
 pub struct Backups {
     pub(super) inner: Arc<Inner>,
@@ -84,6 +88,9 @@ pub(super) struct Inner {
     runner: Option<Arc<dyn BackupRunner>>,
     wake: Arc<Notify>,
     wake_save: Arc<Notify>,
+    pub(super) wake_database: Arc<Notify>,
+    /// When this process began to look after backups.
+    pub(super) began_at: Timestamp,
     summary: tokio::sync::Mutex<Option<(Timestamp, Summary)>>,
 }
 
@@ -103,6 +110,7 @@ impl Backups {
         runner: Option<Arc<dyn BackupRunner>>,
         config: BackupConfig,
     ) -> Self {
+        let began_at = clock.now();
         Self {
             inner: Arc::new(Inner {
                 db,
@@ -113,6 +121,8 @@ impl Backups {
                 runner,
                 wake: Arc::default(),
                 wake_save: Arc::default(),
+                wake_database: Arc::default(),
+                began_at,
                 summary: tokio::sync::Mutex::default(),
             }),
         }
@@ -121,6 +131,11 @@ impl Backups {
     /// Notified whenever somebody wants a snapshot: whoever runs [`Backups::save_due`] waits for it.
     pub fn save_waker(&self) -> Arc<Notify> {
         Arc::clone(&self.inner.wake_save)
+    }
+
+    /// Notified whenever somebody wants a copy of the database: whoever runs [`Backups::save_database_due`] waits for it.
+    pub fn database_waker(&self) -> Arc<Notify> {
+        Arc::clone(&self.inner.wake_database)
     }
 
     /// Notified whenever somebody wants a restore: whoever runs [`Backups::advance`] waits for it.
@@ -411,8 +426,8 @@ impl Backups {
         Ok(bots.into_iter().map(status).collect())
     }
 
-    /// How many bots there are, and with how many backups something is wrong; nothing where backups are off. It is looked
-    /// at anew when what is known is older than half a minute.
+    /// How it stands with all backups together; nothing where they are off. It is looked at anew when what is known is older
+    /// than half a minute.
     ///
     /// # Errors
     /// As [`Backups::statuses`].
@@ -422,15 +437,16 @@ impl Backups {
         }
         let now = self.now();
         let mut known = self.inner.summary.lock().await;
-        if let Some((at, summary)) = *known
-            && now.duration_since(at).abs() < SUMMARY_AGE
+        if let Some((at, summary)) = &*known
+            && now.duration_since(*at).abs() < SUMMARY_AGE
         {
-            return Ok(Some(summary));
+            return Ok(Some(summary.clone()));
         }
+        let Some(database) = self.database_status().await? else { return Ok(None) };
         let statuses = self.statuses().await?;
-        let stale = statuses.iter().filter(|status| status.is_stale(now)).count();
-        let summary = Summary { stale, bots: statuses.len() };
-        *known = Some((now, summary));
+        let stale = statuses.iter().filter(|status| status.is_stale(now)).count() + usize::from(database.is_stale(now));
+        let summary = Summary { stale, tracked: statuses.len() + 1, database };
+        *known = Some((now, summary.clone()));
         Ok(Some(summary))
     }
 

@@ -24,6 +24,7 @@ pub use self::lease::Leases;
 pub use self::migrate::SchemaState;
 #[cfg(feature = "testing")]
 pub(crate) use self::migrate::fingerprint;
+pub use self::tls::names_one_database;
 
 /// The PostgreSQL schema used unless told otherwise.
 pub const DEFAULT_SCHEMA: &str = "wopr";

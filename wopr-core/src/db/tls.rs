@@ -49,6 +49,12 @@ pub(super) async fn connect(parameters: tokio_postgres::Config) -> ConnectionRes
     AsyncPgConnection::try_from_client_and_connection(client, connection).await
 }
 
+/// Whether that is a connection URL with a user, a database and one host.
+pub fn names_one_database(url: &secrecy::SecretString) -> bool {
+    let parsed = url.expose_secret().parse::<tokio_postgres::Config>();
+    parsed.is_ok_and(|url| url.get_user().is_some() && url.get_dbname().is_some() && url.get_hosts().len() == 1)
+}
+
 fn is_plain_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_lowercase())

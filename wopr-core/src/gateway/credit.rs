@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// What is free is given back when the tenant has not called for so long.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long others may take to give back what they have free.
-const RECALL: Duration = Duration::from_secs(1);
+const RECALL: Duration = Duration::from_secs(3);
 
 /// The slices of all tenants.
 pub(super) struct Credit {

@@ -7,6 +7,7 @@
 //! A save has two parts. While the bot runs, everything is copied; then the job says [`Message::Ready`] and waits for the
 //! line [`GO`]. What changed meanwhile is copied when the bot stands still, so that it stands still for that only.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct Order {
     pub repository: String,
     /// What its password is derived from, the newest first.
     pub keys: Vec<RingKey>,
+    /// The database's address as the job reaches it, for work on a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_url: Option<Sensitive>,
     /// What to do.
     pub work: Work,
 }
@@ -100,6 +104,12 @@ pub enum Work {
         /// The snapshots that stay; at least one.
         snapshots: Vec<String>,
     },
+    /// Copies a database into the repository, as of one instant.
+    #[serde(rename_all = "camelCase")]
+    DumpDatabase {
+        /// Its tables by group, with their schemas, quoted where they must be: each table in one group.
+        groups: BTreeMap<String, BTreeSet<String>>,
+    },
 }
 
 impl Work {
@@ -110,6 +120,7 @@ impl Work {
             Self::Restore { .. } => "restore",
             Self::Verify { .. } => "verify",
             Self::Keep { .. } => "keep",
+            Self::DumpDatabase { .. } => "dump-database",
         }
     }
 }
@@ -132,7 +143,7 @@ pub enum Message {
 pub struct Report {
     /// The snapshot that was made.
     pub snapshot: Option<String>,
-    /// Files, directories and links.
+    /// Files, directories and links; of a database, tables.
     pub entries: u64,
     /// Bytes of all files.
     pub bytes: u64,

@@ -1,6 +1,6 @@
 //! Backup jobs in memory, on the volumes of a [`MemoryHost`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -29,6 +29,9 @@ pub enum JobFault {
 #[derive(Debug, Default)]
 struct State {
     repositories: BTreeMap<BotId, BTreeMap<String, Vec<u8>>>,
+    /// The platform's: by set, its tables by group.
+    sets: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+    damaged: bool,
     made: u64,
     faults: VecDeque<Option<JobFault>>,
     jobs: Vec<&'static str>,
@@ -59,6 +62,16 @@ impl MemoryBackups {
         for content in self.lock().repositories.entry(bot).or_default().values_mut() {
             content.push(b'!');
         }
+    }
+
+    /// Changes a byte of every set of the database.
+    pub fn damage_sets(&self) {
+        self.lock().damaged = true;
+    }
+
+    /// The sets in the platform's repository: of each, the tables by group.
+    pub fn sets(&self) -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
+        self.lock().sets.clone()
     }
 
     /// The names of the snapshots in a bot's repository.
@@ -110,6 +123,7 @@ impl MemoryBackups {
                 let bytes = self.read(job.bot_id, snapshot)?.len() as u64;
                 Ok(Report { snapshot: None, entries: 1, bytes, stored_bytes: 0 })
             }
+            Work::DumpDatabase { .. } => Err(failed(FailureKind::BadOrder, "a bot is no database")),
             Work::Keep { snapshots } => {
                 let mut state = self.lock();
                 state.repositories.entry(job.bot_id).or_default().retain(|name, _| snapshots.contains(name));
@@ -118,59 +132,109 @@ impl MemoryBackups {
         }
     }
 
+    fn start(&self, subject: Subject) -> Result<Box<dyn RunningJob>, JobError> {
+        let (Subject::Bot(Job { work, .. }) | Subject::Platform(work)) = &subject;
+        let fault = {
+            let mut state = self.lock();
+            state.jobs.push(work.as_str());
+            state.faults.pop_front().flatten()
+        };
+        if let Some(JobFault::AtBegin(error)) = fault {
+            return Err(error);
+        }
+        Ok(Box::new(MemoryJob { backups: self.clone(), subject, fault }))
+    }
+
+    fn perform_on_platform(&self, work: &Work) -> Result<Report, JobError> {
+        let mut state = self.lock();
+        match work {
+            Work::DumpDatabase { groups } => {
+                state.made += 1;
+                let name = format!("{:08x}", state.made);
+                let entries = groups.values().map(|tables| tables.len() as u64).sum();
+                state.sets.insert(name.clone(), groups.clone());
+                Ok(Report { snapshot: Some(name), entries, bytes: 100 * entries, stored_bytes: 10 })
+            }
+            Work::Verify { snapshot } => match state.sets.get(snapshot) {
+                None => Err(failed(FailureKind::NoSnapshot, "no such set")),
+                Some(_) if state.damaged => Err(failed(FailureKind::Damaged, "a dump is not what was saved")),
+                Some(_) => Ok(Report::default()),
+            },
+            Work::Keep { snapshots } => {
+                state.sets.retain(|name, _| snapshots.contains(name));
+                Ok(Report::default())
+            }
+            Work::Save { .. } | Work::Restore { .. } => Err(failed(FailureKind::BadOrder, "it has no volume")),
+        }
+    }
+
     fn read(&self, bot: BotId, snapshot: &str) -> Result<Vec<u8>, JobError> {
         let found = self.lock().repositories.get(&bot).and_then(|all| all.get(snapshot).cloned());
-        let failed = |kind, detail: &str| JobError::Failed(Failure { kind, detail: detail.to_owned() });
         let content = found.ok_or_else(|| failed(FailureKind::NoSnapshot, "no such snapshot"))?;
         let damaged = content.last() == Some(&b'!');
         if damaged { Err(failed(FailureKind::Damaged, "a file is not what was saved")) } else { Ok(content) }
     }
 }
 
+fn failed(kind: FailureKind, detail: &str) -> JobError {
+    JobError::Failed(Failure { kind, detail: detail.to_owned() })
+}
+
+#[derive(Debug, Clone)]
+enum Subject {
+    Bot(Job),
+    Platform(Work),
+}
+
 struct MemoryJob {
     backups: MemoryBackups,
-    job: Job,
+    subject: Subject,
     fault: Option<JobFault>,
 }
 
 #[async_trait]
 impl BackupRunner for MemoryBackups {
     async fn begin(&self, job: &Job) -> Result<Box<dyn RunningJob>, JobError> {
-        let fault = {
-            let mut state = self.lock();
-            state.jobs.push(job.work.as_str());
-            state.faults.pop_front().flatten()
-        };
-        if let Some(JobFault::AtBegin(error)) = fault {
-            return Err(error);
-        }
-        Ok(Box::new(MemoryJob { backups: self.clone(), job: job.clone(), fault }))
+        self.start(Subject::Bot(job.clone()))
+    }
+
+    async fn has_volume(&self, bot: BotId, volume: u32) -> Result<bool, JobError> {
+        Ok(self.host.read_volume(&data_volume_name(bot, volume)).is_some())
+    }
+
+    async fn begin_on_platform(&self, work: &Work) -> Result<Box<dyn RunningJob>, JobError> {
+        self.start(Subject::Platform(work.clone()))
     }
 }
 
 #[async_trait]
 impl RunningJob for MemoryJob {
     async fn ready(&mut self) -> Result<(), JobError> {
-        let volume = data_volume_name(self.job.bot_id, self.job.volume);
+        let Subject::Bot(job) = &self.subject else { return Ok(()) };
+        let volume = data_volume_name(job.bot_id, job.volume);
         self.backups.host.read_volume(&volume).map(drop).ok_or(JobError::NoVolume(volume))
     }
 
     async fn finish(self: Box<Self>) -> Result<Report, JobError> {
-        match self.fault {
-            Some(JobFault::AtEnd(error)) => Err(error),
+        let perform = || match &self.subject {
+            Subject::Bot(job) => self.backups.perform(job),
+            Subject::Platform(work) => self.backups.perform_on_platform(work),
+        };
+        match &self.fault {
+            Some(JobFault::AtEnd(error)) => Err(error.clone()),
             Some(JobFault::HangAfter) => {
-                self.backups.perform(&self.job)?;
+                perform()?;
                 self.backups.lock().hanging += 1;
                 std::future::pending().await
             }
             Some(JobFault::Until(told)) => {
-                let report = self.backups.perform(&self.job)?;
+                let report = perform()?;
                 self.backups.lock().hanging += 1;
                 told.notified().await;
                 self.backups.lock().hanging -= 1;
                 Ok(report)
             }
-            Some(JobFault::AtBegin(_)) | None => self.backups.perform(&self.job),
+            Some(JobFault::AtBegin(_)) | None => perform(),
         }
     }
 }

@@ -170,6 +170,30 @@ async fn what_was_lost_comes_back_byte_by_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_the_loss_of_a_machine_every_bot_whose_volume_is_gone_comes_back() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let (gone, there) = (vault.bot(tenant, "forty-two").await, vault.bot(tenant, "still here").await);
+    let destroyed = vault.bot(tenant, "not wanted").await;
+    assert_eq!(vault.backups.save_due().await.unwrap(), 3);
+    vault.fleet.destroy(&origin(), tenant, destroyed).await.unwrap();
+    vault.fleet.advance().await.unwrap();
+    let young = vault.bot(tenant, "never saved").await;
+    for bot in [gone, young] {
+        vault.host.lose_container(bot);
+        vault.host.lose_volumes(bot);
+    }
+    let lost = vault.backups.restore_lost(&origin()).await.unwrap();
+    assert_eq!(lost.without_snapshot, [young]);
+    let [restore] = lost.restores.try_into().unwrap();
+    assert_eq!((restore.bot_id, restore.reason.as_deref()), (gone, Some("its volume is gone")));
+    assert!(vault.backups.restore_lost(&origin()).await.unwrap().restores.is_empty(), "that is under way");
+    assert_eq!(vault.over(&restore).await.phase, RestorePhase::Done);
+    assert_eq!((vault.remembered(gone), vault.remembered(there)), ("forty-two".to_owned(), "still here".to_owned()));
+    assert!(vault.backups.restore_lost(&origin()).await.unwrap().restores.is_empty(), "it is there again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_there_was_is_copied_before_and_can_be_restored_too() {
     let vault = Vault::open().await;
     let tenant = vault.customer(500).await;

@@ -196,7 +196,7 @@ fn unlimited() -> GatewayConfig {
 
 /// Waits for a condition, and fails after ten seconds without it.
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let limit = tokio::time::timeout(Duration::from_secs(10), async {
+    let limit = tokio::time::timeout(Duration::from_mins(1), async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -421,7 +421,8 @@ async fn without_the_database_nobody_is_let_in_and_what_was_answered_is_charged_
     let config = GatewayConfig { outage: Duration::from_millis(300), ..unlimited() };
     let running = world.start_at(&world.folder, config).await;
     let caller = world.caller(&running.gateway).await;
-    whole(running.gateway.call(&caller, chat("a", json!({}))).await.unwrap());
+    // On a machine that is busy, so short an outage is one at any time.
+    until(async || running.gateway.call(&caller, chat("a", json!({}))).await.is_ok()).await;
     world.test.set_away(true).await;
     until(async || {
         let refused = running.gateway.call(&caller, chat("a", json!({}))).await;

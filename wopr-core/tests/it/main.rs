@@ -7,6 +7,7 @@ mod backup;
 mod billing;
 #[cfg(feature = "cloud")]
 mod cloud;
+mod database_sets;
 mod db;
 #[cfg(feature = "cloud")]
 mod digital_ocean;

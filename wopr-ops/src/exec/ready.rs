@@ -18,6 +18,8 @@ use crate::{
 
 /// How long a part of the stack may take to become ready.
 const LIMIT: Duration = Duration::from_secs(90);
+/// How long work may take that ends by itself.
+const WORK_LIMIT: Duration = Duration::from_mins(15);
 /// How often it is asked.
 const PACE: Duration = Duration::from_millis(50);
 
@@ -29,6 +31,7 @@ pub(crate) async fn wait(
     service: &Service,
 ) -> anyhow::Result<()> {
     let since = Instant::now();
+    let limit = if service.is_work() { WORK_LIMIT } else { LIMIT };
     loop {
         let state = container(engine, service.name).await?.map(|container| container.state);
         match (&service.ready, state) {
@@ -48,8 +51,8 @@ pub(crate) async fn wait(
             }
             _ => {}
         }
-        if since.elapsed() > LIMIT {
-            let why = format!("{} after {} s", condition(&service.ready), LIMIT.as_secs());
+        if since.elapsed() > limit {
+            let why = format!("{} after {} s", condition(&service.ready), limit.as_secs());
             return Err(not_ready(engine, service, &why).await);
         }
         tokio::time::sleep(PACE).await;

@@ -311,14 +311,21 @@ pub(crate) const OBJECTS: Program = Program {
     uid: SERVICE_UID,
     dockerfile: include_str!("../../../local/images/wopr-objects/Dockerfile"),
 };
-/// Jobs that copy bots' volumes into the object store, and bring them back.
-pub(crate) const BACKUP: Program = Program {
+/// Jobs that copy bots' volumes and the database into the object store, and bring them back. Its release of Debian has the
+/// programs for dumps of the server's version.
+pub(crate) const BACKUP: Assembly = Assembly {
+    name: "backup",
     repository: "wopr-backup",
     tag: "local",
-    package: "wopr-backup",
-    binary: "wopr-backup",
-    uid: SERVICE_UID,
+    suite: Suite::Host,
+    packages: include_str!("../../../local/images/wopr-backup/packages.txt"),
     dockerfile: include_str!("../../../local/images/wopr-backup/Dockerfile"),
+    uid: SERVICE_UID,
+    programs: &[Binary { package: "wopr-backup", name: "wopr-backup" }],
+    directories: &["data"],
+    links: &[],
+    files: &[],
+    models: &[],
 };
 /// The program that exits 0 while it can be written to; the image's health check.
 pub(crate) const OBJECTS_HEALTH: [&str; 2] = ["/wopr-objects", "health"];
@@ -344,7 +351,7 @@ pub(crate) const UI_STRIPE_VARIABLE: &str = "WOPR_UI_STRIPE_URL";
 pub(crate) const UI_HEALTH: [&str; 2] = ["/wopr-ui", "health"];
 
 /// Every image that the two-machine topology runs and the flat stack does not, made from packages.
-pub(crate) const ASSEMBLIES: [&Assembly; 5] = [&MACHINE, &LLAMA, &WHISPER, &SPEECH, &CADDY];
+pub(crate) const ASSEMBLIES: [&Assembly; 6] = [&MACHINE, &LLAMA, &WHISPER, &SPEECH, &CADDY, &BACKUP];
 
 /// The daemon of a GPU machine.
 pub(crate) const GPU_NODE: Program = Program {
@@ -357,13 +364,12 @@ pub(crate) const GPU_NODE: Program = Program {
 };
 
 /// Every program that is alone in its image, by the name of the image.
-pub(crate) const PROGRAMS: [(&str, Program); 8] = [
+pub(crate) const PROGRAMS: [(&str, Program); 7] = [
     ("api", API),
     ("stripe", STRIPE),
     ("mail", MAIL),
     ("bot", BOT),
     ("objects", OBJECTS),
-    ("backup", BACKUP),
     ("ui", UI),
     ("gpu-node", GPU_NODE),
 ];

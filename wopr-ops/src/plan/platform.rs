@@ -81,9 +81,9 @@ const SMTP_PORT: u16 = 1025;
 pub(crate) const MAIL_WEB_PORT: u16 = 3120;
 pub(crate) const API_PORT: u16 = 3100;
 pub(crate) const HTTP_PORT: u16 = 80;
-const OBJECTS_PORT: u16 = 9000;
+pub(super) const OBJECTS_PORT: u16 = 9000;
 /// Where backups are kept in the object store.
-const BUCKET: &str = "wopr-backups";
+pub(super) const BUCKET: &str = "wopr-backups";
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
 /// Where it takes another configuration: nobody but itself reaches that.
@@ -320,10 +320,14 @@ fn caddy(inputs: &Inputs<'_>) -> Service {
 }
 
 fn postgres(inputs: &Inputs<'_>) -> Service {
-    let mut service = base(inputs, inputs.names().postgres, "postgres");
+    database(base(inputs, inputs.names().postgres, "postgres"), POSTGRES_VOLUME)
+}
+
+/// A PostgreSQL with its files on that volume.
+pub(super) fn database(mut service: Service, volume: &'static str) -> Service {
     service.set([("POSTGRES_USER", DATABASE.to_owned()), ("POSTGRES_DB", DATABASE.to_owned())]);
     service.mounts.extend([
-        Mount::Volume { name: POSTGRES_VOLUME, target: "/var/lib/postgresql/data" },
+        Mount::Volume { name: volume, target: "/var/lib/postgresql/data" },
         Mount::Tmpfs { target: "/run/postgresql", options: "uid=999,gid=999,mode=2775" },
     ]);
     service.memory_bytes = 512 * MIB;

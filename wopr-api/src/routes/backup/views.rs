@@ -1,6 +1,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
-use wopr_core::backup::{BackupStatus, Restore, RestorePhase, Snapshot, SnapshotKind};
+use wopr_core::backup::{
+    BackupStatus, DatabaseSet, DatabaseStatus, PLATFORM, Restore, RestorePhase, Snapshot, SnapshotKind,
+};
 use wopr_core::fleet::container::container_name;
 
 use crate::decimal::Decimal;
@@ -60,7 +62,7 @@ impl From<&Snapshot> for SnapshotView {
     }
 }
 
-/// How it stands with a bot's backups, for operators.
+/// How it stands with a bot's or the database's backups, for operators.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BackupView {
@@ -83,6 +85,30 @@ pub(super) struct BackupView {
 }
 
 impl BackupView {
+    pub(super) fn of_database(status: &DatabaseStatus, now: Timestamp) -> Self {
+        let finished = status.last_success_at();
+        let updated = [finished, status.last_attempt_at, status.last_proven_at].into_iter().flatten().max();
+        Self {
+            container_id: PLATFORM.to_owned(),
+            node_id: wopr_core::backup::NODE,
+            last_backup_at: finished.map(|at| at.to_string()),
+            last_backup_size_mb: status.last_success.as_ref().and_then(|set| set.size_bytes).map(mib),
+            last_backup_path: status.last_success.as_ref().map(DatabaseSet::path),
+            last_backup_success: finished.is_some() && status.last_error.is_none(),
+            last_backup_error: status.last_error.clone(),
+            last_attempt_at: status.last_attempt_at.map(|at| at.to_string()),
+            last_proven_at: status.last_proven_at.map(|at| at.to_string()),
+            total_backups: status.total,
+            created_at: status.since.to_string(),
+            updated_at: updated.unwrap_or(status.since).to_string(),
+            is_stale: status.is_stale(now),
+        }
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
     pub(super) fn new(status: &BackupStatus, now: Timestamp) -> Self {
         let success = status.last_success.as_ref();
         let finished = success.and_then(|snapshot| snapshot.finished_at);
@@ -105,7 +131,7 @@ impl BackupView {
     }
 }
 
-/// A bot with whose backups something is wrong.
+/// A bot, or the database, with whose backups something is wrong.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Alert {
@@ -116,15 +142,14 @@ pub(super) struct Alert {
     last_backup_error: Option<String>,
 }
 
-impl From<&BackupStatus> for Alert {
-    fn from(status: &BackupStatus) -> Self {
-        let finished = status.last_success.as_ref().and_then(|snapshot| snapshot.finished_at);
+impl From<BackupView> for Alert {
+    fn from(view: BackupView) -> Self {
         Self {
-            container_id: container_name(status.bot_id),
-            node_id: wopr_core::backup::NODE,
-            last_backup_at: finished.map(|at| at.to_string()),
-            last_backup_success: finished.is_some() && status.last_error.is_none(),
-            last_backup_error: status.last_error.clone(),
+            container_id: view.container_id,
+            node_id: view.node_id,
+            last_backup_at: view.last_backup_at,
+            last_backup_success: view.last_backup_success,
+            last_backup_error: view.last_backup_error,
         }
     }
 }
@@ -137,6 +162,19 @@ pub(super) struct Archive {
     date: String,
     #[schema(value_type = f64)]
     size_mb: Mebibytes,
+    /// What the repository calls it: `wopr-backup` and restic find it by that.
+    snapshot: Option<String>,
+}
+
+impl From<&DatabaseSet> for Archive {
+    fn from(set: &DatabaseSet) -> Self {
+        Self {
+            path: set.path(),
+            date: set.started_at.to_string(),
+            size_mb: mib(set.size_bytes.unwrap_or(0)),
+            snapshot: set.engine_snapshot.clone(),
+        }
+    }
 }
 
 impl From<&Snapshot> for Archive {
@@ -145,6 +183,7 @@ impl From<&Snapshot> for Archive {
             path: snapshot.path(),
             date: snapshot.started_at.to_string(),
             size_mb: mib(snapshot.size_bytes.unwrap_or(0)),
+            snapshot: snapshot.engine_snapshot.clone(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Backup jobs as containers beside the bots: no network but the object store's, no capability but those to read and write
+//! Backup jobs as containers beside the bots: no network but the object store's and the database's, no capability but those to read and write
 //! other users' files, and their order on standard input.
 
 use std::pin::Pin;
@@ -15,11 +15,11 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::{DockerHost, failed, optional, unless_absent};
-use crate::backup::{BackupRunner, Job, JobError, RunningJob};
+use crate::backup::{BackupRunner, Job, JobError, PLATFORM, RunningJob};
 use crate::fleet::HostError;
 use crate::fleet::container::{data_volume_name, volume_labels};
 use crate::ids::BotId;
-use crate::protocol::backup::{GO, Message, Order, Report, RingKey, Store, VOLUME_PATH, Work};
+use crate::protocol::backup::{GO, Message, Order, Report, RingKey, Sensitive, Store, VOLUME_PATH, Work};
 
 /// The most memory a job may use, in bytes.
 const MEMORY_BYTES: i64 = 384 * 1024 * 1024;
@@ -35,12 +35,14 @@ const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "M
 pub struct JobSettings {
     /// The image of the job.
     pub image: String,
-    /// The network on which it reaches the store; `None` is the engine's default.
+    /// The network on which it reaches the store and the database; `None` is the engine's default.
     pub network: Option<String>,
     /// The store.
     pub store: Store,
     /// What passwords of repositories are derived from, the newest first.
     pub keys: Vec<RingKey>,
+    /// The database's address, as a job on that network reaches it.
+    pub database_url: Sensitive,
 }
 
 /// Backup jobs on a Docker engine.
@@ -75,8 +77,8 @@ impl DockerJobs {
         unless_absent(self.host.docker.remove_container(name, Some(options)).await)
     }
 
-    fn describe(&self, job: &Job, volume: Option<String>) -> ContainerCreateBody {
-        let writes = matches!(job.work, Work::Restore { .. });
+    fn describe(&self, subject: String, work: &Work, volume: Option<String>) -> ContainerCreateBody {
+        let writes = matches!(work, Work::Restore { .. });
         let mount = |name: String| Mount {
             typ: Some(MountType::VOLUME),
             source: Some(name),
@@ -98,7 +100,7 @@ impl DockerJobs {
             ..HostConfig::default()
         };
         // Not a bot's labels: it is no container of the bot's to the fleet.
-        let labels = [("wopr.backup-job".to_owned(), job.bot_id.to_string())];
+        let labels = [("wopr.backup-job".to_owned(), subject)];
         ContainerCreateBody {
             image: Some(self.settings.image.clone()),
             cmd: Some(vec!["job".to_owned()]),
@@ -115,16 +117,16 @@ impl DockerJobs {
     }
 }
 
-/// The name of the container of a bot's jobs: one at a time.
-fn job_name(bot: BotId) -> String {
-    format!("wopr-backup-{bot}")
+/// The name of the container of a bot's or the platform's jobs: one at a time.
+fn job_name(subject: &str) -> String {
+    format!("wopr-backup-{subject}")
 }
 
 #[async_trait]
 impl BackupRunner for DockerJobs {
     async fn begin(&self, job: &Job) -> Result<Box<dyn RunningJob>, JobError> {
-        let (docker, name) = (&self.host.docker, job_name(job.bot_id));
-        self.remove(&name).await?;
+        let subject = job.bot_id.to_string();
+        self.remove(&job_name(&subject)).await?;
         let volume = data_volume_name(job.bot_id, job.volume);
         let volume = match job.work {
             Work::Save { .. } => {
@@ -136,18 +138,43 @@ impl BackupRunner for DockerJobs {
                 self.renew_volume(job, &volume).await?;
                 Some(volume)
             }
-            Work::Verify { .. } | Work::Keep { .. } => None,
+            Work::Verify { .. } | Work::Keep { .. } | Work::DumpDatabase { .. } => None,
         };
-        let order = Order {
-            store: self.settings.store.clone(),
-            repository: format!("bots/{}", job.bot_id),
-            keys: self.settings.keys.clone(),
-            work: job.work.clone(),
-        };
+        let repository = format!("bots/{subject}");
+        self.start(subject, self.order(repository, &job.work, None), volume).await
+    }
+
+    async fn has_volume(&self, bot: BotId, volume: u32) -> Result<bool, JobError> {
+        let found = optional(self.host.docker.inspect_volume(&data_volume_name(bot, volume)).await)?;
+        Ok(found.is_some())
+    }
+
+    async fn begin_on_platform(&self, work: &Work) -> Result<Box<dyn RunningJob>, JobError> {
+        self.remove(&job_name(PLATFORM)).await?;
+        let url = matches!(work, Work::DumpDatabase { .. }).then(|| self.settings.database_url.clone());
+        self.start(PLATFORM.to_owned(), self.order(PLATFORM.to_owned(), work, url), None).await
+    }
+}
+
+impl DockerJobs {
+    fn order(&self, repository: String, work: &Work, database_url: Option<Sensitive>) -> Order {
+        let (store, keys) = (self.settings.store.clone(), self.settings.keys.clone());
+        Order { store, repository, keys, database_url, work: work.clone() }
+    }
+
+    /// Starts the job's container and gives it its order.
+    async fn start(
+        &self,
+        subject: String,
+        order: Order,
+        volume: Option<String>,
+    ) -> Result<Box<dyn RunningJob>, JobError> {
+        let (docker, name) = (&self.host.docker, job_name(&subject));
+        let description = self.describe(subject, &order.work, volume);
         let mut order = serde_json::to_vec(&order).map_err(|error| HostError::Refused(error.to_string()))?;
         order.push(b'\n');
         let options = CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
-        docker.create_container(Some(options), self.describe(job, volume)).await.map_err(failed)?;
+        docker.create_container(Some(options), description).await.map_err(failed)?;
         let options = AttachContainerOptions {
             stdin: true,
             stdout: true,

@@ -48,4 +48,30 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(snapshots, restores, backup_leases);
+diesel::table! {
+    database_sets (id) {
+        id -> Uuid,
+        kind -> Text,
+        requested_by -> Text,
+        state -> Text,
+        engine_snapshot -> Nullable<Text>,
+        size_bytes -> Nullable<BigInt>,
+        added_bytes -> Nullable<BigInt>,
+        error -> Nullable<Text>,
+        started_at -> Timestamptz,
+        finished_at -> Nullable<Timestamptz>,
+        verified_at -> Nullable<Timestamptz>,
+        restored_at -> Nullable<Timestamptz>,
+        deleted_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::table! {
+    database_set_lease (only_one) {
+        only_one -> Bool,
+        owner -> Uuid,
+        lease_until -> Timestamptz,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(snapshots, restores, backup_leases, database_sets, database_set_lease);

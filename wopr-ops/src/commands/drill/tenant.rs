@@ -4,21 +4,19 @@
 //! and its volumes are removed behind the platform's back, as a dying disk does. An operator restores the snapshot by its
 //! path, as the runbook says; afterwards the bot runs and has every byte it had.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 
 use anyhow::Context;
 use bollard::{
     Docker,
     query_parameters::{ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions},
 };
-use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::tenant_data::{BYTES, customer_with_bot, files, give_bytes};
+use super::{
+    operator::{LIMIT, Operator},
+    tenant_data::{BYTES, customer_with_bot, files, give_bytes},
+};
 use crate::{
     cli::TenantDrillArgs,
     clock::unix_seconds,
@@ -32,10 +30,6 @@ use crate::{
     ui::Ui,
 };
 
-/// How long a restore may take here.
-const LIMIT: Duration = Duration::from_mins(2);
-/// How often is asked whether it has ended.
-const PACE: Duration = Duration::from_secs(1);
 /// Names a bot, on what is its.
 const BOT_LABEL: &str = "wopr.bot-id";
 
@@ -125,60 +119,5 @@ fn is_busy(result: Result<(), bollard::errors::Error>) -> anyhow::Result<bool> {
         Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
         Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. }) => Ok(true),
         Err(error) => Err(error).context("the engine does not remove it"),
-    }
-}
-
-/// An operator at the API.
-struct Operator<'a> {
-    http: &'a reqwest::Client,
-    port: u16,
-    token: &'a str,
-}
-
-impl Operator<'_> {
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<(StatusCode, Value)> {
-        let url = format!("http://localhost:{}{path}", self.port);
-        let mut request = self.http.request(method.clone(), url).bearer_auth(self.token);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.with_context(|| format!("{method} {path}"))?;
-        let status = response.status();
-        let text = response.text().await.with_context(|| format!("{path} breaks off"))?;
-        let body = serde_json::from_str(&text).with_context(|| format!("{path} answers no JSON: {text}"))?;
-        Ok((status, body))
-    }
-
-    /// Asks for the newest snapshot to be restored; the answer is its path.
-    async fn restore(&self, container: &str) -> anyhow::Result<String> {
-        let path = format!("/api/admin/backups/{container}/snapshots");
-        let (status, body) = self.ask(Method::GET, &path, None).await?;
-        anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
-        let newest = body["snapshots"][0]["path"].as_str().context("no snapshot is listed")?.to_owned();
-        let path = format!("/api/admin/backups/{container}/restore");
-        let input = json!({ "remotePath": newest, "reason": "a drill" });
-        let (status, body) = self.ask(Method::POST, &path, Some(&input)).await?;
-        anyhow::ensure!(status == StatusCode::ACCEPTED, "{path} answers {status}: {body}");
-        Ok(newest)
-    }
-
-    /// Waits for the end of the tenant's last restore; the answer is how long the bot was between its data, in milliseconds.
-    async fn wait_for(&self, tenant: &str) -> anyhow::Result<i64> {
-        let input = json!({ "tenantId": tenant, "limit": 1 }).to_string();
-        let input = percent_encoding::utf8_percent_encode(&input, percent_encoding::NON_ALPHANUMERIC);
-        let path = format!("/trpc/admin.restoreHistory?input={input}");
-        let since = Instant::now();
-        while since.elapsed() < LIMIT {
-            let (status, body) = self.ask(Method::GET, &path, None).await?;
-            anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
-            let entry = &body["result"]["data"]["entries"][0];
-            match entry["phase"].as_str() {
-                Some("done") => return Ok(entry["downtimeMs"].as_i64().unwrap_or(0)),
-                Some("failed") => anyhow::bail!("the restore failed: {}", entry["error"]),
-                // Whoever asks more often is told that these are too many requests.
-                _ => tokio::time::sleep(PACE).await,
-            }
-        }
-        anyhow::bail!("the restore has not ended within {} s", LIMIT.as_secs())
     }
 }

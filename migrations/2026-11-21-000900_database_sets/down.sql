@@ -1,0 +1,1 @@
+DROP TABLE database_set_lease, database_sets;

@@ -1,0 +1,211 @@
+//! `drill database`: a set of the platform's database, restored into a throw-away one.
+//!
+//! Somebody signs up and pays. An operator has a set made; the engine of backups restores it into an empty PostgreSQL beside
+//! the platform's, counts and hashes every table and compares them with the set's manifest; the newcomer and the payment
+//! must be there. Then one group alone. The platform goes on meanwhile, and is told that the set is good.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bollard::{
+    Docker,
+    query_parameters::{LogsOptionsBuilder, RemoveVolumeOptionsBuilder},
+};
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use super::{
+    operator::{DatabaseSet, Operator},
+    tenant_data::FIRST_CENTS,
+};
+use crate::{
+    cli::DatabaseDrillArgs,
+    clock::unix_seconds,
+    commands::{
+        http_client,
+        up::{FILES, require_root},
+    },
+    engine,
+    exec::{
+        apply::{apply, remove_container},
+        observe::observe,
+        ready::output_of,
+        sites::{address, inside},
+    },
+    failure::{Exit, Failure},
+    happy_path::Customer,
+    images::existing,
+    paths::Paths,
+    plan::{
+        machines::{SHARED, VPS},
+        platform::{DATABASE, Images, Ports},
+        scratch,
+        steps::plan,
+    },
+    secrets::{Secrets, hand_over},
+    ui::Ui,
+};
+
+/// The group that is restored alone: nothing in it refers to another's rows.
+const GROUP: &str = "core";
+/// How many groups there are.
+const GROUPS: usize = 8;
+const NANOS_PER_CENT: i64 = 10_000_000;
+/// How long all groups may take, and one.
+const ALL_OBJECTIVE: Duration = Duration::from_mins(15);
+const GROUP_OBJECTIVE: Duration = Duration::from_mins(5);
+
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DatabaseDrillArgs) -> anyhow::Result<()> {
+    require_root()?;
+    let _lock = crate::commands::lock(paths)?;
+    rehearse(ui, paths, args.ports).await
+}
+
+/// The drill, on the two machines that are up.
+pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
+    let (engine, http) = (engine::require().await?, http_client()?);
+    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
+    let images = existing(&engine, &["postgres", "backup"]).await?;
+    let scratch = Scratch {
+        ui,
+        paths,
+        http: &http,
+        vps: inside(paths, VPS).await?,
+        host: address(&engine, VPS).await?,
+        secrets: &secrets,
+        images: images.into_iter().map(|(name, image)| (name, image.reference)).collect(),
+    };
+    let operator = Operator { http: &http, port: ports.api_port, token: secrets.get("FLEET_API_TOKEN_ADMIN")? };
+
+    let task = ui.start("somebody signs up and pays");
+    let name = format!("database-drill-{}", unix_seconds());
+    let mut customer = Customer::new(&http, ports.api_port, secrets.get("STRIPE_WEBHOOK_SECRET")?, &name);
+    let arrive = async {
+        customer.sign_up().await?;
+        customer.first_balance().await?;
+        customer.pays(&customer.payment(FIRST_CENTS)).await?;
+        customer.balance_reaches(FIRST_CENTS).await
+    };
+    task.ends(arrive.await, Clone::clone)?;
+
+    let since = Instant::now();
+    let task = ui.start("an operator has a set of the database made");
+    let set = task.ends(operator.database_set().await, |set| format!("{}, {} MiB", set.path, set.size_mb))?;
+    ui.done("the set is in the store", since.elapsed());
+
+    let result = scratch.prove(&set, &customer).await;
+    // Whatever came of it, nothing of it stays.
+    let cleared = scratch.clear().await;
+    result.map_err(|error| {
+        anyhow::Error::from(
+            Failure::new(Exit::Check, format!("the set {} is not the database", set.path)).why(format!("{error:#}")),
+        )
+    })?;
+    cleared?;
+    operator.note_proof(&set).await?;
+    ui.note("the platform knows that this set was restored");
+    Ok(())
+}
+
+/// The throw-away database, on the platform's engine.
+struct Scratch<'a> {
+    ui: &'a Ui,
+    paths: &'a Paths,
+    http: &'a reqwest::Client,
+    vps: Docker,
+    host: std::net::Ipv4Addr,
+    secrets: &'a Secrets,
+    images: Images,
+}
+
+impl Scratch<'_> {
+    async fn prove(&self, set: &DatabaseSet, customer: &Customer<'_>) -> anyhow::Result<()> {
+        let report = self.restore(set, None, ALL_OBJECTIVE).await?;
+        let groups = report["groups"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(groups == GROUPS, "{groups} groups were restored instead of {GROUPS}: {report}");
+        let task = self.ui.start(customer.email());
+        let found = async {
+            let query = format!(
+                "SELECT balance_nanos FROM wopr.users JOIN wopr.wallets ON tenant_id = id WHERE email = '{}'",
+                customer.email()
+            );
+            let command = ["psql", "-h", "/run/postgresql", "-U", DATABASE, "-Atc", &query];
+            let output = output_of(&self.vps, scratch::POSTGRES, &command).await?;
+            let (has, paid) = (output.trim(), (FIRST_CENTS * NANOS_PER_CENT).to_string());
+            anyhow::ensure!(has == paid, "the restored database knows of {has:?} nano-dollars, and {paid} were paid");
+            anyhow::Ok(paid)
+        };
+        task.ends(found.await, |paid| format!("is there with {paid} nano-dollars"))?;
+        self.restore(set, Some(GROUP), GROUP_OBJECTIVE).await.map(drop)
+    }
+
+    /// Restores the set, or a group of it, into a new database; the answer is what the engine says of it.
+    async fn restore(&self, set: &DatabaseSet, group: Option<&str>, objective: Duration) -> anyhow::Result<Value> {
+        self.clear().await?;
+        let handovers = scratch::handovers(|name| self.secrets.get(name))?;
+        for (name, uid) in scratch::USERS {
+            if let Some(files) = handovers.get(name) {
+                hand_over(&self.files(name), files, uid)?;
+            }
+        }
+        let directory = format!("{SHARED}/{FILES}");
+        let whole = scratch::stack(&self.images, self.host, &handovers, &directory, &set.snapshot, group);
+        let empty = whole.clone().only(&[scratch::POSTGRES.to_owned()]);
+        for stack in [empty, whole] {
+            let steps = plan(&stack, &observe(&self.vps, &stack).await?);
+            apply(self.ui, &self.vps, self.http, &stack, &steps).await?;
+        }
+        let report = self.report().await?;
+        let took = Duration::from_millis(report["elapsed_ms"].as_u64().context("the engine tells no time")?);
+        let tables = report["tables"].as_u64().context("the engine tells of no tables")?;
+        anyhow::ensure!(tables > 0, "no table was compared: {report}");
+        let what = group.map_or_else(|| "all groups".to_owned(), |group| format!("the group {group}"));
+        let minutes = objective.as_secs() / 60;
+        self.ui.done(
+            format!(
+                "{what}: {tables} tables with as many rows and the same hashes; the objective is {minutes} minutes"
+            ),
+            took,
+        );
+        anyhow::ensure!(took < objective, "{what} took longer than {minutes} minutes");
+        Ok(report)
+    }
+
+    /// The line that the engine ended with.
+    async fn report(&self) -> anyhow::Result<Value> {
+        let options = LogsOptionsBuilder::default().stdout(true).build();
+        let mut chunks = self.vps.logs(scratch::RESTORE, Some(options));
+        let mut text = String::new();
+        while let Some(chunk) = chunks.next().await {
+            text.push_str(&chunk.context("the engine does not hand out what the restore said")?.to_string());
+        }
+        let line = text.lines().last().context("the restore said nothing")?;
+        serde_json::from_str(line).with_context(|| format!("the restore said {line}"))
+    }
+
+    /// Removes the database with its volume, and the files with its secrets.
+    async fn clear(&self) -> anyhow::Result<()> {
+        for (name, _) in scratch::USERS.into_iter().rev() {
+            remove_container(&self.vps, name, false).await?;
+            match std::fs::remove_dir_all(self.files(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("the files of {name} stay"));
+                }
+                _ => {}
+            }
+        }
+        let options = RemoveVolumeOptionsBuilder::default().force(true).build();
+        match self.vps.remove_volume(scratch::VOLUME, Some(options)).await {
+            Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("the volume {} stays", scratch::VOLUME)),
+        }
+    }
+
+    /// Where a service's files lie, seen from this machine.
+    fn files(&self, name: &str) -> PathBuf {
+        self.paths.machines().join(VPS).join(FILES).join(name)
+    }
+}

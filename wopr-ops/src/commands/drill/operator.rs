@@ -1,0 +1,130 @@
+//! An operator at the API.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// How long a restore may take here.
+pub(super) const LIMIT: Duration = Duration::from_mins(2);
+/// How long a set of the database may take.
+const SET_LIMIT: Duration = Duration::from_mins(15);
+/// How often is asked whether something has ended: whoever asks more often is told that these are too many requests.
+const PACE: Duration = Duration::from_secs(1);
+/// The backups of the platform's database.
+const PLATFORM: &str = "/api/admin/backups/platform";
+
+/// A set of the database that can be restored.
+#[derive(Debug)]
+pub(super) struct DatabaseSet {
+    /// Its path among the platform's sets.
+    pub(super) path: String,
+    /// What the repository calls it.
+    pub(super) snapshot: String,
+    /// Its size, in mebibytes.
+    pub(super) size_mb: Value,
+}
+
+/// An operator at the API.
+pub(super) struct Operator<'a> {
+    pub(super) http: &'a reqwest::Client,
+    pub(super) port: u16,
+    pub(super) token: &'a str,
+}
+
+impl Operator<'_> {
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let url = format!("http://localhost:{}{path}", self.port);
+        let mut request = self.http.request(method.clone(), url).bearer_auth(self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.with_context(|| format!("{method} {path}"))?;
+        let status = response.status();
+        let text = response.text().await.with_context(|| format!("{path} breaks off"))?;
+        let body = serde_json::from_str(&text).with_context(|| format!("{path} answers no JSON: {text}"))?;
+        Ok((status, body))
+    }
+
+    /// Asks for the newest snapshot to be restored; the answer is its path.
+    pub(super) async fn restore(&self, container: &str) -> anyhow::Result<String> {
+        let path = format!("/api/admin/backups/{container}/snapshots");
+        let (status, body) = self.ask(Method::GET, &path, None).await?;
+        anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
+        let newest = body["snapshots"][0]["path"].as_str().context("no snapshot is listed")?.to_owned();
+        let path = format!("/api/admin/backups/{container}/restore");
+        let input = json!({ "remotePath": newest, "reason": "a drill" });
+        let (status, body) = self.ask(Method::POST, &path, Some(&input)).await?;
+        anyhow::ensure!(status == StatusCode::ACCEPTED, "{path} answers {status}: {body}");
+        Ok(newest)
+    }
+
+    /// Waits for the end of the tenant's last restore; the answer is how long the bot was between its data, in milliseconds.
+    pub(super) async fn wait_for(&self, tenant: &str) -> anyhow::Result<i64> {
+        let input = json!({ "tenantId": tenant, "limit": 1 }).to_string();
+        let input = percent_encoding::utf8_percent_encode(&input, percent_encoding::NON_ALPHANUMERIC);
+        let path = format!("/trpc/admin.restoreHistory?input={input}");
+        let since = Instant::now();
+        while since.elapsed() < LIMIT {
+            let (status, body) = self.ask(Method::GET, &path, None).await?;
+            anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
+            let entry = &body["result"]["data"]["entries"][0];
+            match entry["phase"].as_str() {
+                Some("done") => return Ok(entry["downtimeMs"].as_i64().unwrap_or(0)),
+                Some("failed") => anyhow::bail!("the restore failed: {}", entry["error"]),
+                _ => tokio::time::sleep(PACE).await,
+            }
+        }
+        anyhow::bail!("the restore has not ended within {} s", LIMIT.as_secs())
+    }
+
+    /// Asks for a set of the database and waits for it.
+    pub(super) async fn database_set(&self) -> anyhow::Result<DatabaseSet> {
+        let status = async || -> anyhow::Result<Value> {
+            let (status, body) = self.ask(Method::GET, PLATFORM, None).await?;
+            anyhow::ensure!(status == StatusCode::OK, "{PLATFORM} answers {status}: {body}");
+            Ok(body)
+        };
+        let before = status().await?["lastAttemptAt"].clone();
+        let sets = format!("{PLATFORM}/snapshots");
+        let (answer, body) = self.ask(Method::POST, &sets, None).await?;
+        anyhow::ensure!(answer == StatusCode::ACCEPTED, "{sets} answers {answer}: {body}");
+        let path = body["path"].clone();
+        let since = Instant::now();
+        while since.elapsed() < SET_LIMIT {
+            let (answer, body) = self.ask(Method::GET, &sets, None).await?;
+            anyhow::ensure!(answer == StatusCode::OK, "{sets} answers {answer}: {body}");
+            let all = body["snapshots"].as_array().context("there is no list of sets")?;
+            if let Some(set) = all.iter().find(|set| set["path"] == path) {
+                let text = |field: &str| set[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
+                return Ok(DatabaseSet {
+                    path: text("path")?,
+                    snapshot: text("snapshot")?,
+                    size_mb: set["sizeMb"].clone(),
+                });
+            }
+            let now = status().await?;
+            if now["lastAttemptAt"] != before && !now["lastBackupError"].is_null() {
+                anyhow::bail!("the set was not made: {}", now["lastBackupError"]);
+            }
+            tokio::time::sleep(PACE).await;
+        }
+        anyhow::bail!("the set was not made within {} s", SET_LIMIT.as_secs())
+    }
+
+    /// Says that the set was restored into another database, which had every row then.
+    pub(super) async fn note_proof(&self, set: &DatabaseSet) -> anyhow::Result<()> {
+        let url = format!("http://localhost:{}{PLATFORM}/proofs", self.port);
+        let request = self.http.post(url).bearer_auth(self.token).json(&json!({ "remotePath": set.path }));
+        let response = request.send().await.context("the proof is not taken")?;
+        let status = response.status();
+        anyhow::ensure!(status == StatusCode::NO_CONTENT, "the proof is answered with {status}");
+        Ok(())
+    }
+}

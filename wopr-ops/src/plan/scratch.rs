@@ -1,0 +1,102 @@
+//! A throw-away database beside the platform's, and a set of the platform's that is restored into it.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::{
+    platform::{self, BUCKET, DATABASE, Images, OBJECTS_PORT, VPS, service},
+    spec::{Ready, Service, Stack},
+};
+use crate::{
+    images::recipes::{POSTGRES_UID, SERVICE_UID},
+    secrets::Handover,
+};
+
+/// Value of the stack's label.
+const STACK: &str = "vps-scratch";
+/// The database.
+pub(crate) const POSTGRES: &str = "wopr-vps-scratch-postgres";
+/// The volume with its files.
+pub(crate) const VOLUME: &str = "wopr-scratch-postgres-data";
+/// The one-shot that fills it.
+pub(crate) const RESTORE: &str = "wopr-vps-scratch-restore";
+
+/// The services, and the users they run as.
+pub(crate) const USERS: [(&str, u32); 2] = [(POSTGRES, POSTGRES_UID), (RESTORE, SERVICE_UID)];
+
+/// The files of both. `secret` looks one up.
+///
+/// # Errors
+/// Those of `secret`.
+pub(crate) fn handovers<'s>(
+    secret: impl Fn(&str) -> anyhow::Result<&'s str>,
+) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
+    let password = secret("POSTGRES_PASSWORD")?;
+    let (id, key) = secret("BACKUP_ENCRYPTION_KEY")?.split_once(':').context("the key of backups has no name")?;
+    let restore = [
+        ("WOPR_BACKUP_KEY", json!({ "ring": [{ "id": id, "secret": key }] }).to_string()),
+        ("WOPR_BACKUP_S3_ACCESS_KEY", secret("OBJECTS_ACCESS_KEY")?.to_owned()),
+        ("WOPR_BACKUP_S3_SECRET_KEY", secret("OBJECTS_SECRET_KEY")?.to_owned()),
+        ("WOPR_BACKUP_DATABASE_URL", format!("postgres://{DATABASE}:{password}@{POSTGRES}:5432/{DATABASE}")),
+    ];
+    let named = |(name, value): (&str, String)| (name.to_owned(), value);
+    Ok(BTreeMap::from([
+        (POSTGRES, Handover::from([("POSTGRES_PASSWORD".to_owned(), password.to_owned())])),
+        (RESTORE, restore.map(named).into()),
+    ]))
+}
+
+/// Both, on the platform's network. Without a group all of the set is restored.
+pub(crate) fn stack(
+    images: &Images,
+    host: Ipv4Addr,
+    handovers: &BTreeMap<&'static str, Handover>,
+    handover_directory: &str,
+    snapshot: &str,
+    group: Option<&str>,
+) -> Stack {
+    let make = |name: &'static str, image: &str, uid: u32| {
+        let image = images.get(image).cloned().unwrap_or_default();
+        service(name, image, handovers.get(name), handover_directory, uid)
+    };
+    let database = platform::database(make(POSTGRES, "postgres", POSTGRES_UID), VOLUME);
+    let mut restore: Service = make(RESTORE, "backup", SERVICE_UID);
+    restore.command = ["restore-database", "--snapshot", snapshot].map(str::to_owned).to_vec();
+    restore.command.extend(group.iter().flat_map(|group| ["--group".to_owned(), (*group).to_owned()]));
+    restore.set([
+        ("WOPR_BACKUP_REPOSITORY", "platform".to_owned()),
+        ("WOPR_BACKUP_S3_BUCKET", BUCKET.to_owned()),
+        ("WOPR_BACKUP_S3_REGION", "nyc3".to_owned()),
+        ("WOPR_BACKUP_S3_ENDPOINT", format!("http://{}:{OBJECTS_PORT}", VPS.objects)),
+        ("WOPR_BACKUP_S3_PATH_STYLE", "true".to_owned()),
+        ("WOPR_BACKUP_S3_ALLOW_HTTP", "true".to_owned()),
+        // The platform may be at work with its repository.
+        ("WOPR_BACKUP_LOCK_WAIT_SECONDS", "180".to_owned()),
+    ]);
+    restore.memory_bytes = 384 * platform::MIB;
+    restore.after = vec![POSTGRES];
+    restore.ready = Ready::Finished;
+    Stack { name: STACK, network: VPS.network, publish: Ipv4Addr::UNSPECIFIED, host, services: vec![database, restore] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_in_files_of_their_settings_names_and_nowhere_else() {
+        let secret = |name: &str| Ok(if name == "BACKUP_ENCRYPTION_KEY" { "k1:hidden" } else { "hidden" });
+        let files = handovers(secret).unwrap();
+        assert_eq!(files[RESTORE]["WOPR_BACKUP_KEY"], r#"{"ring":[{"id":"k1","secret":"hidden"}]}"#);
+        let stack = stack(&Images::new(), Ipv4Addr::LOCALHOST, &files, "/run", "abc", Some("core"));
+        assert_eq!(stack.services[1].command, ["restore-database", "--snapshot", "abc", "--group", "core"]);
+        for service in &stack.services {
+            assert!(!format!("{service:?}").contains("hidden"), "{service:?}");
+            assert!(USERS.contains(&(service.name, service.user.split(':').next().unwrap().parse().unwrap())));
+        }
+        let settings = &stack.services[1].env;
+        assert_eq!(settings["WOPR_BACKUP_DATABASE_URL_FILE"], "/run/secrets/WOPR_BACKUP_DATABASE_URL");
+    }
+}
