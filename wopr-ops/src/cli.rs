@@ -90,6 +90,7 @@ impl Command {
             Self::Drill(DrillCommand::PowerCut(args)) => ("drill power-cut", args.output.json),
             Self::Drill(DrillCommand::FullDisk(args)) => ("drill full-disk", args.output.json),
             Self::Drill(DrillCommand::Tenant(args)) => ("drill tenant", args.output.json),
+            Self::Drill(DrillCommand::Database(args)) => ("drill database", args.output.json),
             Self::Stripe(StripeCommand::Trigger(args)) => ("stripe trigger", args.output.json),
             Self::Stripe(StripeCommand::SecretPath(output)) => ("stripe secret-path", output.json),
             Self::Test(args) => ("test", args.output.json),
@@ -364,6 +365,8 @@ pub(crate) struct TenantDrillArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseDrillArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) ports: Ports,
 }

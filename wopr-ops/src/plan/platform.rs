@@ -320,7 +320,10 @@ fn caddy(inputs: &Inputs<'_>) -> Service {
 }
 
 fn postgres(inputs: &Inputs<'_>) -> Service {
-    database(base(inputs, inputs.names().postgres, "postgres"), POSTGRES_VOLUME)
+    let mut service = database(base(inputs, inputs.names().postgres, "postgres"), POSTGRES_VOLUME);
+    // Which asks the database whenever it is asked.
+    service.shown_by = Some(inputs.names().api);
+    service
 }
 
 /// A PostgreSQL with its files on that volume.
@@ -333,8 +336,6 @@ pub(super) fn database(mut service: Service, volume: &'static str) -> Service {
     service.memory_bytes = 512 * MIB;
     let probe = ["pg_isready", "-q", "-h", "127.0.0.1", "-p", "5432", "-U", DATABASE, "-d", DATABASE];
     service.ready = Ready::Probe(probe.to_vec());
-    // Which asks the database whenever it is asked.
-    service.shown_by = Some(inputs.names().api);
     service
 }
 
