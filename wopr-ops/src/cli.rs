@@ -2,7 +2,10 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{images::binaries::Profile, plan::platform::Ports};
+use crate::{
+    images::binaries::Profile,
+    plan::{disk::size, platform::Ports},
+};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 this machine or account cannot do it · 4 no Docker engine ·
@@ -22,13 +25,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Makes sure that a Docker engine answers; installs and starts one if need be
-    Engine,
+    Engine(OutputArgs),
     /// Builds the images that have changed
     Images(ImagesArgs),
     /// Brings the stack up and walks the happy path on it
     Up(UpArgs),
     /// Stops the stack's containers and the bots; `up` starts them again with their data
-    Stop,
+    Stop(StopArgs),
     /// Removes everything of ours from the engine
     Down(DownArgs),
     /// Starts what was stopped or killed, with its data; builds nothing
@@ -69,6 +72,60 @@ pub(crate) enum Command {
     Conformance(ConformanceArgs),
 }
 
+impl Command {
+    /// What the command is called, if it is to account for what it did as JSON and has no answer of a shape of its own.
+    pub(crate) fn accounts_as(&self) -> Option<&'static str> {
+        let (name, json) = match self {
+            Self::Engine(output) => ("engine", output.json),
+            Self::Up(args) => ("up", args.json && !args.dry_run),
+            Self::Stop(args) => ("stop", args.output.json),
+            Self::Down(args) => ("down", args.output.json),
+            Self::Start(args) => ("start", args.json && !args.dry_run),
+            Self::Restart(args) => ("restart", args.output.json),
+            Self::Seed(args) => ("seed", args.output.json),
+            Self::Bundle(args) => ("bundle", args.output.json),
+            Self::Bench(BenchCommand::Gateway(args)) => ("bench gateway", args.output.json),
+            Self::Fault(args) => ("fault", args.output.json),
+            Self::Drill(DrillCommand::Offline(args)) => ("drill offline", args.output.json),
+            Self::Drill(DrillCommand::PowerCut(args)) => ("drill power-cut", args.output.json),
+            Self::Drill(DrillCommand::FullDisk(args)) => ("drill full-disk", args.output.json),
+            Self::Drill(DrillCommand::Tenant(args)) => ("drill tenant", args.output.json),
+            Self::Drill(DrillCommand::Database(args)) => ("drill database", args.output.json),
+            Self::Stripe(StripeCommand::Trigger(args)) => ("stripe trigger", args.output.json),
+            Self::Stripe(StripeCommand::SecretPath(output)) => ("stripe secret-path", output.json),
+            Self::Test(args) => ("test", args.output.json),
+            Self::Conformance(args) => ("conformance", args.output.json),
+            // These answer in a shape of their own, or hand on what others write.
+            Self::Images(_)
+            | Self::Status(_)
+            | Self::Logs(_)
+            | Self::Exec(_)
+            | Self::Bench(BenchCommand::Up(_))
+            | Self::Drill(DrillCommand::OfflineInside(_))
+            | Self::Completions(_)
+            | Self::Doctor(_)
+            | Self::Runbook(_) => return None,
+        };
+        json.then_some(name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct OutputArgs {
+    /// Writes what was done as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Says what would be stopped and stops nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
     /// How the programs are compiled
@@ -91,12 +148,15 @@ pub(crate) struct UpArgs {
     /// Prints what would be done and does nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Writes what would be done as JSON
-    #[arg(long, requires = "dry_run")]
+    /// Writes what was done, or with `--dry-run` what would be, as JSON
+    #[arg(long)]
     pub(crate) json: bool,
     /// Takes all images from a file that `bundle` wrote: nothing is compiled, built or downloaded
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     pub(crate) bundle: Option<std::path::PathBuf>,
+    /// Gives each machine a disk of its own of this size, as 8G, which `fault fill` can fill; later ones keep it
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "flat")]
+    pub(crate) disk: Option<u64>,
     /// Does not walk the happy path at the end
     #[arg(long)]
     pub(crate) no_prove: bool,
@@ -146,6 +206,8 @@ pub(crate) struct BenchGatewayArgs {
     /// Something else that answers /v1/chat/completions on this machine: `NAME=http://127.0.0.1:PORT[,KEY]`
     #[arg(long)]
     pub(crate) peer: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +224,8 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct BundleArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// The file to write
     pub(crate) file: std::path::PathBuf,
     /// How the programs are compiled
@@ -174,6 +238,12 @@ pub(crate) struct StartArgs {
     /// All parts as containers of this machine's engine
     #[arg(long)]
     pub(crate) flat: bool,
+    /// Prints what would be done and does nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Writes what was done, or with `--dry-run` what would be, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) ports: Ports,
 }
@@ -182,12 +252,19 @@ pub(crate) struct StartArgs {
 pub(crate) struct RestartArgs {
     /// A service, by the end of its name; everything if there is none
     pub(crate) service: Option<String>,
+    /// All parts as containers of this machine's engine
+    #[arg(long)]
+    pub(crate) flat: bool,
     #[command(flatten)]
-    pub(crate) start: StartArgs,
+    pub(crate) ports: Ports,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SeedArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// Port of the API on this machine
     #[arg(long, default_value_t = 3100, value_name = "PORT")]
     pub(crate) api_port: u16,
@@ -215,12 +292,16 @@ pub(crate) enum FaultKind {
     Freeze,
     /// Leaves it 5 % of one processor
     Slow,
+    /// Leaves no room on its disk, which has to be one of its own: `up --disk`
+    Fill,
     /// Undoes all of these
     Mend,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct FaultArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// What to do to it
     #[arg(value_enum)]
     pub(crate) kind: FaultKind,
@@ -235,6 +316,8 @@ pub(crate) enum DrillCommand {
     Offline(OfflineArgs),
     /// Cuts the power of wopr-vps while payments arrive; afterwards nobody may miss a cent, a bot or a byte
     PowerCut(PowerCutArgs),
+    /// Fills the disk of wopr-vps while payments arrive, and makes room again; nobody may miss anything then, either
+    FullDisk(FullDiskArgs),
     /// Destroys a bot of the drill's own with all its bytes, and restores it from its backup
     Tenant(TenantDrillArgs),
     /// Makes a set of the database and restores it into a throw-away one, which must have every row then
@@ -246,6 +329,8 @@ pub(crate) enum DrillCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct OfflineArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// A file that `bundle` wrote; without it, one is written for the occasion
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     pub(crate) bundle: Option<std::path::PathBuf>,
@@ -257,17 +342,31 @@ pub(crate) struct OfflineArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PowerCutArgs {
     #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FullDiskArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
     pub(crate) ports: Ports,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TenantDrillArgs {
     #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(flatten)]
     pub(crate) ports: Ports,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct DatabaseDrillArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) ports: Ports,
 }
@@ -289,6 +388,11 @@ pub(crate) struct CompletionsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DownArgs {
+    /// Says what would be removed and removes nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// Removes data, images and secrets, too: nothing of ours is left
     #[arg(long)]
     pub(crate) volumes: bool,
@@ -311,6 +415,9 @@ pub(crate) struct LogsArgs {
     /// Goes on as new lines come
     #[arg(long, short)]
     pub(crate) follow: bool,
+    /// One JSON object per line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -318,11 +425,13 @@ pub(crate) enum StripeCommand {
     /// Sends a signed event to the API, as Stripe would
     Trigger(TriggerArgs),
     /// Prints the path of the file that holds the webhook's signing secret
-    SecretPath,
+    SecretPath(OutputArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct TriggerArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// The event; `checkout.session.completed` is the one that credits a balance
     #[arg(value_parser = ["checkout.session.completed"])]
     pub(crate) event: String,
@@ -377,6 +486,8 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// Only these steps
     #[arg(long, value_name = "STEP", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
@@ -387,10 +498,84 @@ pub(crate) struct TestArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConformanceArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     /// Only these suites, by directory name
     #[arg(long, value_name = "SUITE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Port of the API on this machine
     #[arg(long, default_value_t = 3100, value_name = "PORT")]
     pub(crate) api_port: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Commands without `--json`, and why.
+    const WITHOUT_JSON: [(&str, &str); 3] = [
+        ("exec", "what it writes is another program's"),
+        ("completions", "it writes a program for a shell"),
+        ("runbook render", "it writes a page; `runbook verify` answers with what is on it"),
+    ];
+    /// Commands that answer in a shape of their own, and its schema.
+    const OWN_SHAPES: [(&str, &str); 7] = [
+        ("images", "images"),
+        ("status", "status"),
+        ("logs", "logs"),
+        ("bench up", "bench-up"),
+        ("doctor", "doctor"),
+        ("runbook lint", "runbook-lint"),
+        ("runbook verify", "runbook-verify"),
+    ];
+
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        let mut below = command.get_subcommands().filter(|below| below.get_name() != "help" && !below.is_hide_set());
+        let Some(first) = below.next() else { return found.push((path.to_owned(), command.clone())) };
+        for below in [first].into_iter().chain(below) {
+            leaves(below, format!("{path} {}", below.get_name()).trim(), found);
+        }
+    }
+
+    #[test]
+    fn every_command_answers_in_json_or_there_is_a_reason() {
+        let mut all = Vec::new();
+        leaves(&Cli::command(), "", &mut all);
+        assert!(all.len() > 20, "{}", all.len());
+        for (path, command) in all {
+            let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+            let has_reason = WITHOUT_JSON.iter().any(|(name, reason)| *name == path && !reason.is_empty());
+            assert_ne!(has_json, has_reason, "{path}");
+            if !has_json {
+                continue;
+            }
+            let given = match path.as_str() {
+                "fault" => vec!["mend", "vps"],
+                "bundle" => vec!["all.tar"],
+                "logs" => vec!["api"],
+                "bench gateway" => vec!["--database", "postgres://localhost"],
+                "stripe trigger" => {
+                    vec!["checkout.session.completed", "--client-reference-id", "t", "--amount", "1"]
+                }
+                _ => Vec::new(),
+            };
+            let words = ["wopr"].into_iter().chain(path.split(' ')).chain(given.iter().copied()).chain(["--json"]);
+            let parsed = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{path}: {error}")).command;
+            let own = OWN_SHAPES.iter().find(|(name, _)| *name == path);
+            assert_eq!(parsed.accounts_as(), own.is_none().then_some(path.as_str()), "{path}");
+            let schema = own.map_or("account", |(_, schema)| schema);
+            let file = format!("{}/schemas/{schema}.schema.json", env!("CARGO_MANIFEST_DIR"));
+            assert!(std::path::Path::new(&file).is_file(), "{file}");
+        }
+    }
+
+    #[test]
+    fn without_the_flag_nothing_is_accounted_for() {
+        let parsed = |words: &[&str]| Cli::try_parse_from([&["wopr"], words].concat()).unwrap().command;
+        assert_eq!(parsed(&["stop"]).accounts_as(), None);
+        assert_eq!(parsed(&["up", "--dry-run", "--json"]).accounts_as(), None);
+        assert_eq!(parsed(&["up", "--json"]).accounts_as(), Some("up"));
+    }
 }

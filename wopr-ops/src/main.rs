@@ -6,6 +6,7 @@
 //! - [`images`] builds everything that runs, from this checkout and from Debian packages.
 //! - [`commands`] ties them together, one file per command.
 
+mod account;
 mod apt;
 mod cli;
 mod clock;
@@ -24,11 +25,12 @@ mod seed;
 mod stripe;
 mod ui;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
 use clap::{CommandFactory, Parser};
 
 use crate::{
+    account::Account,
     cli::{BenchCommand, Cli, Command, DrillCommand, StripeCommand},
     failure::{Exit, exit_of},
     paths::Paths,
@@ -37,7 +39,8 @@ use crate::{
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ui = Ui::detect();
+    let (since, accounts_as) = (Instant::now(), cli.command.accounts_as());
+    let ui = if accounts_as.is_some() { Ui::detect().keeping() } else { Ui::detect() };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -55,6 +58,13 @@ fn main() -> ExitCode {
     });
     // Threads that read packages or wait for programs do not hold the end up.
     runtime.shutdown_background();
+    if let Some(command) = accounts_as {
+        let result = outcome.as_ref().map(|result| result.as_ref().map(drop));
+        let account = Account::new(command, ui.facts(), since.elapsed(), result);
+        if let Err(error) = ui.json(&account) {
+            ui.error(&error);
+        }
+    }
     match outcome {
         Some(Ok(code)) => code,
         Some(Err(error)) => {
@@ -87,18 +97,19 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Fault(args) => commands::fault::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Offline(args)) => commands::drill::offline::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::PowerCut(args)) => commands::drill::power_cut::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::FullDisk(args)) => commands::drill::power_cut::full_disk(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Tenant(args)) => commands::drill::tenant::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Database(args)) => commands::drill::database::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::OfflineInside(args)) => commands::drill::offline::inside(ui, &args).await,
-        Command::Engine => engine::ensure(ui, &paths).await.map(drop),
+        Command::Engine(_) => engine::ensure(ui, &paths).await.map(drop),
         Command::Images(args) => commands::images::run(ui, &paths, &args).await,
         Command::Up(args) => commands::up::run(ui, &paths, &args).await,
-        Command::Stop => commands::stop::run(ui, &paths).await,
+        Command::Stop(args) => commands::stop::run(ui, &paths, &args).await,
         Command::Down(args) => commands::down::run(ui, &paths, &args).await,
         Command::Status(args) => commands::status::run(ui, &paths, &args).await,
         Command::Logs(args) => commands::logs::run(ui, &paths, &args).await,
         Command::Stripe(StripeCommand::Trigger(args)) => commands::stripe::trigger(ui, &paths, &args).await,
-        Command::Stripe(StripeCommand::SecretPath) => commands::stripe::secret_path(ui, &paths),
+        Command::Stripe(StripeCommand::SecretPath(_)) => commands::stripe::secret_path(ui, &paths),
         Command::Test(args) => commands::test::run(ui, &paths, &args).await,
         Command::Conformance(args) => commands::conformance::run(ui, &paths, &args).await,
     };

@@ -3,6 +3,8 @@
 use std::{
     fmt::Display,
     io::{IsTerminal, Write},
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,6 +12,7 @@ use anyhow::Context;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::account::{Fact, Kind};
 use crate::failure::Failure;
 
 const GREEN: &str = "32";
@@ -25,6 +28,8 @@ pub(crate) struct Ui {
     spinners: Option<MultiProgress>,
     /// Lines go to standard error, because standard output is for a program that reads JSON.
     beside_json: bool,
+    /// Present if what is shown is kept for an account of it.
+    kept: Option<Arc<Mutex<Vec<Fact>>>>,
 }
 
 impl Ui {
@@ -32,19 +37,53 @@ impl Ui {
     pub(crate) fn detect() -> Self {
         let terminal = std::io::stdout().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: terminal && !no_colour, spinners: terminal.then(MultiProgress::new), beside_json: false }
+        Self {
+            colour: terminal && !no_colour,
+            spinners: terminal.then(MultiProgress::new),
+            beside_json: false,
+            kept: None,
+        }
     }
 
     /// This screen; if JSON is asked for, on standard error.
     #[must_use]
     pub(crate) fn beside_json(&self, json: bool) -> Self {
-        Self { beside_json: json, ..self.clone() }
+        Self { beside_json: json || self.kept.is_some(), ..self.clone() }
+    }
+
+    /// This screen, on standard error, keeping what is shown.
+    pub(crate) fn keeping(&self) -> Self {
+        Self { beside_json: true, kept: Some(Arc::default()), ..self.clone() }
+    }
+
+    /// What was shown since it is kept.
+    pub(crate) fn facts(&self) -> Vec<Fact> {
+        let kept = self.kept.iter().flat_map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        kept.collect()
+    }
+
+    fn keep(&self, kind: Kind, text: impl Display, took: Option<Duration>) {
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(Fact::new(kind, text.to_string(), took));
+        }
+    }
+
+    /// Where a program that works for this one writes to: not between what another program reads.
+    pub(crate) fn stdout(&self) -> Stdio {
+        if self.beside_json { std::io::stderr().into() } else { Stdio::inherit() }
     }
 
     /// Writes what a program is to read to standard output.
     pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(value).context("the answer cannot be written as JSON")?;
-        Self { beside_json: false, ..self.clone() }.line(text);
+        Self { beside_json: false, ..self.clone() }.write(text);
+        Ok(())
+    }
+
+    /// Writes one of several things that a program is to read, on a line of its own.
+    pub(crate) fn json_line(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        let text = serde_json::to_string(value).context("the answer cannot be written as JSON")?;
+        Self { beside_json: false, ..self.clone() }.write(text);
         Ok(())
     }
 
@@ -54,6 +93,11 @@ impl Ui {
 
     /// Writes one line for the operator.
     pub(crate) fn line(&self, text: impl Display) {
+        self.keep(Kind::Line, &text, None);
+        self.write(text);
+    }
+
+    fn write(&self, text: impl Display) {
         let write = || {
             // A closed pipe (`wopr status | head -1`) is no reason to fail.
             let _closed = if self.beside_json {
@@ -70,30 +114,34 @@ impl Ui {
 
     /// A heading above a group of lines.
     pub(crate) fn heading(&self, text: impl Display) {
-        let text = self.paint("1", text);
-        self.line(text);
+        self.keep(Kind::Heading, &text, None);
+        self.write(self.paint("1", text));
     }
 
     /// A fact that needed no work.
     pub(crate) fn note(&self, text: impl Display) {
-        self.line(format!("  {} {text}", self.paint(DIM, "·")));
+        self.keep(Kind::Note, &text, None);
+        self.write(format!("  {} {text}", self.paint(DIM, "·")));
     }
 
     /// Something worth knowing that stops nothing.
     pub(crate) fn warn(&self, text: impl Display) {
-        self.line(format!("  {} {text}", self.paint(YELLOW, "!")));
+        self.keep(Kind::Warning, &text, None);
+        self.write(format!("  {} {text}", self.paint(YELLOW, "!")));
     }
 
     /// Work that ended well, with the time it took.
     pub(crate) fn done(&self, text: impl Display, took: Duration) {
+        self.keep(Kind::Done, &text, Some(took));
         let took = self.paint(DIM, seconds(took));
-        self.line(format!("  {} {text}  {took}", self.paint(GREEN, "✓")));
+        self.write(format!("  {} {text}  {took}", self.paint(GREEN, "✓")));
     }
 
     /// Work that failed, with the time it took.
     pub(crate) fn failed(&self, text: impl Display, took: Duration) {
+        self.keep(Kind::Failed, &text, Some(took));
         let took = self.paint(DIM, seconds(took));
-        self.line(format!("  {} {text}  {took}", self.paint(RED, "✗")));
+        self.write(format!("  {} {text}  {took}", self.paint(RED, "✗")));
     }
 
     /// Announces work; the returned task ends the line.
@@ -109,7 +157,7 @@ impl Ui {
             spinner
         });
         if spinner.is_none() {
-            self.line(format!("  … {what}"));
+            self.write(format!("  … {what}"));
         }
         Task { ui: self.clone(), what, spinner, since: Instant::now() }
     }

@@ -457,11 +457,11 @@ impl Stage {
         // One bot that has hardly run before lives on its credit for five days, and three more in grace.
         for _ in 0..14 {
             self.course.until("the day's charges", async || self.day_is_charged().await).await?;
+            // A session lives for a week, and more may have passed.
+            for person in &mut self.people {
+                person.sign_in().await?.expect_status(200)?;
+            }
             if self.is_suspended(who).await? {
-                // A session lives for a week, and more may have passed.
-                for person in &mut self.people {
-                    person.sign_in().await?.expect_status(200)?;
-                }
                 return Ok(());
             }
             // Bots that rest cost nothing, and nobody starts one without credit for its day. A day that was still to be paid

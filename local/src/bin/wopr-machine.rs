@@ -1,10 +1,12 @@
-//! The first program of a machine inside a container; `wopr-machine health` asks its engine, and `wopr-machine strays` does
-//! for an engine that something else keeps running what the machine does for its own.
+//! The first program of a machine inside a container; `wopr-machine health` asks its engine, `wopr-machine disk` tells about
+//! its disk and fills it, and `wopr-machine strays` does for an engine that something else keeps running what the machine does for its own.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use wopr_local::machine::disk::{self, DATA};
 use wopr_local::machine::{self, Config, SOCKET};
 use wopr_local::{probe, process};
 
@@ -29,6 +31,9 @@ struct Args {
 enum Command {
     /// Exits 0 when the engine answers, else 1.
     Health,
+    /// The file system of the engine's data.
+    #[command(subcommand)]
+    Disk(Disk),
     /// Ends the processes of containers that an engine has lost sight of, for as long as it runs.
     Strays {
         /// The engine's socket.
@@ -40,12 +45,46 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Disk {
+    /// Writes how many bytes are free, and how many there are.
+    Room,
+    /// Takes all that are free, if it is a disk of the machine's own; writes how many these were.
+    Fill,
+    /// Gives them back; writes whether there were any.
+    Release,
+}
+
+impl Disk {
+    fn run(self) -> io::Result<()> {
+        let data = Path::new(DATA);
+        let answer = match self {
+            Self::Room => {
+                let (free, all) = disk::room(data)?;
+                format!("{free} {all}")
+            }
+            Self::Fill => disk::fill(data)?.to_string(),
+            Self::Release => disk::release(data)?.to_string(),
+        };
+        writeln!(io::stdout(), "{answer}")
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     process::start_logging();
     let Args { command, socket_dir, cgroup_parent, daemon_arguments } = Args::parse();
     match command {
         Some(Command::Health) => return process::health(probe::unix(Path::new(SOCKET), "/_ping")),
+        Some(Command::Disk(command)) => {
+            return match command.run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{error}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Some(Command::Strays { socket, cgroup_parent }) => match machine::strays::watch(socket, cgroup_parent).await {},
         None => {}
     }

@@ -1,7 +1,7 @@
 //! A machine inside a container: a Docker engine of its own, kept running.
 //!
-//! The supervisor prepares what a boot would (stale process ids, the packet filter's flavour, a control group for the
-//! engine's containers), starts the daemon, and starts it again when it dies, a limited number of times. Meanwhile it ends
+//! The supervisor prepares what a boot would (a disk of its own if it is given one, stale process ids, the packet filter's
+//! flavour, a control group for the engine's containers), starts the daemon, and starts it again when it dies, a limited number of times. Meanwhile it ends
 //! what the daemon has lost sight of ([`strays`]). On SIGTERM it has the daemon stop its containers in order, and ends with
 //! 0.
 
@@ -22,6 +22,7 @@ use crate::probe;
 use crate::process::StopSignals;
 
 mod cgroup;
+pub mod disk;
 mod firewall;
 mod restarts;
 mod stale;
@@ -101,6 +102,14 @@ enum Ended {
 /// [`MachineError`]: what cannot be prepared, or an engine that keeps dying.
 pub async fn run(config: Config, mut signals: StopSignals) -> Result<(), MachineError> {
     let path = firewall::choose().await?;
+    if let Some(directory) = &config.socket_directory {
+        let mounted = disk::mount(directory)
+            .await
+            .map_err(|source| MachineError::Prepare { what: "the machine's own disk".into(), source })?;
+        if mounted {
+            tracing::info!("{} is on a disk of the machine's own", disk::DATA);
+        }
+    }
     let parent = match &config.cgroup_parent {
         Some(parent) => Some(parent.clone()),
         None => {

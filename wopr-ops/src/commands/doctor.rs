@@ -452,6 +452,8 @@ mod tests {
 
     #[test]
     fn the_schema_is_that_of_the_type() {
-        crate::runbook::assert_schema("doctor", &schemars::schema_for!(Diagnosis));
+        let findings = vec![Finding::ok("a", "b"), Finding::warn("a", "b", "c"), Finding::fail("a", "b", "c")];
+        let diagnosis = Diagnosis { fit: false, findings };
+        crate::runbook::assert_schema_fits("doctor", &schemars::schema_for!(Diagnosis), &diagnosis);
     }
 }

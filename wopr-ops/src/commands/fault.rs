@@ -11,12 +11,14 @@ use crate::{
     cli::{FaultArgs, FaultKind},
     engine,
     exec::{
+        disk,
         observe::container,
         sites::{address, inside},
     },
     failure::{Exit, Failure},
     paths::Paths,
     plan::{
+        disk::shown,
         machines::{GPU, NETWORK, VPS},
         spec::State,
     },
@@ -25,6 +27,9 @@ use crate::{
 
 /// The share of one processor that a slowed machine is left with, in billionths.
 const SLOW_NANO_CPUS: i64 = 50_000_000;
+
+/// How long a machine that is mended may take to answer.
+const LIMIT: std::time::Duration = std::time::Duration::from_mins(1);
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &FaultArgs) -> anyhow::Result<()> {
     let _lock = super::lock(paths)?;
@@ -43,6 +48,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &FaultArgs) -> anyhow::Res
         FaultKind::Kill => kill(&engine, machine).await?,
         FaultKind::Freeze => freeze(&engine, machine).await?,
         FaultKind::Slow => slow(&engine, machine, SLOW_NANO_CPUS).await?,
+        FaultKind::Fill => fill(paths, &engine, machine).await?,
         FaultKind::Mend => mend(paths, &engine, machine).await?,
     };
     ui.note(format!("{machine}: {done}"));
@@ -87,8 +93,14 @@ async fn slow(engine: &Docker, machine: &str, nano_cpus: i64) -> anyhow::Result<
     Ok(format!("limited to {} % of one processor; `fault mend` takes the limit away", nano_cpus / 10_000_000))
 }
 
+/// Leaves no room on the machine's own disk.
+pub(crate) async fn fill(paths: &Paths, engine: &Docker, machine: &str) -> anyhow::Result<String> {
+    let taken = disk::fill(engine, &paths.machines(), machine).await?;
+    Ok(format!("the last {} of its disk are taken; `fault mend` gives them back", shown(taken)))
+}
+
 /// Undoes every fault.
-async fn mend(paths: &Paths, engine: &Docker, machine: &str) -> anyhow::Result<String> {
+pub(crate) async fn mend(paths: &Paths, engine: &Docker, machine: &str) -> anyhow::Result<String> {
     let mut done = Vec::new();
     let found = engine.inspect_container(machine, None::<InspectContainerOptions>).await;
     let found = found.with_context(|| format!("the engine does not tell about {machine}"))?;
@@ -111,8 +123,15 @@ async fn mend(paths: &Paths, engine: &Docker, machine: &str) -> anyhow::Result<S
         started.with_context(|| format!("{machine} could not be started"))?;
         done.push("started".to_owned());
     }
+    // An engine without room may not start, and its machine is started again and again.
+    if disk::size_bytes(&paths.machines(), machine)?.is_some() {
+        let released = super::wait_until(LIMIT, || async { Ok(disk::release(engine, machine).await.ok()) }).await?;
+        if released.with_context(|| format!("{machine} does not run"))? {
+            done.push("given its room back".to_owned());
+        }
+    }
     let address = address(engine, machine).await?;
-    super::wait_until(std::time::Duration::from_mins(1), || async { Ok(inside(paths, machine).await.ok()) })
+    super::wait_until(LIMIT, || async { Ok(inside(paths, machine).await.ok()) })
         .await?
         .with_context(|| format!("the engine of {machine} at {address} does not answer"))?;
     Ok(if done.is_empty() { "nothing was broken".to_owned() } else { done.join(", ") })

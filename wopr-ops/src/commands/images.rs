@@ -14,7 +14,7 @@ use crate::{
     engine::find_program,
     failure::{Exit, Failure},
     images::{
-        Base, CA_BUNDLE, Image, assembled, base,
+        Base, CA_BUNDLE, Image, Shelf, assembled, base,
         binaries::{self, Profile},
         postgres, program, prune,
         recipes::{ASSEMBLIES, Assembly, Binary, MODELS, PROGRAMS, Program},
@@ -93,29 +93,30 @@ pub(crate) async fn ensure(
     wanted: impl Fn(&str) -> bool,
 ) -> anyhow::Result<References> {
     prerequisites(ui).await?;
+    let shelf = &Shelf::of(engine).await?;
     let programs: Vec<(&'static str, Program)> = PROGRAMS.into_iter().filter(|(name, _)| wanted(name)).collect();
     let assemblies: Vec<&'static Assembly> = ASSEMBLIES.into_iter().filter(|recipe| wanted(recipe.name)).collect();
     let database = async {
-        if wanted("postgres") { Ok(Some(("postgres", postgres(ui, engine, paths).await?))) } else { anyhow::Ok(None) }
+        if wanted("postgres") { Ok(Some(("postgres", postgres(ui, shelf, paths).await?))) } else { anyhow::Ok(None) }
     };
-    let bases = try_join_all(assemblies.iter().map(|recipe| base(ui, engine, paths, recipe)));
+    let bases = try_join_all(assemblies.iter().map(|recipe| base(ui, shelf, paths, recipe)));
     let compiled = async {
         let list = sources(&programs, &assemblies);
         match from {
             _ if list.is_empty() => Ok(HashMap::new()),
             Programs::Compile(profile) => binaries::compile(ui, paths, &list, profile).await,
-            Programs::Compiled(artifacts) => binaries::located(&list, artifacts).await,
+            Programs::Compiled(artifacts) => binaries::located(paths, &list, artifacts).await,
         }
     };
     let (database, bases, compiled) = tokio::try_join!(database, bases, compiled)?;
     let assemble = assemblies.into_iter().zip(bases).map(async |(recipe, base): (_, Option<Base>)| {
-        anyhow::Ok((recipe.name, assembled(ui, engine, paths, recipe, base, &compiled).await?))
+        anyhow::Ok((recipe.name, assembled(ui, shelf, paths, recipe, base, &compiled).await?))
     });
     let assembled = try_join_all(assemble).await?;
     let mut images: References = database.into_iter().chain(assembled).collect();
     let build = programs.iter().map(async |(name, recipe)| {
         let built = compiled.get(recipe.binary).with_context(|| format!("{} was not compiled", recipe.binary))?;
-        anyhow::Ok((*name, program(ui, engine, paths, recipe, built).await?))
+        anyhow::Ok((*name, program(ui, shelf, paths, recipe, built).await?))
     });
     images.extend(try_join_all(build).await?);
     let current: Vec<Image> = images.values().cloned().collect();
@@ -154,6 +155,7 @@ mod tests {
 
     #[test]
     fn the_schema_is_that_of_the_rows() {
-        crate::runbook::assert_schema("images", &schemars::schema_for!(Vec<Row<'_>>));
+        let row = Row { image: "api", reference: "wopr-api:0a", name: "wopr-api:local" };
+        crate::runbook::assert_schema_fits("images", &schemars::schema_for!(Vec<Row<'_>>), &[row]);
     }
 }

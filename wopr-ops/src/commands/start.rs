@@ -12,6 +12,7 @@ use crate::{
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Result<()> {
     super::up::require_root()?;
+    let ui = &ui.beside_json(args.json);
     let _lock = super::lock(paths)?;
     bring(ui, paths, args).await
 }
@@ -19,15 +20,17 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::Res
 /// Stops and starts everything; or takes one service's container away and creates it anew, with all it is given.
 pub(crate) async fn restart(ui: &Ui, paths: &Paths, args: &RestartArgs) -> anyhow::Result<()> {
     super::up::require_root()?;
+    let start = StartArgs { flat: args.flat, dry_run: false, json: false, ports: args.ports };
     let Some(service) = &args.service else {
-        super::stop::run(ui, paths).await?;
-        return run(ui, paths, &args.start).await;
+        let _lock = super::lock(paths)?;
+        super::stop::stop_all(ui, paths).await?;
+        return bring(ui, paths, &start).await;
     };
     let _lock = super::lock(paths)?;
     let (site, name) = find(paths, engine::require().await?, service).await?;
     let task = ui.start(format!("removing {name}"));
     task.ends(remove_container(&site.engine, &name, true).await, |()| String::new())?;
-    bring(ui, paths, &args.start).await
+    bring(ui, paths, &start).await
 }
 
 /// Starts what does not run.
@@ -35,9 +38,10 @@ pub(crate) async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::R
     let engine = engine::ensure(ui, paths).await?;
     let args = UpArgs {
         flat: args.flat,
-        dry_run: false,
-        json: false,
+        dry_run: args.dry_run,
+        json: args.json,
         bundle: None,
+        disk: None,
         no_prove: true,
         profile: Profile::Dev,
         only: Vec::new(),

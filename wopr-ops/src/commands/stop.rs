@@ -1,10 +1,14 @@
 //! `stop`: containers end, data and containers stay.
 
 use anyhow::Context;
-use bollard::{models::ContainerSummaryStateEnum, query_parameters::StopContainerOptions};
+use bollard::{
+    models::{ContainerSummary, ContainerSummaryStateEnum},
+    query_parameters::StopContainerOptions,
+};
 use futures_util::future::try_join_all;
 
 use crate::{
+    cli::StopArgs,
     engine,
     exec::{
         observe::{all_of_ours, name_of},
@@ -18,9 +22,34 @@ use crate::{
     ui::Ui,
 };
 
-pub(crate) async fn run(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StopArgs) -> anyhow::Result<()> {
+    if args.dry_run {
+        return show(ui, paths).await;
+    }
     let _lock = super::lock(paths)?;
     stop_all(ui, paths).await
+}
+
+/// Says what runs and would be stopped.
+async fn show(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
+    let mut any = false;
+    for site in sites(paths, engine::require().await?).await? {
+        for name in running(&site).await? {
+            ui.note(format!("would stop {name}"));
+            any = true;
+        }
+    }
+    if !any {
+        ui.note("nothing of ours runs");
+    }
+    Ok(())
+}
+
+/// The containers of ours that run on an engine.
+async fn running(site: &Site) -> anyhow::Result<Vec<String>> {
+    let ours = all_of_ours(&site.engine).await?;
+    let runs = |summary: &&ContainerSummary| summary.state == Some(ContainerSummaryStateEnum::RUNNING);
+    Ok(ours.iter().filter(runs).map(name_of).collect())
 }
 
 /// Stops everything, what is inside a machine before the machine.
@@ -39,9 +68,7 @@ pub(crate) async fn stop_all(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
 
 /// Stops what runs on an engine; answers whether anything did.
 async fn stop(ui: &Ui, site: &Site) -> anyhow::Result<bool> {
-    let ours = all_of_ours(&site.engine).await?;
-    let running: Vec<String> =
-        ours.iter().filter(|summary| summary.state == Some(ContainerSummaryStateEnum::RUNNING)).map(name_of).collect();
+    let running = running(site).await?;
     // The API first, so that it takes no stopped bot for a lost one; the database last, so that the others end cleanly.
     let rank = |name: &str| match name {
         _ if name == FLAT.api || name == VPS.api => 0,

@@ -57,7 +57,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &TestArgs) -> anyhow::Resu
 
 async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
     let ui = runner.ui;
-    runner.step("fmt", cargo_step(paths, &["fmt", "--all", "--check"], &[])).await?;
+    runner.step("fmt", cargo_step(ui, paths, &["fmt", "--all", "--check"], &[])).await?;
     let engine = runner.step("engine", engine_and_sweep(ui, paths)).await?;
     // One compilation for tests and images: the programs that go into images are built along with the tests.
     let artifacts = runner.step("build", build_tests(ui, paths)).await?;
@@ -69,23 +69,23 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
         _ => None,
     };
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-    runner.step("clippy", cargo_step(paths, &clippy, &[])).await?;
+    runner.step("clippy", cargo_step(ui, paths, &clippy, &[])).await?;
     let doc = ["doc", "--workspace", "--no-deps", "--locked"];
-    runner.step("doc", cargo_step(paths, &doc, &[("RUSTDOCFLAGS", "-D warnings")])).await?;
+    runner.step("doc", cargo_step(ui, paths, &doc, &[("RUSTDOCFLAGS", "-D warnings")])).await?;
     runner.step("deny", deny(ui, paths)).await?;
     let mut tests = vec!["test", "--workspace", "--locked"];
     if runner.args.keep_going {
         tests.push("--no-fail-fast");
     }
     // A snapshot that differs is a failure here, never a new file.
-    runner.step("tests", cargo_step(paths, &tests, &[("INSTA_UPDATE", "no")])).await?;
+    runner.step("tests", cargo_step(ui, paths, &tests, &[("INSTA_UPDATE", "no")])).await?;
     if let (Some(engine), Some(images)) = (&engine, &images) {
         runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
         let rehearsal = drill::power_cut::rehearse(ui, paths, platform::Ports::default());
         runner.step("power-cut", Box::pin(rehearsal)).await?;
-        let suites = ConformanceArgs { only: Vec::new(), api_port: 3100 };
+        let suites = ConformanceArgs { output: runner.args.output, only: Vec::new(), api_port: 3100 };
         let binaries = artifacts.clone().unwrap_or_default();
         runner.step(CONFORMANCE, conformance::suites(ui, paths, &suites, &binaries)).await?;
         if !before {
@@ -171,12 +171,13 @@ fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
 }
 
 /// Runs cargo with its output passed through.
-async fn cargo_step(paths: &Paths, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<()> {
+async fn cargo_step(ui: &Ui, paths: &Paths, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<()> {
     let status = cargo()
         .args(arguments)
         .envs(env.iter().copied())
         .current_dir(paths.workspace()?)
         .stdin(Stdio::null())
+        .stdout(ui.stdout())
         .kill_on_drop(true)
         .status()
         .await
@@ -230,12 +231,12 @@ async fn build_tests(ui: &Ui, paths: &Paths) -> anyhow::Result<HashMap<String, P
 async fn deny(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
     if !has_cargo_deny().await {
         ui.warn("cargo-deny is not installed; it is installed now, once (minutes)");
-        cargo_step(paths, &["install", "--locked", "cargo-deny"], &[]).await?;
+        cargo_step(ui, paths, &["install", "--locked", "cargo-deny"], &[]).await?;
     }
     // The check itself reads nothing from the network; this puts everything in place that it reads.
-    cargo_step(paths, &["fetch", "--locked"], &[]).await?;
+    cargo_step(ui, paths, &["fetch", "--locked"], &[]).await?;
     let check = ["deny", "--offline", "check", "licenses", "bans", "sources"];
-    cargo_step(paths, &check, &[]).await
+    cargo_step(ui, paths, &check, &[]).await
 }
 
 async fn has_cargo_deny() -> bool {
@@ -257,6 +258,7 @@ async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> 
         dry_run: false,
         json: false,
         bundle: None,
+        disk: None,
         no_prove: false,
         profile: Profile::Dev,
         only: Vec::new(),

@@ -1,6 +1,10 @@
 //! `up`: from nothing, or from whatever is there, to a stack that sells a running bot.
 
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use bollard::Docker;
@@ -10,7 +14,8 @@ use crate::{
     cli::UpArgs,
     engine,
     exec::{
-        apply::apply,
+        apply::{apply, remove_container},
+        disk,
         observe::observe,
         sites::{address, group_of, inside},
         transfer,
@@ -20,11 +25,12 @@ use crate::{
     images::{Image, prune},
     paths::{Paths, is_root, private_directory},
     plan::{
+        disk::to_make,
         inference,
         machines::{self, GPU, SHARED, VPS},
         platform::{self, Images, Inputs, Place, Ports},
         spec::{Observed, Service, Stack},
-        steps::{Plan, Row, plan},
+        steps::{Plan, Row, Step, plan},
     },
     secrets::{Handover, Secrets, hand_over},
     seed,
@@ -96,8 +102,10 @@ pub(crate) async fn bring(
     let work = Work::new(ui, paths, engine, images, args).await?;
     let platform = if args.flat { work.flat().await? } else { work.two_machines().await? };
     let Some(platform) = platform else { return Ok(()) };
-    // Images that were replaced could not go while the containers of before still used them.
-    prune(engine, &work.current).await?;
+    if !platform.unchanged {
+        // Images that were replaced could not go while the containers of before still used them.
+        prune(engine, &work.current).await?;
+    }
     if args.only.is_empty() && !args.no_prove {
         ui.heading("Happy path");
         let secret = work.secrets.get("STRIPE_WEBHOOK_SECRET")?;
@@ -113,6 +121,8 @@ pub(crate) async fn bring(
 pub(crate) struct Platform {
     engine: Docker,
     host: std::net::Ipv4Addr,
+    /// Whether all of it was so already.
+    unchanged: bool,
 }
 
 impl<'a> Work<'a> {
@@ -159,7 +169,7 @@ impl<'a> Work<'a> {
         if plan.is_unchanged() {
             self.ui.note("nothing had to be changed");
         }
-        Ok(Some(Platform { engine: self.engine.clone(), host: stack.host }))
+        Ok(Some(Platform { engine: self.engine.clone(), host: stack.host, unchanged: plan.is_unchanged() }))
     }
 
     /// Two machines, each with an engine of its own.
@@ -182,10 +192,11 @@ impl<'a> Work<'a> {
             seed::gpu(self.ui, &self.http, self.args.ports.api_port, self.secrets.get("FLEET_API_TOKEN_ADMIN")?)
                 .await?;
         }
-        if unchanged && vps_unchanged && gpu_unchanged {
+        let unchanged = unchanged && vps_unchanged && gpu_unchanged;
+        if unchanged {
             self.ui.note("nothing had to be changed");
         }
-        Ok(Some(Platform { engine: vps, host }))
+        Ok(Some(Platform { engine: vps, host, unchanged }))
     }
 
     /// The machines themselves; answers whether they were so already, or nothing if the plan was only shown.
@@ -194,7 +205,7 @@ impl<'a> Work<'a> {
         let image = self.images.get("machine").cloned().unwrap_or_default();
         let stack = machines::stack(&image, self.args.ports, &directory, &machines::own_capabilities()?);
         let observed = observe(self.engine, &stack).await?;
-        let plan = plan(&stack, &observed);
+        let plan = plan(&stack, &observed).with_disks(self.disks(&stack).await?);
         if self.args.dry_run {
             return self.show_all(plan).await.map(|()| None);
         }
@@ -206,6 +217,26 @@ impl<'a> Work<'a> {
         Ok(Some(plan.is_unchanged()))
     }
 
+    /// The disks that were asked for and are not there.
+    async fn disks(&self, stack: &Stack) -> anyhow::Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        if self.args.disk.is_none() {
+            return Ok(steps);
+        }
+        let machines = self.paths.machines();
+        for service in &stack.services {
+            let there = disk::there(self.engine, &machines, stack, service.name).await?;
+            if let Some(bytes) = to_make(service.name, self.args.disk, there)? {
+                steps.push(Step::CreateDisk {
+                    machine: service.name,
+                    file: disk::file(&machines, service.name),
+                    bytes,
+                });
+            }
+        }
+        Ok(steps)
+    }
+
     /// Loads what the machines' services run into their engines.
     pub(crate) async fn load(&self) -> anyhow::Result<()> {
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
@@ -213,6 +244,26 @@ impl<'a> Work<'a> {
             (self.vps(address(self.engine, VPS).await?)?.0, self.gpu(address(self.engine, GPU).await?)?.0);
         tokio::try_join!(self.images_of(VPS, &vps, &vps_stack), self.images_of(GPU, &gpu, &gpu_stack))?;
         Ok(())
+    }
+
+    /// How long each server that needs no other takes from nothing to ready, alone; its container is gone afterwards.
+    pub(crate) async fn each_alone(&self) -> anyhow::Result<Vec<(&'static str, Duration)>> {
+        let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
+        let (vps_stack, vps_files) = self.vps(address(self.engine, VPS).await?)?;
+        let (gpu_stack, gpu_files) = self.gpu(address(self.engine, GPU).await?)?;
+        let mut took = Vec::new();
+        for (machine, engine, stack, files) in [(VPS, &vps, vps_stack, vps_files), (GPU, &gpu, gpu_stack, gpu_files)] {
+            write_files(&stack, &files, &self.files(machine))?;
+            for service in stack.services.iter().filter(|service| service.after.is_empty() && !service.is_work()) {
+                let part = stack.clone().only(&[service.name.to_owned()]);
+                let plan = plan(&part, &observe(engine, &part).await?);
+                let since = Instant::now();
+                apply(self.ui, engine, &self.http, &part, &plan).await?;
+                took.push((service.name, since.elapsed()));
+                remove_container(engine, service.name, true).await?;
+            }
+        }
+        Ok(took)
     }
 
     /// Loads the images of a machine's services, and of the bots and jobs it may run; answers with them.

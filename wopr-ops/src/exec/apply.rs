@@ -15,7 +15,7 @@ use bollard::{
 };
 use futures_util::future::try_join_all;
 
-use super::ready;
+use super::{disk, ready};
 use crate::{
     plan::{
         spec::{CONFIG_LABEL, MANAGED_LABEL, Mount, STACK_LABEL, Service, Stack},
@@ -33,13 +33,19 @@ pub(crate) async fn apply(
     plan: &Plan,
 ) -> anyhow::Result<()> {
     for step in &plan.resources {
-        resource(engine, stack, step).await?;
+        resource(ui, engine, stack, step).await?;
         ui.note(step);
     }
     if plan.is_unchanged() {
         // Nobody has to wait for what another becomes.
-        let all = plan.levels.iter().flatten().map(|steps| service_steps(ui, engine, http, stack, steps));
-        return try_join_all(all).await.map(drop);
+        let (shown, asked): (Vec<_>, Vec<_>) = plan.levels.iter().flatten().partition(|steps| is_shown(stack, steps));
+        try_join_all(asked.into_iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
+        for step in shown.into_iter().flatten() {
+            if let Step::Keep { service } = step {
+                ui.note(format!("{service}: unchanged"));
+            }
+        }
+        return Ok(());
     }
     for level in &plan.levels {
         try_join_all(level.iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
@@ -47,11 +53,18 @@ pub(crate) async fn apply(
     Ok(())
 }
 
+/// Whether the service is kept, and another one of the stack shows that it is ready.
+fn is_shown(stack: &Stack, steps: &[Step]) -> bool {
+    let [Step::Keep { service: name }] = steps else { return false };
+    let shown_by = stack.services.iter().find(|service| service.name == *name).and_then(|service| service.shown_by);
+    shown_by.is_some_and(|other| stack.services.iter().any(|service| service.name == other))
+}
+
 fn labels(stack: &Stack) -> HashMap<String, String> {
     [(STACK_LABEL, stack.name), (MANAGED_LABEL, "true")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result<()> {
+async fn resource(ui: &Ui, engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result<()> {
     match step {
         Step::CreateNetwork(name) => {
             let request = NetworkCreateRequest {
@@ -67,6 +80,7 @@ async fn resource(engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result
                 VolumeCreateRequest { name: Some(name.clone()), labels: Some(labels(stack)), ..Default::default() };
             engine.create_volume(request).await.with_context(|| format!("volume {name} could not be created"))?;
         }
+        Step::CreateDisk { file, bytes, .. } => disk::make(ui, file, *bytes).await?,
         other => anyhow::bail!("`{other}` is no step for a resource"),
     }
     Ok(())
@@ -107,7 +121,9 @@ async fn service_steps(
                 started.with_context(|| format!("{service} could not be started"))
             }
             Step::Await { service: name } => ready::wait(engine, http, stack, service(name)?).await,
-            Step::CreateNetwork(_) | Step::CreateVolume(_) => resource(engine, stack, step).await,
+            Step::CreateNetwork(_) | Step::CreateVolume(_) | Step::CreateDisk { .. } => {
+                resource(ui, engine, stack, step).await
+            }
         };
         if result.is_err() {
             if let Some(task) = task {

@@ -1,6 +1,6 @@
 //! Removing what is ours.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context;
 use bollard::{
@@ -14,10 +14,8 @@ use futures_util::future::try_join_all;
 use super::{apply::remove_container, observe::name_of};
 use crate::plan::removal::Scope;
 
-/// Removes all containers of the scope, the API first, so that it does not bring bots back; answers with their names.
-///
-/// Kindly, they end by themselves first; otherwise at once, which is for those whose data goes, too.
-pub(crate) async fn containers(engine: &Docker, scope: Scope, kindly: bool) -> anyhow::Result<Vec<String>> {
+/// All containers of the scope: ids by name.
+pub(crate) async fn containers_of(engine: &Docker, scope: Scope) -> anyhow::Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for label in scope.filters() {
         let filters = HashMap::from([("label", vec![*label])]);
@@ -29,6 +27,14 @@ pub(crate) async fn containers(engine: &Docker, scope: Scope, kindly: bool) -> a
             }
         }
     }
+    Ok(found)
+}
+
+/// Removes all containers of the scope, the API first, so that it does not bring bots back; answers with their names.
+///
+/// Kindly, they end by themselves first; otherwise at once, which is for those whose data goes, too.
+pub(crate) async fn containers(engine: &Docker, scope: Scope, kindly: bool) -> anyhow::Result<Vec<String>> {
+    let found = containers_of(engine, scope).await?;
     if let Some(id) = found.get(crate::plan::platform::FLAT.api) {
         remove_container(engine, id, kindly).await?;
     }
@@ -36,49 +42,58 @@ pub(crate) async fn containers(engine: &Docker, scope: Scope, kindly: bool) -> a
     Ok(found.into_keys().collect())
 }
 
-/// Removes all networks of the scope; answers with their names.
-pub(crate) async fn networks(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
-    let mut removed = Vec::new();
+/// The names of all networks of the scope.
+pub(crate) async fn networks_of(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
+    let mut found = BTreeSet::new();
     for label in scope.filters() {
         let filters = HashMap::from([("label", vec![*label])]);
         let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
-        for network in engine.list_networks(Some(options)).await.context("the engine does not list its networks")? {
-            let name = network.name.unwrap_or_default();
-            if !scope.covers(&network.labels.unwrap_or_default()) || removed.contains(&name) {
-                continue;
+        let networks = engine.list_networks(Some(options)).await.context("the engine does not list its networks")?;
+        let ours =
+            networks.into_iter().filter(|network| scope.covers(network.labels.as_ref().unwrap_or(&HashMap::new())));
+        found.extend(ours.filter_map(|network| network.name));
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// Removes all networks of the scope; answers with their names.
+pub(crate) async fn networks(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
+    let found = networks_of(engine, scope).await?;
+    for name in &found {
+        match engine.remove_network(name).await {
+            Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("network {name} could not be removed"));
             }
-            match engine.remove_network(&name).await {
-                Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("network {name} could not be removed"));
-                }
-            }
-            removed.push(name);
         }
     }
-    Ok(removed)
+    Ok(found)
+}
+
+/// The names of all volumes of the scope.
+pub(crate) async fn volumes_of(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for label in scope.filters() {
+        let filters = HashMap::from([("label", vec![*label])]);
+        let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let volumes = engine.list_volumes(Some(options)).await.context("the engine does not list its volumes")?;
+        let ours = volumes.volumes.into_iter().flatten().filter(|volume| scope.covers(&volume.labels));
+        found.extend(ours.map(|volume| volume.name));
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// Removes all volumes of the scope, with everything in them; answers with their names.
 pub(crate) async fn volumes(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
-    let mut removed = Vec::new();
-    for label in scope.filters() {
-        let filters = HashMap::from([("label", vec![*label])]);
-        let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
-        let found = engine.list_volumes(Some(options)).await.context("the engine does not list its volumes")?;
-        for volume in found.volumes.unwrap_or_default() {
-            if !scope.covers(&volume.labels) || removed.contains(&volume.name) {
-                continue;
+    let found = volumes_of(engine, scope).await?;
+    for name in &found {
+        let options = RemoveVolumeOptionsBuilder::default().force(true).build();
+        match engine.remove_volume(name, Some(options)).await {
+            Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("volume {name} could not be removed"));
             }
-            let options = RemoveVolumeOptionsBuilder::default().force(true).build();
-            match engine.remove_volume(&volume.name, Some(options)).await {
-                Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("volume {} could not be removed", volume.name));
-                }
-            }
-            removed.push(volume.name);
         }
     }
-    Ok(removed)
+    Ok(found)
 }

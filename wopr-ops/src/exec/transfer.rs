@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use bollard::{Docker, query_parameters::ImportImageOptionsBuilder};
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, future::try_join_all};
 use tokio::io::AsyncWriteExt;
 
 use crate::{images::Image, ui::Ui};
@@ -36,11 +36,9 @@ pub(crate) async fn load(
     images: &[Image],
 ) -> anyhow::Result<u64> {
     let (name, inner) = machine;
+    let there = try_join_all(images.iter().map(|image| exists(inner, &image.reference))).await?;
     let mut bytes = 0;
-    for image in images {
-        if exists(inner, &image.reference).await? {
-            continue;
-        }
+    for (image, _) in images.iter().zip(there).filter(|(_, there)| !there) {
         let task = ui.start(format!("{name}: loading {}", image.reference));
         let loaded = async {
             let archive = saved(here, archives, image).await?;

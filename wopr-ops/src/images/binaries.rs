@@ -14,7 +14,7 @@ use tokio::{
     process::Command,
 };
 
-use super::recipes::Binary;
+use super::{memo::Memo, recipes::Binary};
 use crate::{
     failure::{Exit, Failure},
     paths::Paths,
@@ -55,11 +55,12 @@ pub(crate) async fn compile(
         Err(error) => Err(error),
     };
     let artifacts = task.ends(built, |artifacts| format!("{} binaries", artifacts.len()))?;
-    located(programs, &artifacts).await
+    located(paths, programs, &artifacts).await
 }
 
 /// Finds the programs among what cargo reported.
 pub(crate) async fn located(
+    paths: &Paths,
     programs: &[Binary],
     artifacts: &HashMap<String, PathBuf>,
 ) -> anyhow::Result<HashMap<&'static str, Built>> {
@@ -68,7 +69,7 @@ pub(crate) async fn located(
             Failure::new(Exit::Image, format!("there is no program {}", program.name))
                 .why(format!("package {} built without a binary of that name", program.package))
         })?;
-        let libraries = libraries(&executable).await?;
+        let libraries = libraries(paths, &executable).await?;
         anyhow::Ok((program.name, Built { executable, libraries }))
     });
     Ok(try_join_all(each).await?.into_iter().collect())
@@ -184,12 +185,19 @@ fn binary(line: &str) -> Option<(String, PathBuf)> {
 }
 
 /// The shared libraries an executable needs, loader included; empty for a static one.
-async fn libraries(executable: &Path) -> anyhow::Result<Vec<PathBuf>> {
+async fn libraries(paths: &Paths, executable: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let memo = Memo::of(paths, "libraries", executable)?;
+    let lines = |text: String| text.lines().map(PathBuf::from).collect::<Vec<_>>();
+    if let Some(known) = memo.known().map(lines).filter(|known| known.iter().all(|library| library.is_file())) {
+        return Ok(known);
+    }
     let output =
         Command::new("ldd").arg(executable).env("LC_ALL", "C").output().await.context("ldd could not be run")?;
     let text = String::from_utf8_lossy(&output.stdout);
     anyhow::ensure!(!text.contains("not found"), "{} lacks a library: {text}", executable.display());
-    Ok(loaded(&text))
+    let found = loaded(&text);
+    memo.keep(&found.iter().map(|library| library.display().to_string()).collect::<Vec<_>>().join("\n"))?;
+    Ok(found)
 }
 
 /// The paths in the output of `ldd`.

@@ -6,6 +6,7 @@
 pub(crate) mod binaries;
 pub(crate) mod debian;
 pub(crate) mod layer;
+mod memo;
 pub(crate) mod recipes;
 
 use std::{collections::HashMap, fs, path::Path};
@@ -23,6 +24,7 @@ use futures_util::StreamExt;
 use self::{
     binaries::Built,
     layer::{Layer, Owner, ROOT, context, fingerprint},
+    memo::Memo,
     recipes::{
         Assembly, MODELS, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY,
         POSTGRES_TAG, POSTGRES_UID, Program, Suite,
@@ -83,8 +85,40 @@ impl Inputs {
     }
 }
 
+/// The images of ours that an engine had when it was asked.
+pub(crate) struct Shelf {
+    engine: Docker,
+    /// Ids and labels by name.
+    there: HashMap<String, (String, HashMap<String, String>)>,
+}
+
+impl Shelf {
+    /// Asks the engine.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    pub(crate) async fn of(engine: &Docker) -> anyhow::Result<Self> {
+        let mut there = HashMap::new();
+        for summary in list(engine).await? {
+            let (id, labels) = (&summary.id, &summary.labels);
+            there.extend(summary.repo_tags.iter().map(|tag| (tag.clone(), (id.clone(), labels.clone()))));
+        }
+        Ok(Self { engine: engine.clone(), there })
+    }
+
+    fn labels(&self, name: &str) -> Option<&HashMap<String, String>> {
+        self.there.get(name).map(|(_, labels)| labels)
+    }
+
+    /// Whether both names are of one image.
+    fn same(&self, one: &str, other: &str) -> bool {
+        let id = |name: &str| self.there.get(name).map(|(id, _)| id);
+        id(one).is_some() && id(one) == id(other)
+    }
+}
+
 /// The PostgreSQL image, built if there is none of the present recipe.
-pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow::Result<Image> {
+pub(crate) async fn postgres(ui: &Ui, shelf: &Shelf, paths: &Paths) -> anyhow::Result<Image> {
     let parts = [LAYOUT, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES];
     let inputs = Inputs {
         repository: POSTGRES_REPOSITORY,
@@ -92,8 +126,8 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
         recipe: fingerprint(parts.map(str::as_bytes)),
         program: None,
     };
-    let Some(why) = reason_to_build(engine, &inputs).await? else {
-        return unchanged(ui, engine, &inputs).await;
+    let Some(why) = reason_to_build(shelf, &inputs) else {
+        return unchanged(ui, shelf, &inputs).await;
     };
     let task = ui.start(format!("building {} from Debian packages ({why})", inputs.repository));
     let cache = paths.data.join("cache");
@@ -105,7 +139,7 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
     let built = match rootfs.await? {
         Ok((rootfs, packages)) => {
             let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), packages.join(" "))]);
-            build(engine, &inputs, POSTGRES_DOCKERFILE, &rootfs, labels).await.map(|()| rootfs.len())
+            build(&shelf.engine, &inputs, POSTGRES_DOCKERFILE, &rootfs, labels).await.map(|()| rootfs.len())
         }
         Err(error) => Err(error),
     };
@@ -116,7 +150,7 @@ pub(crate) async fn postgres(ui: &Ui, engine: &Docker, paths: &Paths) -> anyhow:
 /// The image of a program that was built, built if there is none of it.
 pub(crate) async fn program(
     ui: &Ui,
-    engine: &Docker,
+    shelf: &Shelf,
     paths: &Paths,
     program: &Program,
     built: &Built,
@@ -128,12 +162,14 @@ pub(crate) async fn program(
         recipe: fingerprint([LAYOUT.as_bytes(), program.dockerfile.as_bytes(), bundle.as_bytes()]),
         program: Some(digest(paths, built).await?),
     };
-    let Some(why) = reason_to_build(engine, &inputs).await? else {
-        return unchanged(ui, engine, &inputs).await;
+    let Some(why) = reason_to_build(shelf, &inputs) else {
+        return unchanged(ui, shelf, &inputs).await;
     };
     let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
     let result = match program_rootfs(program, built) {
-        Ok(rootfs) => build(engine, &inputs, program.dockerfile, &rootfs, HashMap::new()).await.map(|()| rootfs.len()),
+        Ok(rootfs) => {
+            build(&shelf.engine, &inputs, program.dockerfile, &rootfs, HashMap::new()).await.map(|()| rootfs.len())
+        }
         Err(error) => Err(error),
     };
     task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
@@ -160,11 +196,11 @@ pub(crate) struct Base {
 /// Packages alone need no compiler, so this runs while the programs compile; [`assembled`] finishes the image.
 pub(crate) async fn base(
     ui: &Ui,
-    engine: &Docker,
+    shelf: &Shelf,
     paths: &Paths,
     recipe: &'static Assembly,
 ) -> anyhow::Result<Option<Base>> {
-    if same_recipe(engine, paths, recipe).await? {
+    if same_recipe(shelf, paths, recipe).await? {
         return Ok(None);
     }
     unpacked(ui, paths, recipe).await.map(Some)
@@ -189,7 +225,7 @@ async fn unpacked(ui: &Ui, paths: &Paths, recipe: &'static Assembly) -> anyhow::
 /// The image of an assembly, built if there is none of it. `base` is what [`base`] answered.
 pub(crate) async fn assembled(
     ui: &Ui,
-    engine: &Docker,
+    shelf: &Shelf,
     paths: &Paths,
     recipe: &'static Assembly,
     base: Option<Base>,
@@ -209,8 +245,8 @@ pub(crate) async fn assembled(
         recipe: recipe_of(paths, recipe).await?,
         program: Some(fingerprint(programs.iter().map(String::as_bytes))),
     };
-    let Some(why) = reason_to_build(engine, &inputs).await? else {
-        return unchanged(ui, engine, &inputs).await;
+    let Some(why) = reason_to_build(shelf, &inputs) else {
+        return unchanged(ui, shelf, &inputs).await;
     };
     let base = match base {
         Some(base) => base,
@@ -220,7 +256,7 @@ pub(crate) async fn assembled(
     let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), base.packages.join(" "))]);
     let parts = parts(paths, recipe, compiled).await?;
     let result = match assembly_rootfs(recipe, base.layer, &parts) {
-        Ok(rootfs) => build(engine, &inputs, recipe.dockerfile, &rootfs, labels).await.map(|()| rootfs.len()),
+        Ok(rootfs) => build(&shelf.engine, &inputs, recipe.dockerfile, &rootfs, labels).await.map(|()| rootfs.len()),
         Err(error) => Err(error),
     };
     task.ends(result, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
@@ -228,9 +264,9 @@ pub(crate) async fn assembled(
 }
 
 /// Whether the image that carries the recipe's tag was made from this recipe, whatever its programs.
-async fn same_recipe(engine: &Docker, paths: &Paths, recipe: &Assembly) -> anyhow::Result<bool> {
-    let labels = labels_of(engine, &format!("{}:{}", recipe.repository, recipe.tag)).await?;
+async fn same_recipe(shelf: &Shelf, paths: &Paths, recipe: &Assembly) -> anyhow::Result<bool> {
     let wanted = recipe_of(paths, recipe).await?;
+    let labels = shelf.labels(&format!("{}:{}", recipe.repository, recipe.tag));
     Ok(labels.is_some_and(|labels| labels.get(RECIPE_LABEL) == Some(&wanted)))
 }
 
@@ -282,26 +318,16 @@ async fn digest(paths: &Paths, built: &Built) -> anyhow::Result<String> {
 ///
 /// `sha256sum` reads 100 MB in a moment, where this program, which is never compiled for speed, takes ten seconds.
 async fn digest_of(paths: &Paths, file: &Path) -> anyhow::Result<String> {
-    use std::os::unix::fs::MetadataExt;
-    let unreadable = || format!("{} cannot be read", file.display());
-    let metadata = fs::metadata(file).with_context(unreadable)?;
-    let stamp = format!("{} {} {}.{}", metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    let directory = paths.data.join("cache/digests");
-    let memo = directory.join(fingerprint([file.as_os_str().as_encoded_bytes()]));
-    if let Some(known) = fs::read_to_string(&memo).ok().as_deref().and_then(|text| text.strip_prefix(&stamp)) {
-        return Ok(known.trim().to_owned());
+    let memo = Memo::of(paths, "digests", file)?;
+    if let Some(known) = memo.known() {
+        return Ok(known);
     }
     let output = tokio::process::Command::new("sha256sum").arg("--").arg(file).output().await;
     let output = output.context("sha256sum could not be run")?;
     anyhow::ensure!(output.status.success(), "sha256sum: {}", String::from_utf8_lossy(&output.stderr).trim());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let sum = text.split(' ').next().with_context(unreadable)?.to_owned();
-    fs::create_dir_all(&directory).with_context(|| format!("{} could not be created", directory.display()))?;
-    // Several images have the same libraries: whoever comes second writes the same.
-    let draft = memo.with_extension(format!("{:08x}", rand::random::<u32>()));
-    fs::write(&draft, format!("{stamp} {sum}"))
-        .and_then(|()| fs::rename(&draft, &memo))
-        .with_context(|| format!("{} cannot be written", memo.display()))?;
+    let sum = text.split(' ').next().with_context(|| format!("{} cannot be read", file.display()))?.to_owned();
+    memo.keep(&sum)?;
     Ok(sum)
 }
 
@@ -312,11 +338,14 @@ fn bundle() -> anyhow::Result<Vec<u8>> {
     fs::read(CA_BUNDLE).with_context(|| format!("{CA_BUNDLE} cannot be read"))
 }
 
-async fn unchanged(ui: &Ui, engine: &Docker, inputs: &Inputs) -> anyhow::Result<Image> {
+async fn unchanged(ui: &Ui, shelf: &Shelf, inputs: &Inputs) -> anyhow::Result<Image> {
     ui.note(format!("{}:{} is unchanged", inputs.repository, inputs.tag));
+    let image = inputs.image();
     // Somebody may have moved the tag to an image that was built from something else.
-    tag(engine, inputs).await?;
-    Ok(inputs.image())
+    if !shelf.same(&image.reference, &image.name) {
+        tag(&shelf.engine, inputs).await?;
+    }
+    Ok(image)
 }
 
 /// The images of these names that were built last.
@@ -346,12 +375,12 @@ pub(crate) async fn existing(
 }
 
 /// Why the image has to be built; `None` if one of this content is there.
-async fn reason_to_build(engine: &Docker, inputs: &Inputs) -> anyhow::Result<Option<String>> {
-    if labels_of(engine, &inputs.reference()).await?.is_some() {
-        return Ok(None);
+fn reason_to_build(shelf: &Shelf, inputs: &Inputs) -> Option<String> {
+    if shelf.labels(&inputs.reference()).is_some() {
+        return None;
     }
-    let previous = labels_of(engine, &format!("{}:{}", inputs.repository, inputs.tag)).await?;
-    Ok(Some(why_build(&inputs.labels(), previous.as_ref())))
+    let previous = shelf.labels(&format!("{}:{}", inputs.repository, inputs.tag));
+    Some(why_build(&inputs.labels(), previous))
 }
 
 fn why_build(wanted: &HashMap<String, String>, previous: Option<&HashMap<String, String>>) -> String {
@@ -366,14 +395,6 @@ fn why_build(wanted: &HashMap<String, String>, previous: Option<&HashMap<String,
         (false, false) => "it was removed",
     }
     .to_owned()
-}
-
-async fn labels_of(engine: &Docker, reference: &str) -> anyhow::Result<Option<HashMap<String, String>>> {
-    match engine.inspect_image(reference).await {
-        Ok(image) => Ok(Some(image.config.and_then(|config| config.labels).unwrap_or_default())),
-        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("the engine does not tell about {reference}")),
-    }
 }
 
 async fn build(
@@ -461,6 +482,11 @@ pub(crate) async fn remove_all(engine: &Docker) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(removed)
+}
+
+/// Every name of every image of ours.
+pub(crate) async fn all(engine: &Docker) -> anyhow::Result<Vec<String>> {
+    Ok(list(engine).await?.iter().flat_map(names).collect())
 }
 
 async fn list(engine: &Docker) -> anyhow::Result<Vec<bollard::models::ImageSummary>> {
@@ -603,19 +629,22 @@ mod tests {
         let mut layer = Layer::new();
         layer.directory("data", 0o700, Owner { uid: 1000, gid: 1000 }).unwrap();
         let rootfs = layer.finish().unwrap();
-        assert_eq!(reason_to_build(&engine, &inputs("one")).await.unwrap().as_deref(), Some("there is none yet"));
+        let before = reason_to_build(&Shelf::of(&engine).await.unwrap(), &inputs("one"));
         let more = HashMap::from([(crate::plan::spec::TEST_LABEL.to_owned(), "ops".to_owned())]);
         let built = build(&engine, &inputs("one"), dockerfile, &rootfs, more).await;
-        let again = reason_to_build(&engine, &inputs("one")).await;
-        let changed = reason_to_build(&engine, &inputs("two")).await;
+        let shelf = Shelf::of(&engine).await;
         let broken = build(&engine, &inputs("three"), "FROM scratch\nADD absent /\n", &rootfs, HashMap::new()).await;
         for tag in [inputs("one").reference(), "wopr-ops-test:local".to_owned()] {
             // Another run of this test may have moved the tag, and taken it away.
             let _gone = engine.remove_image(&tag, None::<RemoveImageOptions>, None).await;
         }
+        assert_eq!(before.as_deref(), Some("there is none yet"));
         built.unwrap();
-        assert_eq!(again.unwrap(), None);
-        assert_eq!(changed.unwrap().as_deref(), Some("its program has changed"));
+        let shelf = shelf.unwrap();
+        assert_eq!(reason_to_build(&shelf, &inputs("one")), None);
+        assert_eq!(reason_to_build(&shelf, &inputs("two")).as_deref(), Some("its program has changed"));
+        assert!(shelf.same(&inputs("one").reference(), "wopr-ops-test:local"));
+        assert!(!shelf.same(&inputs("two").reference(), "wopr-ops-test:local"));
         let broken = broken.unwrap_err();
         assert_eq!(crate::failure::exit_of(&broken), Exit::Image);
     }

@@ -178,6 +178,10 @@ pub(crate) const MACHINE_RUN: &str = "/run";
 pub(crate) const MACHINE_SOCKET_DIRECTORY_VARIABLE: &str = "WOPR_MACHINE_SOCKET_DIR";
 /// The name of the second socket.
 pub(crate) const MACHINE_SOCKET_FILE: &str = "docker.sock";
+/// The file in the same directory that, if it is there, a machine mounts over [`MACHINE_DATA`].
+pub(crate) const MACHINE_DISK_FILE: &str = "disk.img";
+/// The machine's own program, which tells about its disk.
+pub(crate) const MACHINE_PROGRAM: &str = "/wopr-machine";
 
 /// llama.cpp's server with a tiny model, for chat and for embeddings.
 pub(crate) const LLAMA: Assembly = Assembly {

@@ -56,6 +56,7 @@ pub(crate) fn stack(
         service.memory_bytes = 512 * MIB;
         // It answers; whether it answers well is what the daemon finds out.
         service.ready = Ready::Probe(probe);
+        service.shown_by = Some(NODE);
         service
     };
     let llama = || vec![PROBE_PROGRAM, "8080", "/health"];

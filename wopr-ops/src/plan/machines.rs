@@ -125,6 +125,7 @@ pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &
             memory_bytes: 0,
             after: Vec::new(),
             ready: Ready::Engine(socket),
+            shown_by: None,
             stop_seconds: STOP_SECONDS,
             machine: Some(Machine { capabilities: capabilities.to_vec() }),
         }

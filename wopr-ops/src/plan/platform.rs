@@ -86,7 +86,8 @@ pub(super) const OBJECTS_PORT: u16 = 9000;
 pub(super) const BUCKET: &str = "wopr-backups";
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
-const CADDY_ADMIN_PORT: u16 = 2019;
+/// Where it takes another configuration: nobody but itself reaches that.
+const CADDY_ADMIN: &str = "unix//run/caddy/admin.sock";
 
 pub(super) const MIB: i64 = 1024 * 1024;
 /// Seconds a service gets to end by itself.
@@ -248,8 +249,8 @@ pub(crate) fn handovers<'s>(
 const CADDY_TMPFS: &str = "uid=1000,gid=1000,mode=700";
 const CADDY_CONFIG: &str = "caddy.json";
 
-/// Local names to the dashboard and the API; bots' own names are added by the API. The last route takes every other
-/// name, so that a machine reached by its address shows something.
+/// Local names to the dashboard and the API. The last route takes every other name, so that a machine reached by its
+/// address shows something.
 fn caddy_config() -> serde_json::Value {
     let to = |address: String| json!([{ "handler": "reverse_proxy", "upstreams": [{ "dial": address }] }]);
     let route = |id: &str, hosts: &[&str], address: String| {
@@ -258,7 +259,7 @@ fn caddy_config() -> serde_json::Value {
     };
     let (api, ui) = (format!("{}:{API_PORT}", VPS.api), format!("{}:{UI_PORT}", VPS.ui));
     json!({
-        "admin": { "listen": format!("0.0.0.0:{CADDY_ADMIN_PORT}"), "origins": [format!("{}:{CADDY_ADMIN_PORT}", VPS.caddy)] },
+        "admin": { "listen": CADDY_ADMIN },
         "apps": { "http": { "servers": { "local": {
             "@id": "local",
             "listen": [format!(":{CADDY_PORT}")],
@@ -294,6 +295,7 @@ fn ui(inputs: &Inputs<'_>) -> Service {
         (UI_STRIPE_VARIABLE, format!("http://localhost:{}", inputs.ports.stripe_port)),
     ]);
     service.ready = Ready::Probe(UI_HEALTH.to_vec());
+    service.shown_by = Some(inputs.names().caddy);
     service
 }
 
@@ -318,7 +320,10 @@ fn caddy(inputs: &Inputs<'_>) -> Service {
 }
 
 fn postgres(inputs: &Inputs<'_>) -> Service {
-    database(base(inputs, inputs.names().postgres, "postgres"), POSTGRES_VOLUME)
+    let mut service = database(base(inputs, inputs.names().postgres, "postgres"), POSTGRES_VOLUME);
+    // Which asks the database whenever it is asked.
+    service.shown_by = Some(inputs.names().api);
+    service
 }
 
 /// A PostgreSQL with its files on that volume.
@@ -470,6 +475,7 @@ pub(super) fn service(
         memory_bytes: 128 * MIB,
         after: Vec::new(),
         ready: Ready::Finished,
+        shown_by: None,
         stop_seconds: STOP_SECONDS,
         machine: None,
         aliases: Vec::new(),

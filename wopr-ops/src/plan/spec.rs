@@ -39,8 +39,7 @@ pub(crate) struct Stack {
 impl Stack {
     /// Named volumes of all services, without repetition.
     pub(crate) fn volumes(&self) -> BTreeSet<&'static str> {
-        let mounts = self.services.iter().flat_map(|service| &service.mounts);
-        mounts.filter_map(|mount| if let Mount::Volume { name, .. } = mount { Some(*name) } else { None }).collect()
+        self.services.iter().flat_map(Service::volumes).collect()
     }
 
     /// The stack reduced to those of its services that are named, and what they need.
@@ -88,6 +87,8 @@ pub(crate) struct Service {
     pub(crate) after: Vec<&'static str>,
     /// When it counts as ready.
     pub(crate) ready: Ready,
+    /// The service that is ready only while this one is, too: where nothing had to be changed, that one alone is asked.
+    pub(crate) shown_by: Option<&'static str>,
     /// Seconds it gets to end by itself.
     pub(crate) stop_seconds: i32,
     /// Present if it is a machine with an engine of its own, and what it may then do.
@@ -129,6 +130,11 @@ pub(crate) enum Ready {
 }
 
 impl Service {
+    /// Its named volumes.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &'static str> {
+        self.mounts.iter().filter_map(|mount| if let Mount::Volume { name, .. } = mount { Some(*name) } else { None })
+    }
+
     /// Sets variables of its environment.
     pub(crate) fn set(&mut self, settings: impl IntoIterator<Item = (&'static str, String)>) {
         self.env.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));

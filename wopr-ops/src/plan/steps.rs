@@ -3,11 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    path::PathBuf,
 };
 
 use serde::Serialize;
 
-use super::spec::{Container, Observed, Service, Stack, State};
+use super::{
+    disk::shown,
+    spec::{Container, Observed, Service, Stack, State},
+};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub(crate) enum Step {
     CreateNetwork(String),
     /// Create a named volume.
     CreateVolume(String),
+    /// Make a machine a disk of its own.
+    CreateDisk { machine: &'static str, file: PathBuf, bytes: u64 },
     /// Stop and remove a container.
     Remove { service: &'static str, why: String },
     /// Create a container.
@@ -33,6 +39,7 @@ impl fmt::Display for Step {
         match self {
             Self::CreateNetwork(name) => write!(f, "create network {name}"),
             Self::CreateVolume(name) => write!(f, "create volume {name}"),
+            Self::CreateDisk { machine, bytes, .. } => write!(f, "create a disk of {} for {machine}", shown(*bytes)),
             Self::Remove { service, why } => write!(f, "remove {service}: {why}"),
             Self::Create { service, why } => write!(f, "create {service}: {why}"),
             Self::Start { service, why } => write!(f, "start {service}: {why}"),
@@ -45,7 +52,7 @@ impl fmt::Display for Step {
 /// What has to be done: first the resources, then level after level; within a level services go side by side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Networks and volumes.
+    /// Disks, networks and volumes.
     pub(crate) resources: Vec<Step>,
     /// Per level, the steps of each service.
     pub(crate) levels: Vec<Vec<Vec<Step>>>,
@@ -57,11 +64,11 @@ pub(crate) struct Plan {
 pub(crate) struct Row {
     /// The machine it is done on; `null` for this one.
     machine: Option<&'static str>,
-    /// Steps of one level go side by side; 0 is networks and volumes.
+    /// Steps of one level go side by side; 0 is disks, networks and volumes.
     level: usize,
-    /// `create-network`, `create-volume`, `remove`, `create`, `start`, `await` or `keep`.
+    /// `create-disk`, `create-network`, `create-volume`, `remove`, `create`, `start`, `await` or `keep`.
     action: &'static str,
-    /// The network, volume or service.
+    /// The network, volume or service; of a disk, its machine.
     name: String,
     /// Why it is done, where that is not plain.
     why: Option<String>,
@@ -72,6 +79,7 @@ impl Step {
         let (action, name, why) = match self {
             Self::CreateNetwork(name) => ("create-network", name.as_str(), None),
             Self::CreateVolume(name) => ("create-volume", name.as_str(), None),
+            Self::CreateDisk { machine, .. } => ("create-disk", *machine, None),
             Self::Remove { service, why } => ("remove", *service, Some(why)),
             Self::Create { service, why } => ("create", *service, Some(why)),
             Self::Start { service, why } => ("start", *service, Some(why)),
@@ -90,6 +98,13 @@ impl Plan {
             .zip(&self.levels)
             .flat_map(|(level, services)| services.iter().flatten().map(move |step| step.row(machine, level)));
         resources.chain(services).collect()
+    }
+
+    /// The plan with these disks made before all else.
+    #[must_use]
+    pub(crate) fn with_disks(mut self, disks: Vec<Step>) -> Self {
+        self.resources.splice(0..0, disks);
+        self
     }
 
     /// Whether everything is as it should be.

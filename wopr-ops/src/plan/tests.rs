@@ -73,7 +73,10 @@ fn set(observed: &mut Observed, name: &str, state: State) {
 
 #[test]
 fn the_schema_is_that_of_the_steps() {
-    crate::runbook::assert_schema("up-dry-run", &schemars::schema_for!(Vec<super::steps::Row>));
+    let disk = Step::CreateDisk { machine: machines::VPS, file: "/data/disk.img".into(), bytes: 1 << 33 };
+    let plan = plan(&stack(), &Observed::default()).with_disks(vec![disk]);
+    let rows = plan.rows(Some(machines::VPS));
+    crate::runbook::assert_schema_fits("up-dry-run", &schemars::schema_for!(Vec<super::steps::Row>), &rows);
 }
 
 #[test]
@@ -179,6 +182,22 @@ fn only_volumes_memory_and_the_engine_socket_are_writable() {
         }
         assert!(!service.user.starts_with("0:"), "{}", service.name);
     }
+}
+
+#[test]
+fn who_shows_that_another_is_ready_waits_for_it() {
+    for stack in all_stacks("secret") {
+        let after = |name: &str| stack.services.iter().find(|service| service.name == name).map(|it| it.after.clone());
+        for service in &stack.services {
+            // By way of the migration, in the case of the database; what is not in this stack shows nothing.
+            let Some(shown_by) = service.shown_by.and_then(after) else { continue };
+            let nearer = shown_by.iter().flat_map(|name| after(name).unwrap_or_default());
+            assert!(shown_by.iter().copied().chain(nearer).any(|name| name == service.name), "{}", service.name);
+        }
+    }
+    let shown =
+        all_stacks("secret").iter().flat_map(|stack| &stack.services).filter(|it| it.shown_by.is_some()).count();
+    assert_eq!(shown, 7);
 }
 
 #[test]

@@ -261,6 +261,8 @@ pub(crate) enum Probe {
     Node {},
     /// What all services may use together, and what the machine has.
     Memory {},
+    /// What is free where a machine's engine keeps everything.
+    Disk { params: MachineParams, expect: DiskExpect },
     /// What is tracked in the repository.
     Repository { params: RepositoryParams },
     /// What the plan says; needs nothing that runs.
@@ -283,6 +285,7 @@ impl Probe {
             Self::Webhook {} => "webhook",
             Self::Node {} => "node",
             Self::Memory {} => "memory",
+            Self::Disk { .. } => "disk",
             Self::Repository { .. } => "repository",
             Self::Plan { .. } => "plan",
         }
@@ -327,6 +330,13 @@ pub(crate) struct WhereParams {
 #[serde(deny_unknown_fields)]
 pub(crate) struct MachineParams {
     pub(crate) machine: Machine,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiskExpect {
+    /// So much has to be free.
+    pub(crate) free_mib: u64,
 }
 
 /// What is expected of containers; what is left out is not looked at.
@@ -556,13 +566,22 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Runbook> {
 }
 
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;
 
-/// Compares a schema in `wopr-ops/schemas` with that of the type it describes.
+/// Compares a schema in `wopr-ops/schemas` with that of the type it describes, and an answer of that type with the schema.
 #[cfg(test)]
-pub(crate) fn assert_schema(name: &str, schema: &schemars::Schema) {
+pub(crate) fn assert_schema_fits(name: &str, schema: &schemars::Schema, answer: &impl serde::Serialize) {
     let text = serde_json::to_string_pretty(schema).unwrap();
-    assert_file(&format!("wopr-ops/schemas/{name}.schema.json"), &format!("{text}\n"));
+    let path = format!("wopr-ops/schemas/{name}.schema.json");
+    assert_file(&path, &format!("{text}\n"));
+    let answer = serde_json::to_value(answer).unwrap();
+    assert!(
+        !matches!(&answer, serde_json::Value::Array(items) if items.is_empty()),
+        "{path}: nothing would fit anything"
+    );
+    assert_eq!(schema::misfits(schema.as_value(), &answer), Vec::<String>::new(), "{path}");
 }
 
 /// Compares a file of the repository with what it should be; with `WOPR_UPDATE_FILES`, writes it.

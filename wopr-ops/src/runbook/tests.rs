@@ -81,5 +81,21 @@ fn a_value_that_looks_like_a_secret_is_refused_wherever_it_is() {
 
 #[test]
 fn the_schema_is_that_of_the_report() {
-    assert_schema("runbook-verify", &schemars::schema_for!(report::Report));
+    let outcome = |passed| report::Outcome {
+        id: "vps-disk".to_owned(),
+        kind: "disk".to_owned(),
+        severity: Severity::Critical,
+        passed,
+        detail: "0 MiB of 8.0 GiB are free".to_owned(),
+        took_ms: 12,
+        gotchas: vec!["R38".to_owned()],
+    };
+    let not_checked = report::NotChecked {
+        id: "R37".to_owned(),
+        hazard: "a cookie".to_owned(),
+        reason: "needs an account".to_owned(),
+    };
+    let report =
+        report::Report { green: false, checks: vec![outcome(true), outcome(false)], not_checked: vec![not_checked] };
+    assert_schema_fits("runbook-verify", &schemars::schema_for!(report::Report), &report);
 }

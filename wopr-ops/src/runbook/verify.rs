@@ -33,6 +33,7 @@ use crate::{
         up::FILES,
     },
     exec::{
+        disk,
         observe::container,
         ready::output_of,
         sites::{address, group_of, inside},
@@ -40,6 +41,7 @@ use crate::{
     images::{self, recipes},
     paths::Paths,
     plan::{
+        disk::shown,
         inference::NODE_ID,
         machines::{self, GPU, NETWORK},
         platform::{DATABASE, Ports, VPS},
@@ -73,6 +75,16 @@ impl World<'_> {
             Some(NotChecked { id: gotcha.id.clone(), hazard: gotcha.hazard.clone(), reason })
         });
         Report { green, checks, not_checked: not_checked.collect() }
+    }
+
+    /// Makes one check.
+    ///
+    /// # Errors
+    /// If the runbook has none of that name.
+    pub(crate) async fn check(&self, runbook: &Runbook, id: &str) -> anyhow::Result<Outcome> {
+        let check = runbook.checks.iter().find(|check| check.id == id);
+        let planned = self.planned().await.map_err(|error| format!("what is planned is not known: {error:#}"));
+        Ok(self.outcome(runbook, check.with_context(|| format!("there is no check {id}"))?, &planned).await)
     }
 
     async fn outcome(&self, runbook: &Runbook, check: &Check, planned: &Result<Planned, String>) -> Outcome {
@@ -121,6 +133,7 @@ impl World<'_> {
             Probe::Webhook {} => self.webhook().await,
             Probe::Node {} => self.node().await,
             Probe::Memory {} => self.memory(planned()?).await,
+            Probe::Disk { params, expect } => self.disk(params.machine, expect.free_mib).await,
             Probe::Repository { params } => {
                 let (rule, checkout) = (params.rule, self.paths.workspace()?.to_owned());
                 tokio::task::spawn_blocking(move || repository_rule(rule, &checkout)).await?
@@ -348,6 +361,14 @@ impl World<'_> {
         ensure!(status == StatusCode::OK, "{url} answers {status}; `cargo wopr seed` enrols the machine");
         let body: Value = response.json().await.with_context(|| format!("{url} answers no JSON"))?;
         node_is_well(&body["node"])
+    }
+
+    async fn disk(&self, machine: Machine, wanted_mib: u64) -> anyhow::Result<String> {
+        let (free, all) = disk::room(&self.engine, machine.container()).await?;
+        let wanted = wanted_mib.saturating_mul(1024 * 1024);
+        let seen = format!("{} of {} are free", shown(free), shown(all));
+        ensure!(free >= wanted, "{seen}, and {} are wanted", shown(wanted));
+        Ok(seen)
     }
 
     async fn memory(&self, planned: &Planned) -> anyhow::Result<String> {

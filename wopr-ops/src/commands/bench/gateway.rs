@@ -3,8 +3,13 @@
 //! The load, the upstream and the bare pass-through are `wopr-bench`, a program apart: it makes tenants through `wopr-core`,
 //! which this one does without.
 
+use std::process::Stdio;
+
 use anyhow::Context;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 use crate::{
     cli::BenchGatewayArgs,
@@ -23,7 +28,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchGatewayArgs) -> anyh
     let mut command = Command::new(executable(BENCH.name)?);
     command.arg("gateway").arg("--program").arg(executable(api.name)?);
     // In the environment, where other users of this machine do not see the password.
-    command.env("WOPR_TEST_DATABASE_URL", &args.database).kill_on_drop(true);
+    command.env("WOPR_TEST_DATABASE_URL", &args.database).kill_on_drop(true).stdout(Stdio::piped());
     for (option, value) in [
         ("--seconds", args.seconds),
         ("--rounds", args.rounds),
@@ -35,7 +40,12 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchGatewayArgs) -> anyh
     for peer in &args.peer {
         command.args(["--peer", peer]);
     }
-    let status = command.status().await.context("wopr-bench could not be run")?;
+    let mut child = command.spawn().context("wopr-bench could not be run")?;
+    let mut lines = BufReader::new(child.stdout.take().context("wopr-bench has no output")?).lines();
+    while let Some(line) = lines.next_line().await? {
+        ui.line(line);
+    }
+    let status = child.wait().await?;
     if status.success() {
         return Ok(());
     }

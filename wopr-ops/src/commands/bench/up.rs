@@ -1,9 +1,12 @@
 //! `bench up`: how long the two machines take, and phases of it alone, in one run.
 //!
-//! The phases are what cannot be avoided: two machines from created to answering, the images' files loaded into engines
-//! that have nothing, and cargo after a change of one line.
+//! Beside a command stands its bound: the sum of those phases of it that are physical, each measured alone on the same
+//! machine. These are two machines from created, or stopped, to answering; the images' bytes loaded into engines that have
+//! nothing; the slowest of the servers that need no other, from created to ready; and cargo. What the command itself adds to
+//! them — what it asks the engines, what services wait for each other — is in no bound.
 
 use std::{
+    collections::HashMap,
     fs,
     path::PathBuf,
     time::{Duration, Instant},
@@ -17,7 +20,7 @@ use crate::commands::{images::Programs, up};
 use crate::{
     cli::{BenchArgs, UpArgs},
     engine,
-    exec::remove,
+    exec::{disk, remove},
     failure::{Exit, Failure},
     images::binaries::{self, Profile},
     paths::Paths,
@@ -32,10 +35,10 @@ struct Times {
     /// Whole commands.
     up: Vec<Row>,
     /// Phases of them that cannot be avoided, each measured alone.
-    alone: Vec<Row>,
+    alone: Vec<Phase>,
 }
 
-/// One line of a table.
+/// A command.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Row {
@@ -43,10 +46,49 @@ struct Row {
     what: &'static str,
     /// In milliseconds.
     took_ms: u64,
+    /// What of it cannot be avoided, in milliseconds; `null` if nothing is slow by nature.
+    bound_ms: Option<u64>,
+    /// The phases that make up the bound.
+    bound_of: Vec<String>,
 }
 
-fn row(what: &'static str, took: Duration) -> Row {
-    Row { what, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) }
+/// Something that cannot be avoided, measured alone.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Phase {
+    /// What was done.
+    what: String,
+    /// In milliseconds.
+    took_ms: u64,
+}
+
+fn milliseconds(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn phase(what: impl Into<String>, took: Duration) -> Phase {
+    Phase { what: what.into(), took_ms: milliseconds(took) }
+}
+
+fn row(what: &'static str, took: Duration, bound: &[&Phase]) -> Row {
+    let sum = bound.iter().map(|phase| phase.took_ms).sum();
+    Row {
+        what,
+        took_ms: milliseconds(took),
+        bound_ms: (!bound.is_empty()).then_some(sum),
+        bound_of: bound.iter().map(|phase| phase.what.clone()).collect(),
+    }
+}
+
+/// The slowest server.
+fn slowest(servers: Vec<(&'static str, Duration)>, how: &str) -> anyhow::Result<Phase> {
+    let slowest = servers.into_iter().max_by_key(|(_, took)| *took).context("there is no server")?;
+    Ok(phase(format!("the slowest server alone, {} {how}", slowest.0), slowest.1))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Result<()> {
@@ -62,17 +104,16 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Res
                 .into());
         }
     }
-    let built = binaries::compile(ui, paths, &crate::commands::images::all_sources(), Profile::Dev).await?;
-    let artifacts = built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)).collect();
-    let programs = Programs::Compiled(&artifacts);
     let bench = Bench { ui, paths, engine: &engine, ports: args.ports };
-    bench.nothing().await?;
-
-    // Once unmeasured: packages are downloaded and images built and saved, which later runs find.
-    bench.up(programs).await?;
+    let artifacts = bench.compile().await?;
+    let programs = Programs::Compiled(&artifacts);
     bench.nothing().await?;
     let cold = bench.timed(bench.up(programs)).await?;
-    let idle = bench.timed(bench.up(programs)).await?;
+    let mut idle = Vec::new();
+    for _ in 0..IDLE_RUNS {
+        idle.push(bench.timed(bench.up(programs)).await?);
+    }
+    let fresh = bench.timed(async { bench.compile().await.map(drop) }).await?;
     crate::commands::stop::stop_all(ui, paths).await?;
     let warm = bench.timed(bench.up(programs)).await?;
     let restarted = bench.timed(async {
@@ -86,31 +127,39 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchArgs) -> anyhow::Res
 
     let phases = bench.phases(programs).await?;
     bench.nothing().await?;
+    let compiled = phase("cargo after one line of the API", compiled);
     let times = Times {
         up: vec![
-            row("from nothing but images", cold),
-            row("after `stop`", warm),
-            row("the API's container anew", restarted),
-            row("one line of the API changed", changed),
-            row("nothing to do", idle),
-            row("`down`, with all data", down),
+            row("from nothing but images", cold, &[&phases.boot, &phases.load, &phases.slowest_new]),
+            row("after `stop`", warm, &[&phases.boot_again, &phases.slowest_again]),
+            row("the API's container anew", restarted, &[]),
+            row("one line of the API changed", changed, &[&compiled]),
+            row("nothing to do, nothing compiled", median(idle), &[]),
+            row("`down`, with all data", down, &[]),
         ],
-        alone: vec![
-            row("the engines of both machines answer", phases.boot),
-            row("all images are loaded", phases.load),
-            row("cargo after that one line", compiled),
-        ],
+        alone: [phases.boot, phases.boot_again, phases.load, phases.slowest_new, phases.slowest_again, compiled]
+            .into_iter()
+            .chain([phase("cargo, nothing changed", fresh)])
+            .collect(),
     };
     if args.json {
         return ui.json(&times);
     }
-    for (heading, rows) in [("UP", &times.up), ("ALONE", &times.alone)] {
-        let cell = |row: &Row| vec![row.what.to_owned(), seconds(Duration::from_millis(row.took_ms))];
-        ui.line("");
-        ui.table(&[heading, "TOOK"], &rows.iter().map(cell).collect::<Vec<_>>());
-    }
+    let shown = |ms: u64| seconds(Duration::from_millis(ms));
+    let cells = |row: &Row| {
+        let bound = row.bound_ms.map(shown).unwrap_or_default();
+        vec![row.what.to_owned(), shown(row.took_ms), bound, row.bound_of.join(" + ")]
+    };
+    ui.line("");
+    ui.table(&["UP", "TOOK", "BOUND", "OF"], &times.up.iter().map(cells).collect::<Vec<_>>());
+    ui.line("");
+    let cells = |phase: &Phase| vec![phase.what.clone(), shown(phase.took_ms)];
+    ui.table(&["ALONE", "TOOK"], &times.alone.iter().map(cells).collect::<Vec<_>>());
     Ok(())
 }
+
+/// How often nothing is to do; the median is told.
+const IDLE_RUNS: usize = 5;
 
 /// A file of the checkout with a line more, until this is dropped.
 struct OneLineMore {
@@ -149,8 +198,13 @@ struct Bench<'a> {
 
 /// Phases that cannot be avoided, each measured alone.
 struct Phases {
-    boot: Duration,
-    load: Duration,
+    /// Both machines, from nothing to answering.
+    boot: Phase,
+    /// The same after they were stopped.
+    boot_again: Phase,
+    load: Phase,
+    slowest_new: Phase,
+    slowest_again: Phase,
 }
 
 impl Bench<'_> {
@@ -165,11 +219,19 @@ impl Bench<'_> {
             dry_run: false,
             json: false,
             bundle: None,
+            disk: None,
             no_prove: true,
             profile: Profile::Dev,
             only: Vec::new(),
             ports: self.ports,
         }
+    }
+
+    /// The programs by name.
+    async fn compile(&self) -> anyhow::Result<HashMap<String, PathBuf>> {
+        let sources = crate::commands::images::all_sources();
+        let built = binaries::compile(self.ui, self.paths, &sources, Profile::Dev).await?;
+        Ok(built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)).collect())
     }
 
     async fn up(&self, programs: Programs<'_>) -> anyhow::Result<()> {
@@ -186,6 +248,7 @@ impl Bench<'_> {
         remove::containers(self.engine, Scope::Stack, false).await?;
         remove::networks(self.engine, Scope::Stack).await?;
         remove::volumes(self.engine, Scope::Stack).await?;
+        disk::remove_all(&self.paths.machines())?;
         Ok(())
     }
 
@@ -194,10 +257,8 @@ impl Bench<'_> {
         let before = self.api_image(programs).await?;
         let line = OneLineMore::in_file(self.paths.workspace()?.join("wopr-api/src/lib.rs"))?;
         let since = Instant::now();
-        let built =
-            binaries::compile(self.ui, self.paths, &crate::commands::images::all_sources(), Profile::Dev).await?;
+        let changed = self.compile().await?;
         let compiled = since.elapsed();
-        let changed = built.into_iter().map(|(name, built)| (name.to_owned(), built.executable)).collect();
         self.up(Programs::Compiled(&changed)).await?;
         let took = since.elapsed();
         anyhow::ensure!(self.api_image(Programs::Compiled(&changed)).await? != before, "the line changed no image");
@@ -221,7 +282,17 @@ impl Bench<'_> {
         let work = up::Work::new(self.ui, self.paths, self.engine, &images, &args).await?;
         let boot = self.timed(async { work.machines().await.map(drop) }).await?;
         let load = self.timed(work.load()).await?;
-        Ok(Phases { boot, load })
+        let slowest_new = slowest(work.each_alone().await?, "without data")?;
+        let slowest_again = slowest(work.each_alone().await?, "with its data")?;
+        crate::commands::stop::stop_all(self.ui, self.paths).await?;
+        let boot_again = self.timed(async { work.machines().await.map(drop) }).await?;
+        Ok(Phases {
+            boot: phase("both machines made", boot),
+            boot_again: phase("both machines started", boot_again),
+            load: phase("all images loaded", load),
+            slowest_new,
+            slowest_again,
+        })
     }
 }
 
@@ -231,7 +302,22 @@ mod tests {
 
     #[test]
     fn the_schema_is_that_of_the_times() {
-        crate::runbook::assert_schema("bench-up", &schemars::schema_for!(Times));
+        let boot = phase("both machines made", Duration::from_millis(900));
+        let up = vec![row("cold", Duration::from_secs(3), &[&boot, &boot]), row("down", Duration::from_secs(1), &[])];
+        let times = Times { up, alone: vec![boot] };
+        crate::runbook::assert_schema_fits("bench-up", &schemars::schema_for!(Times), &times);
+    }
+
+    #[test]
+    fn a_bound_is_the_sum_of_its_phases() {
+        let seconds = Duration::from_secs;
+        let (one, two) =
+            (phase("one", seconds(1)), slowest(vec![("a", seconds(1)), ("b", seconds(2))], "new").unwrap());
+        let bound = row("up", seconds(4), &[&one, &two]);
+        assert_eq!((bound.took_ms, bound.bound_ms), (4000, Some(3000)));
+        assert_eq!(bound.bound_of, ["one", "the slowest server alone, b new"]);
+        assert_eq!(row("down", seconds(4), &[]).bound_ms, None);
+        assert_eq!(median([3, 1, 2, 9, 2].map(seconds).to_vec()), seconds(2));
     }
 
     #[test]

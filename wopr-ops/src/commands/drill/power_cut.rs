@@ -1,7 +1,9 @@
-//! `drill power-cut`: the platform's machine ends at once, while bots run and payments arrive.
+//! `drill power-cut` and `drill full-disk`: the platform's machine ends at once, or its disk is full, while bots run and
+//! payments arrive.
 //!
 //! Customers of the drill's own pay without a pause, each payment told again until it is accepted, as Stripe does. The
-//! machine is killed in the midst of that and started again. Afterwards each payment is credited once, the balance is what
+//! machine is killed in the midst of that and started again; or its disk is filled until each of them was refused, and the
+//! runbook's check says so, and room is made again. Afterwards each payment is credited once, the balance is what
 //! its movements add up to, no movement of before is missing, and each bot runs with the bytes it had.
 
 use std::{
@@ -15,7 +17,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::tenant_data::{BYTES, FIRST_CENTS, Files, customer_with_bot, files, give_bytes};
 use crate::{
-    cli::{PowerCutArgs, StartArgs},
+    cli::{FullDiskArgs, PowerCutArgs, StartArgs},
     clock::unix_seconds,
     commands::{fault, http_client, start, up::require_root, wait_until},
     engine,
@@ -24,10 +26,13 @@ use crate::{
     happy_path::{Customer, Movement},
     paths::Paths,
     plan::{machines::VPS, platform::Ports},
+    runbook::{self, verify::World},
     secrets::Secrets,
     ui::Ui,
 };
 
+/// The runbook's check of the machine's disk.
+const CHECK: &str = "vps-disk";
 /// How many customers.
 const CUSTOMERS: usize = 2;
 /// One payment, in US cents.
@@ -46,6 +51,28 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &PowerCutArgs) -> anyhow::
     rehearse(ui, paths, args.ports).await
 }
 
+pub(crate) async fn full_disk(ui: &Ui, paths: &Paths, args: &FullDiskArgs) -> anyhow::Result<()> {
+    require_root()?;
+    let _lock = crate::commands::lock(paths)?;
+    meets(ui, paths, args.ports, Disaster::FullDisk).await
+}
+
+/// What happens to the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disaster {
+    PowerCut,
+    FullDisk,
+}
+
+impl Disaster {
+    fn name(self) -> &'static str {
+        match self {
+            Self::PowerCut => "power-cut",
+            Self::FullDisk => "full-disk",
+        }
+    }
+}
+
 /// What a customer has.
 #[derive(Debug)]
 struct Holdings {
@@ -53,8 +80,13 @@ struct Holdings {
     files: Files,
 }
 
-/// The drill, on the two machines that are up.
+/// The power cut, on the two machines that are up.
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
+    meets(ui, paths, ports, Disaster::PowerCut).await
+}
+
+/// A drill, on the two machines that are up.
+async fn meets(ui: &Ui, paths: &Paths, ports: Ports, disaster: Disaster) -> anyhow::Result<()> {
     let (engine, http) = (engine::require().await?, http_client()?);
     let secrets = Secrets::existing(&paths.data.join("secrets"))?;
     let secret = secrets.get("STRIPE_WEBHOOK_SECRET")?;
@@ -62,7 +94,7 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
 
     let task = ui.start(format!("{CUSTOMERS} customers pay and get a bot with {BYTES} bytes of their own"));
     let arrive = (0..CUSTOMERS).map(async |number| {
-        let name = format!("power-cut-{}-{number}", unix_seconds());
+        let name = format!("{}-{}-{number}", disaster.name(), unix_seconds());
         let customer = customer_with_bot(Customer::new(&http, ports.api_port, secret, &name)).await?;
         let container = name_of(&customer.container(&vps).await?);
         give_bytes(&vps, &container).await?;
@@ -75,10 +107,26 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
     let payers: Vec<Payer<'_>> = customers.iter().map(|(customer, _)| Payer::new(customer)).collect();
     let cut = async {
         wait_for_more(&payers).await?;
-        let task = ui.start(format!("{VPS} is killed while payments arrive"));
-        task.ends(fault::kill(&engine, VPS).await, |_| String::new())?;
-        let since = Instant::now();
-        start::bring(ui, paths, &StartArgs { flat: false, ports }).await?;
+        let since = match disaster {
+            Disaster::PowerCut => {
+                let task = ui.start(format!("{VPS} is killed while payments arrive"));
+                task.ends(fault::kill(&engine, VPS).await, |_| String::new())?;
+                let since = Instant::now();
+                start::bring(ui, paths, &StartArgs { flat: false, dry_run: false, json: false, ports }).await?;
+                since
+            }
+            Disaster::FullDisk => {
+                let task = ui.start(format!("the disk of {VPS} is filled while payments arrive"));
+                task.ends(fault::fill(paths, &engine, VPS).await, Clone::clone)?;
+                // Everybody mends what was filled, however the rest ends.
+                let noticed = is_noticed(ui, paths, &engine, ports, &payers).await;
+                let since = Instant::now();
+                let task = ui.start("room is made again");
+                task.ends(fault::mend(paths, &engine, VPS).await, Clone::clone)?;
+                noticed?;
+                since
+            }
+        };
         wait_for_more(&payers).await?;
         anyhow::Ok(since.elapsed())
     };
@@ -98,7 +146,7 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
         let task = ui.start(customer.email());
         let compared = compare(&vps, customer, before, payer).await.map_err(|error| {
             anyhow::Error::from(
-                Failure::new(Exit::Check, format!("the power cut cost {} something", customer.email()))
+                Failure::new(Exit::Check, format!("the {} cost {} something", disaster.name(), customer.email()))
                     .why(format!("{error:#}")),
             )
         });
@@ -149,6 +197,22 @@ async fn wait_for_more(payers: &[Payer<'_>]) -> anyhow::Result<()> {
     wait_until(LIMIT, reached).await?.with_context(|| format!("payments are not accepted within {} s", LIMIT.as_secs()))
 }
 
+/// Waits until everybody was refused, and sees that the runbook's check fails.
+async fn is_noticed(ui: &Ui, paths: &Paths, engine: &Docker, ports: Ports, payers: &[Payer<'_>]) -> anyhow::Result<()> {
+    let task = ui.start("payments are refused");
+    let refused = || async { Ok(payers.iter().all(|payer| payer.repeated.load(Ordering::SeqCst) > 0).then_some(())) };
+    let refused = wait_until(LIMIT, refused).await?;
+    let refused = refused.with_context(|| format!("nobody is refused within {} s", LIMIT.as_secs()));
+    task.ends(refused, |()| String::new())?;
+    let task = ui.start(format!("the check {CHECK} of the runbook"));
+    let world = World { paths, engine: engine.clone(), http: http_client()?, ports };
+    let seen = world.check(&runbook::parse(runbook::TEXT)?, CHECK).await.and_then(|outcome| {
+        anyhow::ensure!(!outcome.passed, "it passes: {}", outcome.detail);
+        Ok(outcome.detail)
+    });
+    task.ends(seen, |detail| format!("red: {detail}")).map(drop)
+}
+
 /// What the customer has now is what was there before, and every payment since.
 async fn compare(
     engine: &Docker,
@@ -157,7 +221,7 @@ async fn compare(
     payer: &Payer<'_>,
 ) -> anyhow::Result<String> {
     let repeated = payer.repeated.load(Ordering::SeqCst);
-    anyhow::ensure!(repeated > 0, "no payment met the power cut");
+    anyhow::ensure!(repeated > 0, "no payment was refused meanwhile");
     let movements = customer.history().await?;
     let accepted = payer.accepted.load(Ordering::SeqCst);
     credited(&before.movements, &movements, accepted, customer.balance().await?)?;
