@@ -164,9 +164,9 @@ impl Backups {
             let mut conn = self.inner.db.connection().await?;
             let mut sets = SetRepository::new(&mut conn);
             if known {
-                sets.save(&set).await?
+                sets.save(&set).await?;
             } else {
-                sets.insert(&set).await?
+                sets.insert(&set).await?;
             }
             sets.list_tables().await?
         };
