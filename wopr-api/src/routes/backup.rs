@@ -303,8 +303,8 @@ struct Alerts {
     responses((status = 200, body = Alerts)),
     security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
 async fn stale_alerts(State(state): State<AppState>, _admin: PlatformAdmin) -> Result<Json<Alerts>, ApiError> {
-    let late = all_views(&state).await?.into_iter().filter(BackupView::is_stale);
-    let alerts: Vec<_> = late.map(Alert::from).collect();
+    let all = all_views(&state).await?;
+    let alerts: Vec<_> = all.into_iter().filter(BackupView::is_stale).map(Alert::from).collect();
     Ok(Json(Alerts { count: alerts.len(), alerts }))
 }
 

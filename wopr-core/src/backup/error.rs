@@ -107,9 +107,9 @@ impl JobError {
             Self::Failed(failure) => {
                 matches!(failure.kind, FailureKind::StoreAway | FailureKind::NoSpace | FailureKind::Locked)
             }
-            Self::Died { .. } => true,
+            // What an engine refuses here is a container of ours, in which nothing is anybody's choice.
+            Self::Died { .. } | Self::Host(_) => true,
             Self::NoVolume(_) | Self::Off => false,
-            Self::Host(error) => error.is_transient(),
         }
     }
 }

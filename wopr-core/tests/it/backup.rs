@@ -172,13 +172,16 @@ async fn what_was_lost_comes_back_byte_by_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_loss_of_a_machine_every_bot_whose_volume_is_gone_comes_back() {
     let vault = Vault::open().await;
-    let tenant = vault.customer(500).await;
-    let (gone, there) = (vault.bot(tenant, "forty-two").await, vault.bot(tenant, "still here").await);
-    let destroyed = vault.bot(tenant, "not wanted").await;
+    let bot = async |remembers| {
+        let tenant = vault.customer(500).await;
+        (tenant, vault.bot(tenant, remembers).await)
+    };
+    let ((_, gone), (_, there)) = (bot("forty-two").await, bot("still here").await);
+    let (tenant, destroyed) = bot("not wanted").await;
     assert_eq!(vault.backups.save_due().await.unwrap(), 3);
     vault.fleet.destroy(&origin(), tenant, destroyed).await.unwrap();
     vault.fleet.advance().await.unwrap();
-    let young = vault.bot(tenant, "never saved").await;
+    let (_, young) = bot("never saved").await;
     for bot in [gone, young] {
         vault.host.lose_container(bot);
         vault.host.lose_volumes(bot);
