@@ -238,7 +238,7 @@ async fn an_operator_copies_the_database_and_says_that_it_was_restored() {
     let (_, shown) = world.operate(Method::GET, platform, None).await;
     assert!(shown["lastProvenAt"].is_string(), "{shown}");
     let metrics = world.app.call(As::Key(&world.operator), Method::GET, "/metrics", None).await;
-    let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+    let metrics = String::from_utf8(metrics.body).unwrap();
     for line in ["wopr_backup_stale 0", "wopr_backup_tracked 2"] {
         assert!(metrics.lines().any(|one| one == line), "{line}: {metrics}");
     }
