@@ -259,12 +259,23 @@ async fn a_bot_that_does_not_come_up_has_its_old_data_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_refuses_a_job_once_is_asked_again() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    let first = vault.saved(bot).await;
+    vault.jobs.fault(Some(JobFault::AtBegin(HostError::Refused("connection reset by peer".to_owned()).into())));
+    assert_eq!(vault.over(&vault.restore(&first).await).await.phase, RestorePhase::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failure_before_the_switch_changes_nothing() {
-    // Jobs of a restore: the copy of what there is, then the filling.
+    // Jobs of a restore: the copy of what there is, then the filling. An engine may refuse it a dozen times.
+    let refused = JobFault::AtBegin(HostError::Refused("no image".to_owned()).into());
     let table = [
         (vec![Some(JobFault::AtEnd(failure(FailureKind::WrongKey)))], "WrongKey"),
         (vec![None, Some(JobFault::AtEnd(failure(FailureKind::Damaged)))], "Damaged"),
-        (vec![None, Some(JobFault::AtBegin(HostError::Refused("no image".to_owned()).into()))], "no image"),
+        (std::iter::once(None).chain(vec![Some(refused); 12]).collect(), "no image"),
     ];
     for (faults, word) in table {
         let vault = Vault::open().await;
