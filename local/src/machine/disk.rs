@@ -88,12 +88,12 @@ pub fn fill(directory: &Path) -> io::Result<u64> {
         return Err(io::Error::other(format!("{} is not on a file system of its own", directory.display())));
     }
     let ballast = OpenOptions::new().create(true).append(true).open(directory.join(BALLAST))?;
-    take_all(&ballast, PIECE_BYTES_MAX)
+    take_all(&ballast)
 }
 
-fn take_all(ballast: &File, largest: i64) -> io::Result<u64> {
+fn take_all(ballast: &File) -> io::Result<u64> {
     let before = ballast.metadata()?.len();
-    let mut piece = largest;
+    let mut piece = PIECE_BYTES_MAX;
     loop {
         // A piece that was taken in part has grown the file by that part.
         let end = i64::try_from(ballast.metadata()?.len()).map_err(io::Error::other)?;

@@ -59,7 +59,7 @@ pub(super) const OUR_PREFIXES: [&str; 19] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 90] = [
+pub static KEYS: [Key; 91] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -242,6 +242,7 @@ pub static KEYS: [Key; 90] = [
     plain("PLATFORM_ADMIN_EMAIL", "platform-admin-email", None, "who becomes platform administrator on sign-up"),
     plain("DATABASE_SCHEMA", "database-schema", Some("wopr"), "the PostgreSQL schema to live in"),
     plain("DATABASE_MAX_CONNECTIONS", "database-max-connections", Some("10"), "connections kept open"),
+    plain("SIGN_UPS_PER_HOUR", "sign-ups-per-hour", Some("10"), "how many may sign up from one address in an hour"),
     plain("REQUEST_TIMEOUT_SECONDS", "request-timeout-seconds", Some("30"), "how long a request may take altogether"),
     plain("SHUTDOWN_GRACE_SECONDS", "shutdown-grace-seconds", Some("25"), "how long open requests may take to end"),
 ];

@@ -162,6 +162,8 @@ pub struct Config {
     pub environment: Environment,
     /// The port to listen on; 0 for any that is free.
     pub port: u16,
+    /// How many may sign up from one client's address in an hour.
+    pub sign_ups_per_hour: u32,
     /// How long a request may take altogether, in seconds; its body a third of that.
     pub request_timeout_seconds: u32,
     /// A `tracing` filter, such as `info` or `info,wopr_core=debug`.

@@ -38,6 +38,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         database_url: reader.required_secret("DATABASE_URL"),
         database_schema: reader.text("DATABASE_SCHEMA").unwrap_or_default(),
         database_max_connections: reader.number("DATABASE_MAX_CONNECTIONS", 2, 500),
+        sign_ups_per_hour: reader.number("SIGN_UPS_PER_HOUR", 1, 100_000),
         request_timeout_seconds: reader.number("REQUEST_TIMEOUT_SECONDS", 1, 600),
         shutdown_grace_seconds: reader.number("SHUTDOWN_GRACE_SECONDS", 1, 600),
         platform_secret: reader.keys("PLATFORM_SECRET", false).pop().unwrap_or_default(),

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use jiff::SignedDuration;
 use wopr_core::auth::Limit;
 
+use crate::config::Config;
 use crate::error::{ApiError, chain};
 use crate::extract::ClientAddress;
 use crate::state::AppState;
@@ -21,13 +22,30 @@ pub(crate) struct Rule {
     method: Option<Method>,
     /// The start of the path, or the name of a procedure.
     prefix: &'static str,
-    max: u32,
+    max: Max,
     window_seconds: u32,
     /// Names the counter.
     scope: &'static str,
     message: &'static str,
     /// Whether to refuse when the counter cannot be read.
     fail_closed: bool,
+}
+
+/// How many requests of a client pass in a window.
+#[derive(Debug, PartialEq, Eq)]
+enum Max {
+    Fixed(u32),
+    /// [`Config::sign_ups_per_hour`].
+    SignUps,
+}
+
+impl Max {
+    const fn of(&self, config: &Config) -> u32 {
+        match self {
+            Self::Fixed(max) => *max,
+            Self::SignUps => config.sign_ups_per_hour,
+        }
+    }
 }
 
 const TOO_MANY: &str = "Too many requests, please try again later";
@@ -41,10 +59,14 @@ const fn rule(
     window_seconds: u32,
     scope: &'static str,
 ) -> Rule {
-    Rule { method, prefix, max, window_seconds, scope, message: TOO_MANY, fail_closed: false }
+    Rule { method, prefix, max: Max::Fixed(max), window_seconds, scope, message: TOO_MANY, fail_closed: false }
 }
 
 const fn auth(prefix: &'static str, max: u32, window_seconds: u32, scope: &'static str) -> Rule {
+    auth_at_most(prefix, Max::Fixed(max), window_seconds, scope)
+}
+
+const fn auth_at_most(prefix: &'static str, max: Max, window_seconds: u32, scope: &'static str) -> Rule {
     let message = TOO_MANY_AUTH;
     Rule { method: Some(Method::POST), prefix, max, window_seconds, scope, message, fail_closed: true }
 }
@@ -52,7 +74,7 @@ const fn auth(prefix: &'static str, max: u32, window_seconds: u32, scope: &'stat
 /// The first that matches counts.
 static ROUTES: [Rule; 13] = [
     auth("/api/auth/sign-in", 5, 15 * MINUTE, "auth:login"),
-    auth("/api/auth/sign-up", 10, 60 * MINUTE, "auth:signup"),
+    auth_at_most("/api/auth/sign-up", Max::SignUps, 60 * MINUTE, "auth:signup"),
     auth("/api/auth/request-password-reset", 3, 60 * MINUTE, "auth:reset"),
     auth("/api/auth/reset-password", 5, 15 * MINUTE, "auth:reset-password"),
     auth("/api/auth/change-password", 5, 15 * MINUTE, "auth:change-password"),
@@ -153,7 +175,7 @@ async fn count(state: &AppState, client: Option<IpAddr>, rule: &Rule, tally: &Ta
     let window = SignedDuration::from_secs(rule.window_seconds.into());
     // Addresses are personal data, and counting needs none.
     let key = state.pseudonyms.sign(&counted_network(client));
-    let decision = match state.throttle.hit(rule.scope, &key, Limit { max: rule.max, window }).await {
+    let decision = match state.throttle.hit(rule.scope, &key, Limit { max: rule.max.of(&state.config), window }).await {
         Ok(decision) => decision,
         Err(error) if rule.fail_closed => return Err(ApiError::from(error)),
         Err(error) => {
@@ -210,7 +232,7 @@ mod tests {
         for (method, path, expected) in table {
             assert_eq!(scope(method.clone(), path), expected, "{method} {path}");
         }
-        assert_eq!(for_procedure("billing.creditsCheckout").max, 10);
+        assert_eq!(for_procedure("billing.creditsCheckout").max, Max::Fixed(10));
         assert_eq!(for_procedure("no.such").scope, "trpc:default");
     }
 

@@ -114,6 +114,7 @@ fn malformed_values_are_refused() {
     let table = [
         ("PORT", "-1"),
         ("REQUEST_TIMEOUT_SECONDS", "0"),
+        ("SIGN_UPS_PER_HOUR", "0"),
         ("PORT", "80a"),
         ("PORT", "70000"),
         ("LOG_FORMAT", "JSON"),

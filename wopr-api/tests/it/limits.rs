@@ -25,6 +25,18 @@ async fn a_limit_is_announced_enforced_and_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn as_many_sign_up_from_one_address_as_the_operator_allows() {
+    let app = TestApp::start_with(&[("SIGN_UPS_PER_HOUR", "2")]).await;
+    let sign_up = async || app.call(As::Nobody, Method::POST, "/api/auth/sign-up/email", Some(&json!({}))).await;
+    for remaining in ["1", "0"] {
+        let answer = sign_up().await;
+        assert_ne!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!((answer.header("x-ratelimit-limit"), answer.header("x-ratelimit-remaining")), ("2", remaining));
+    }
+    assert_eq!(sign_up().await.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_counts_every_call() {
     let app = TestApp::start().await;
     let batch = |calls: usize| format!("/trpc/{}?batch=1", vec!["settings.health"; calls].join(","));

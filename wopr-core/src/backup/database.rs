@@ -2,14 +2,13 @@
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
-use uuid::Uuid;
 
 use super::error::{BackupError, JobError};
 use super::groups;
 use super::model::{DatabaseSet, DatabaseStatus, SnapshotKind, SnapshotState};
 use super::retention;
 use super::saving::RETRY_MINUTES;
-use super::service::Backups;
+use super::service::{Backups, Repository};
 use super::sets_repository::SetRepository;
 use crate::audit::{self, AuditEntry, Origin, Resource};
 use crate::ids::DatabaseSetId;
@@ -74,11 +73,9 @@ impl Backups {
             .db
             .transaction(async |conn| {
                 let mut sets = SetRepository::new(conn);
-                let ready = sets.list(&[SnapshotState::Ready]).await?;
-                if !ready.iter().any(|set| set.id == id) {
+                if !sets.save_restored(id, now).await? {
                     return Err(BackupError::NoSet(id));
                 }
-                sets.save_restored(id, now).await?;
                 let resource = Resource::new("database_set", id);
                 let entry = AuditEntry::success(origin, None, "database.restore_proven", resource);
                 audit::record_in(conn, now, &entry).await?;
@@ -118,7 +115,7 @@ impl Backups {
         let mut tried = 0;
         // Whoever is asked twice makes two: each has an answer of its own.
         while self.is_on() && self.find_due().await?.is_some() {
-            let saved = Box::pin(self.alone_with_database(async {
+            let saved = Box::pin(self.alone(Repository::Platform, async {
                 // Somebody else may have made it meanwhile.
                 match self.find_due().await? {
                     Some(set) => self.save_set(set).await.map(Some),
@@ -206,7 +203,7 @@ impl Backups {
         let is_due = self.now().duration_since(since) > self.inner.config.verify_every;
         let Some(set) = status.last_success.filter(|_| is_due) else { return Ok(false) };
         let Some(snapshot) = set.engine_snapshot else { return Ok(false) };
-        let read = Box::pin(self.alone_with_database(async {
+        let read = Box::pin(self.alone(Repository::Platform, async {
             self.run_on_database(&Work::Verify { snapshot }).await?;
             let mut conn = self.inner.db.connection().await?;
             SetRepository::new(&mut conn).save_verified(set.id, self.now()).await?;
@@ -228,7 +225,7 @@ impl Backups {
         if self.sets_to_go().await?.1.is_empty() {
             return Ok(0);
         }
-        Box::pin(self.alone_with_database(async {
+        Box::pin(self.alone(Repository::Platform, async {
             let (stay, go) = self.sets_to_go().await?;
             // First nobody can have them any more, then they are removed: whoever is killed in between has it done again.
             self.save_all(&go, SnapshotState::Deleting).await?;
@@ -259,43 +256,6 @@ impl Backups {
             SetRepository::new(&mut conn).save(&DatabaseSet { state, deleted_at, ..set.clone() }).await?;
         }
         Ok(())
-    }
-
-    /// Does `work` while nobody else works with the platform's repository.
-    async fn alone_with_database<T>(
-        &self,
-        work: impl Future<Output = Result<T, BackupError>>,
-    ) -> Result<T, BackupError> {
-        let owner = Uuid::new_v4();
-        let lease = self.inner.config.lease;
-        let until = |now: Timestamp| now.checked_add(lease).unwrap_or(Timestamp::MAX);
-        {
-            let now = self.now();
-            let mut conn = self.inner.db.connection().await?;
-            let mut sets = SetRepository::new(&mut conn);
-            if !sets.lease(owner, now, until(now)).await? {
-                return Err(BackupError::DatabaseBusy);
-            }
-            sets.fail_interrupted(now).await?;
-        }
-        let pace = lease.unsigned_abs() / 3;
-        tokio::pin!(work);
-        let result = loop {
-            tokio::select! {
-                done = &mut work => break done,
-                () = tokio::time::sleep(pace) => {
-                    let now = self.now();
-                    let mut conn = self.inner.db.connection().await?;
-                    let mut sets = SetRepository::new(&mut conn);
-                    if sets.has_lost(owner).await? || !sets.lease(owner, now, until(now)).await? {
-                        break Err(BackupError::DatabaseBusy);
-                    }
-                }
-            }
-        };
-        let mut conn = self.inner.db.connection().await?;
-        SetRepository::new(&mut conn).release(owner).await?;
-        result
     }
 }
 

@@ -6,7 +6,7 @@ use super::error::{BackupError, JobError};
 use super::model::{Lost, NewRestore, Restore, RestorePhase, SnapshotKind, SnapshotState};
 use super::repository::BackupRepository;
 use super::saving::has_data;
-use super::service::Backups;
+use super::service::{Backups, Repository};
 use crate::audit::Origin;
 use crate::fleet::{Bot, DesiredState, FleetError, Phase};
 use crate::ids::RestoreId;
@@ -101,7 +101,7 @@ impl Backups {
                 }
             }
         };
-        self.alone(restore.bot_id, Box::pin(work)).await
+        self.alone(Repository::Bot(restore.bot_id), Box::pin(work)).await
     }
 
     async fn step(&self, restore: &mut Restore) -> Result<Step, BackupError> {

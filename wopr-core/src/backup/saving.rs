@@ -13,7 +13,7 @@ use super::model::{Snapshot, SnapshotKind, SnapshotState};
 use super::ports::Job;
 use super::repository::BackupRepository;
 use super::retention::{self, Aged};
-use super::service::Backups;
+use super::service::{Backups, Repository};
 use crate::audit::Origin;
 use crate::fleet::{Bot, BotSpec, DesiredState};
 use crate::ids::BotId;
@@ -70,7 +70,7 @@ impl Backups {
         let count = due.len();
         let saved = stream::iter(due).map(|snapshot| async {
             let (bot, id, kind) = (snapshot.bot_id, snapshot.id, snapshot.kind);
-            match self.alone(bot, Box::pin(self.save(snapshot))).await {
+            match self.alone(Repository::Bot(bot), Box::pin(self.save(snapshot))).await {
                 Ok(_) => {}
                 Err(BackupError::Busy(_)) => tracing::info!(bot.id = %bot, "somebody else works with its backups"),
                 Err(error) => {
@@ -199,7 +199,7 @@ impl Backups {
     pub async fn verify(&self, snapshot: &Snapshot) -> Result<Report, BackupError> {
         self.runner()?;
         let bot = self.bot(snapshot.bot_id).await?;
-        self.alone(bot.id, async {
+        self.alone(Repository::Bot(bot.id), async {
             let name = snapshot.engine_snapshot.clone().ok_or(BackupError::NotReady(snapshot.id))?;
             let report = self.run(&bot, bot.spec.volume, Work::Verify { snapshot: name }).await?;
             let mut conn = self.inner.db.connection().await?;
@@ -223,7 +223,7 @@ impl Backups {
             BackupRepository::new(&mut conn).list_bots_with_bytes().await?
         };
         for id in bots {
-            match self.alone(id, self.tidy_bot(id)).await {
+            match self.alone(Repository::Bot(id), self.tidy_bot(id)).await {
                 Ok(removed) => tidied.removed += removed,
                 Err(BackupError::Busy(_)) => {}
                 Err(error) => {

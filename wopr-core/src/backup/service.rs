@@ -13,6 +13,7 @@ use super::model::{
 use super::ports::BackupRunner;
 use super::repository::{BackupRepository, ONE_RESTORE};
 use super::retention::Tier;
+use super::sets_repository::SetRepository;
 use crate::audit::{self, AuditEntry, Origin, Resource};
 use crate::billing::Billing;
 use crate::clock::SharedClock;
@@ -455,41 +456,84 @@ impl Backups {
         self.inner.fleet.find(id).await?.ok_or(BackupError::NoBot(id))
     }
 
-    /// Does `work` while nobody else works with the bot's backups.
+    /// Does `work` while nobody else works with the repository.
     pub(super) async fn alone<T>(
         &self,
-        bot: BotId,
+        repository: Repository,
         work: impl Future<Output = Result<T, BackupError>>,
     ) -> Result<T, BackupError> {
         let owner = Uuid::new_v4();
-        let lease = self.inner.config.lease;
-        let until = |now: Timestamp| now.checked_add(lease).unwrap_or(Timestamp::MAX);
-        {
-            let now = self.now();
-            let mut conn = self.inner.db.connection().await?;
-            let mut backups = BackupRepository::new(&mut conn);
-            if !backups.lease(bot, owner, now, until(now)).await? {
-                return Err(BackupError::Busy(bot));
-            }
-            backups.fail_interrupted(bot, now).await?;
+        if !self.lease(repository, owner).await? {
+            return Err(repository.busy());
         }
-        let pace = lease.unsigned_abs() / 3;
+        self.fail_interrupted(repository).await?;
+        let pace = self.inner.config.lease.unsigned_abs() / 3;
         tokio::pin!(work);
         let result = loop {
             tokio::select! {
                 done = &mut work => break done,
                 () = tokio::time::sleep(pace) => {
-                    let now = self.now();
-                    let mut conn = self.inner.db.connection().await?;
-                    let mut backups = BackupRepository::new(&mut conn);
-                    if backups.has_lost(bot, owner).await? || !backups.lease(bot, owner, now, until(now)).await? {
-                        break Err(BackupError::Busy(bot));
+                    if !self.renew(repository, owner).await? {
+                        break Err(repository.busy());
                     }
                 }
             }
         };
         let mut conn = self.inner.db.connection().await?;
-        BackupRepository::new(&mut conn).release(bot, owner).await?;
+        match repository {
+            Repository::Bot(bot) => BackupRepository::new(&mut conn).release(bot, owner).await?,
+            Repository::Platform => SetRepository::new(&mut conn).release(owner).await?,
+        }
         result
+    }
+
+    async fn lease(&self, repository: Repository, owner: Uuid) -> Result<bool, BackupError> {
+        let now = self.now();
+        let until = now.checked_add(self.inner.config.lease).unwrap_or(Timestamp::MAX);
+        let mut conn = self.inner.db.connection().await?;
+        Ok(match repository {
+            Repository::Bot(bot) => BackupRepository::new(&mut conn).lease(bot, owner, now, until).await?,
+            Repository::Platform => SetRepository::new(&mut conn).lease(owner, now, until).await?,
+        })
+    }
+
+    /// Answers whether the lease is still the owner's.
+    async fn renew(&self, repository: Repository, owner: Uuid) -> Result<bool, BackupError> {
+        let lost = {
+            let mut conn = self.inner.db.connection().await?;
+            match repository {
+                Repository::Bot(bot) => BackupRepository::new(&mut conn).has_lost(bot, owner).await?,
+                Repository::Platform => SetRepository::new(&mut conn).has_lost(owner).await?,
+            }
+        };
+        Ok(!lost && self.lease(repository, owner).await?)
+    }
+
+    /// Gives up what nobody is working on any more: whoever calls has the lease.
+    async fn fail_interrupted(&self, repository: Repository) -> Result<(), BackupError> {
+        let now = self.now();
+        let mut conn = self.inner.db.connection().await?;
+        match repository {
+            Repository::Bot(bot) => BackupRepository::new(&mut conn).fail_interrupted(bot, now).await?,
+            Repository::Platform => SetRepository::new(&mut conn).fail_interrupted(now).await?,
+        };
+        Ok(())
+    }
+}
+
+/// Whose backups are worked with; one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repository {
+    Bot(BotId),
+    /// The platform's own, with its database's sets.
+    Platform,
+}
+
+impl Repository {
+    const fn busy(self) -> BackupError {
+        match self {
+            Self::Bot(bot) => BackupError::Busy(bot),
+            Self::Platform => BackupError::DatabaseBusy,
+        }
     }
 }

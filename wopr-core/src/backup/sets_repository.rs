@@ -136,12 +136,14 @@ impl<'c> SetRepository<'c> {
         Ok(())
     }
 
-    pub(super) async fn save_restored(&mut self, id: DatabaseSetId, at: Timestamp) -> Result<(), DbError> {
-        diesel::update(database_sets::table.find(id.as_uuid()))
+    /// Answers whether there is such a complete set.
+    pub(super) async fn save_restored(&mut self, id: DatabaseSetId, at: Timestamp) -> Result<bool, DbError> {
+        let count = diesel::update(database_sets::table.find(id.as_uuid()))
+            .filter(database_sets::state.eq(SnapshotState::Ready.as_str()))
             .set(database_sets::restored_at.eq(at.to_diesel()))
             .execute(self.conn)
             .await?;
-        Ok(())
+        Ok(count == 1)
     }
 
     /// Gives up what nobody is working on any more: whoever calls has the lease.

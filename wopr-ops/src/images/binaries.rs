@@ -186,7 +186,8 @@ fn binary(line: &str) -> Option<(String, PathBuf)> {
 
 /// The shared libraries an executable needs, loader included; empty for a static one.
 async fn libraries(paths: &Paths, executable: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let memo = Memo::of(paths, "libraries", executable)?;
+    // Which libraries those need in turn may change without the executable; whoever installs one renews the cache.
+    let memo = Memo::of(paths, "libraries", executable)?.and(Path::new("/etc/ld.so.cache"))?;
     let lines = |text: String| text.lines().map(PathBuf::from).collect::<Vec<_>>();
     if let Some(known) = memo.known().map(lines).filter(|known| known.iter().all(|library| library.is_file())) {
         return Ok(known);

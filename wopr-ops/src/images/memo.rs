@@ -13,7 +13,7 @@ use crate::paths::Paths;
 
 /// What is known about one file.
 pub(crate) struct Memo {
-    /// Changes with the file.
+    /// Changes with the files.
     stamp: String,
     /// Where it is kept.
     kept: PathBuf,
@@ -29,9 +29,19 @@ impl Memo {
     }
 
     fn below(directory: &Path, file: &Path) -> anyhow::Result<Self> {
-        let metadata = fs::metadata(file).with_context(|| format!("{} cannot be read", file.display()))?;
-        let stamp = format!("{} {} {}.{}", metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        Ok(Self { stamp, kept: directory.join(fingerprint([file.as_os_str().as_encoded_bytes()])) })
+        let kept = directory.join(fingerprint([file.as_os_str().as_encoded_bytes()]));
+        Ok(Self { stamp: stamp(file)?, kept })
+    }
+
+    /// The same, forgotten as soon as another file changes as well.
+    ///
+    /// # Errors
+    /// If that cannot be read though it exists.
+    pub(crate) fn and(mut self, other: &Path) -> anyhow::Result<Self> {
+        if other.try_exists().with_context(|| format!("{} cannot be read", other.display()))? {
+            self.stamp = format!("{} {}", self.stamp, stamp(other)?);
+        }
+        Ok(self)
     }
 
     /// What was kept, if it was about this very file.
@@ -55,6 +65,11 @@ impl Memo {
     }
 }
 
+fn stamp(file: &Path) -> anyhow::Result<String> {
+    let metadata = fs::metadata(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    Ok(format!("{} {} {}.{}", metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +86,12 @@ mod tests {
         assert_eq!(memo().known().as_deref(), Some("a\nb"));
         fs::write(&file, "three").unwrap();
         assert_eq!(memo().known(), None);
+        let other = directory.join("other");
+        let both = || memo().and(&other).unwrap();
+        both().keep("c").unwrap();
+        assert_eq!(both().known().as_deref(), Some("c"));
+        fs::write(&other, "now it is there").unwrap();
+        assert_eq!(both().known(), None);
         fs::remove_file(&file).unwrap();
         assert!(Memo::below(&directory, &file).is_err());
         fs::remove_dir_all(directory).unwrap();

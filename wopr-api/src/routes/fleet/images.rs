@@ -14,9 +14,6 @@ use crate::error::ApiError;
 use crate::extract::{Json, Path, ReadCaller};
 use crate::state::AppState;
 
-/// How long an answer waits for the update; what takes longer goes on without it.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(update)).routes(routes!(image_status))
 }
@@ -82,7 +79,9 @@ async fn update(
     let tenant = tenant_for(&state, &caller, id).await?;
     let before = state.fleet.get(tenant, id).await?;
     let updated = state.fleet.update_image(&origin, tenant, id).await?;
-    let (now, update) = state.fleet.await_update(&updated, PATIENCE).await?;
+    // Short enough that the answer is in time; an update that takes longer goes on without it.
+    let patience = Duration::from_secs(state.config.request_timeout_seconds.into()) * 2 / 3;
+    let (now, update) = state.fleet.await_update(&updated, patience).await?;
     let (status, view) = UpdateView::of(&before, &now, &update);
     Ok((status, Json(view)))
 }
