@@ -12,10 +12,10 @@ use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
 use wopr_core::protocol::backup::{
-    Failure, FailureKind, GO, Message, Order, Report, RingKey, Store, VOLUME_PATH, Work,
+    Failure, FailureKind, GO, Listed, Message, Order, Report, RingKey, Store, VOLUME_PATH, Work,
 };
 
-use crate::database::Groups;
+use crate::database::{Groups, KIND};
 use crate::error::{BackupError, ExitCode};
 use crate::keys::Keys;
 use crate::lock::LockSettings;
@@ -96,6 +96,7 @@ fn carry_out(
             let done = backups.verify(&VerifyRequest { snapshot: Some(snapshot), all: false })?;
             Ok(Report { entries: done.files, bytes: done.bytes, ..Report::default() })
         }
+        Work::List { known } => Ok(Report { listed: list(&backups, &known)?, ..Report::default() }),
         Work::Keep { snapshots } => {
             let freed = backups.keep(&snapshots)?.freed_bytes;
             Ok(Report { stored_bytes: -i64::try_from(freed).unwrap_or(i64::MAX), ..Report::default() })
@@ -134,6 +135,27 @@ fn save(
     })
 }
 
+/// Complete copies of the bot or the database that are none of these. A draft is no copy.
+fn list(backups: &Backups, known: &[String]) -> Result<Vec<Listed>, BackupError> {
+    let unknown = backups.list()?.snapshots.into_iter().filter(|view| view.complete && !known.contains(&view.id));
+    let listed = unknown.filter_map(|view| {
+        let description = match view.kind.as_str() {
+            WHOLE => backups.description(&view.id).map(Some),
+            KIND => Ok(None),
+            _ => return None,
+        };
+        let listed = |description| Listed {
+            snapshot: view.id.clone(),
+            taken_at: view.taken_at,
+            bytes: view.size_bytes.unwrap_or_default(),
+            stored_bytes: view.stored_bytes.unwrap_or_default(),
+            description,
+        };
+        Some(description.map(listed))
+    });
+    listed.collect()
+}
+
 fn dump_database(
     backups: &Backups,
     url: &SecretString,
@@ -148,6 +170,7 @@ fn dump_database(
         entries: done.tables.len() as u64,
         bytes: done.groups.values().sum(),
         stored_bytes: i64::try_from(done.stored_bytes).unwrap_or(i64::MAX),
+        ..Report::default()
     })
 }
 

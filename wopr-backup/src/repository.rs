@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use crate::error::BackupError;
 use crate::keys::{Keys, key_objects, unlock, write_key};
 use crate::lock::{Lock, LockSettings};
-use crate::manifest::{MANIFEST_PATH, Manifest};
+use crate::manifest::{DESCRIPTION_PATH, MANIFEST_PATH, Manifest};
 use crate::report::{InitReport, ListReport, RekeyReport, SnapshotView};
 use crate::store::Objects;
 
@@ -166,6 +166,19 @@ impl Backups {
     pub fn manifest(&self, snapshot: Option<&str>) -> Result<Manifest, BackupError> {
         let session = self.open(self.objects(), None)?.indexed()?;
         session.manifest(&session.snapshot(snapshot)?)
+    }
+
+    /// The description that the snapshot was saved with. Takes no lock.
+    ///
+    /// # Errors
+    /// As every command.
+    pub fn description(&self, snapshot: &str) -> Result<String, BackupError> {
+        let session = self.open(self.objects(), None)?.indexed()?;
+        let content = session.document(&session.snapshot(Some(snapshot))?, DESCRIPTION_PATH)?;
+        String::from_utf8(content.into()).map_err(|error| BackupError::Corrupt {
+            object: format!("{snapshot}:{DESCRIPTION_PATH}"),
+            reason: error.to_string(),
+        })
     }
 
     /// Adds a key object for the newest key and removes those of the others.

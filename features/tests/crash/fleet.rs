@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bollard::models::{ContainerCreateBody, HostConfig, Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{
     BuildImageOptionsBuilder, CreateContainerOptions, InspectContainerOptions, ListContainersOptionsBuilder,
-    ListNetworksOptions, ListVolumesOptions, StartContainerOptions,
+    ListNetworksOptions, ListVolumesOptions, LogsOptionsBuilder, StartContainerOptions,
 };
 use features::docker::Engine;
 use features::engine::{Order, OwnEngine};
@@ -574,7 +574,8 @@ impl Stage {
             self.rows_agree(&suspended).await?;
             self.engine_agrees(&engine, &suspended).await
         };
-        self.course.until("every bot as wanted", agreed).await
+        let Err(error) = self.course.until("every bot as wanted", agreed).await else { return Ok(()) };
+        Err(error.context(last_words(&engine).await?))
     }
 
     /// What the platform says of the bots.
@@ -732,4 +733,19 @@ async fn build_image(engine: &Engine) -> Result<()> {
     let failed = output.into_iter().find_map(|part| part.error_detail);
     ensure!(failed.is_none(), "the bot's image could not be built: {failed:?}");
     Ok(())
+}
+
+/// What each container on the engine said last.
+async fn last_words(engine: &Engine) -> Result<String> {
+    let docker = engine.client();
+    let options = ListContainersOptionsBuilder::new().all(true).build();
+    let mut told = String::new();
+    for container in docker.list_containers(Some(options)).await? {
+        let id = container.id.unwrap_or_default();
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("4").build();
+        let words: Vec<_> = docker.logs(&id, Some(options)).try_collect().await?;
+        let words: String = words.iter().map(ToString::to_string).collect();
+        told += &format!("{:?}, {:?}, said last:\n{words}", container.names, container.status);
+    }
+    Ok(told)
 }

@@ -8,8 +8,9 @@ use wopr_backup::manifest::{RawPath, SkipReason};
 use wopr_backup::report::SaveReport;
 use wopr_backup::retention::KeepRules;
 use wopr_backup::{BackupError, ForgetRequest, RestoreRequest, SaveRequest, VerifyRequest};
+use wopr_core::protocol::backup::{FailureKind, Message, Order, RingKey, Sensitive, Store, Work};
 
-use crate::support::{Site, assert_same, plant, request};
+use crate::support::{REPOSITORY, SECRET, Site, assert_same, handle, plant, request};
 
 #[test]
 fn a_tree_comes_back_as_it_was() {
@@ -144,4 +145,40 @@ fn restic_reads_it_with_the_escrowed_password() {
     let restored = restic(&["restore", "latest", "--target", target.to_str().unwrap()], &site).unwrap();
     assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     assert_same(&site.tree(), &target.join("data"));
+}
+
+#[test]
+fn an_order_lists_whole_copies_that_are_not_known() {
+    let site = Site::new();
+    plant(&site.tree(), 3);
+    let save = |kind: &str| {
+        let request = SaveRequest { kind: kind.to_owned(), ..request(&site.tree()) };
+        site.backups.save(&request).unwrap()
+    };
+    let (first, second) = (save("bot"), save("bot"));
+    save("draft");
+    let carry_out = |repository: &str, known: &[String]| {
+        let order = Order {
+            store: Store::Directory { path: site.scratch.path("store").to_str().unwrap().to_owned() },
+            repository: repository.to_owned(),
+            keys: vec![RingKey { id: "first".to_owned(), secret: Sensitive(SECRET.to_owned()) }],
+            database_url: None,
+            work: Work::List { known: known.to_vec() },
+        };
+        let mut said = Vec::new();
+        let mut input = std::io::Cursor::new(serde_json::to_string(&order).unwrap() + "\n");
+        let done = wopr_backup::job::run(&mut input, &mut said, &handle());
+        let message: Message = serde_json::from_slice(&said).unwrap();
+        assert_eq!(done.is_ok(), matches!(message, Message::Done(_)));
+        message
+    };
+    let Message::Done(report) = carry_out(REPOSITORY, &[]) else { panic!("it is a good order") };
+    let names: Vec<_> = report.listed.iter().map(|listed| listed.snapshot.as_str()).collect();
+    assert_eq!(names, [&second.snapshot, &first.snapshot]);
+    let described = report.listed[1].description.as_deref();
+    assert_eq!((described, report.listed[1].taken_at), (Some(r#"{"image":"bot@sha256:0"}"#), first.taken_at));
+    let Message::Done(report) = carry_out(REPOSITORY, &[first.snapshot, second.snapshot]) else { panic!("as before") };
+    assert!(report.listed.is_empty());
+    let Message::Failed(failure) = carry_out("bots/nobody", &[]) else { panic!("there is no such repository") };
+    assert_eq!(failure.kind, FailureKind::NoSnapshot);
 }

@@ -35,7 +35,7 @@ impl Backups {
         Ok(set)
     }
 
-    fn new_set(&self, kind: SnapshotKind, state: SnapshotState, origin: &Origin) -> DatabaseSet {
+    pub(super) fn new_set(&self, kind: SnapshotKind, state: SnapshotState, origin: &Origin) -> DatabaseSet {
         let now = self.now();
         DatabaseSet {
             id: DatabaseSetId::new(now),
@@ -191,7 +191,7 @@ impl Backups {
         Ok(set)
     }
 
-    async fn run_on_database(&self, work: &Work) -> Result<Report, JobError> {
+    pub(super) async fn run_on_database(&self, work: &Work) -> Result<Report, JobError> {
         let Ok(runner) = self.runner() else { return Err(JobError::Off) };
         self.bounded(async { runner.begin_on_platform(work).await?.finish().await }).await
     }

@@ -20,6 +20,7 @@ mod error;
 pub mod groups;
 mod model;
 mod ports;
+mod recovering;
 mod repository;
 mod restoring;
 pub mod retention;

@@ -13,6 +13,9 @@ macro_rules! words {
         pub enum $name { $($(#[$variant_meta])* $variant,)+ }
 
         impl $name {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
             /// The word on the wire and in storage.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
@@ -20,7 +23,7 @@ macro_rules! words {
 
             /// The value of that word.
             pub fn from_word(word: &str) -> Option<Self> {
-                [$(Self::$variant,)+].into_iter().find(|value| value.as_str() == word)
+                Self::ALL.iter().copied().find(|value| value.as_str() == word)
             }
         }
 
@@ -182,6 +185,9 @@ impl DatabaseSet {
 /// The name of the platform's own repository, and of the database among what is backed up.
 pub const PLATFORM: &str = "platform";
 
+/// Why an attempt was given up that nobody saw the end of; it may have come to a good one.
+pub(super) const INTERRUPTED: &str = "it was interrupted";
+
 /// The name of the one engine that bots run on.
 pub const NODE: &str = "local";
 
@@ -234,6 +240,8 @@ pub struct Restore {
 /// Bots whose data was gone, and what is done about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lost {
+    /// Snapshots in the store, and sets, that the database did not know.
+    pub found: usize,
     /// Restores that were begun.
     pub restores: Vec<Restore>,
     /// Bots that have no complete snapshot.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jiff_diesel::ToDiesel;
 use uuid::Uuid;
 
-use super::model::{Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState};
+use super::model::{INTERRUPTED, Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState};
 use crate::db::DbError;
 use crate::db::schema::backup::{backup_leases, restores, snapshots};
 use crate::ids::{BotId, RestoreId, SnapshotId, TenantId};
@@ -189,7 +189,7 @@ impl<'c> BackupRepository<'c> {
             .filter(snapshots::state.eq(SnapshotState::Creating.as_str()))
             .set((
                 snapshots::state.eq(SnapshotState::Failed.as_str()),
-                snapshots::error.eq("it was interrupted"),
+                snapshots::error.eq(INTERRUPTED),
                 snapshots::finished_at.eq(now.to_diesel()),
             ))
             .execute(self.conn)

@@ -3,9 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::error::{BackupError, JobError};
-use super::model::{Lost, NewRestore, Restore, RestorePhase, SnapshotKind, SnapshotState};
+use super::model::{Restore, RestorePhase, SnapshotKind, SnapshotState};
 use super::repository::BackupRepository;
-use super::saving::has_data;
 use super::service::{Backups, Repository};
 use crate::audit::Origin;
 use crate::fleet::{Bot, DesiredState, FleetError, Phase};
@@ -52,32 +51,6 @@ impl Backups {
             }
         }
         Ok(count)
-    }
-
-    /// Wants every bot restored from its newest snapshot whose data volume is gone, as after the loss of a machine. Bots that
-    /// are being restored already are left to that.
-    ///
-    /// # Errors
-    /// [`BackupError::Off`], [`BackupError::Job`] when the engine does not tell, [`BackupError::Storage`].
-    pub async fn restore_lost(&self, origin: &Origin) -> Result<Lost, BackupError> {
-        let runner = self.runner()?;
-        let mut lost = Lost::default();
-        for bot in self.inner.fleet.list(None).await?.into_iter().filter(has_data) {
-            if runner.has_volume(bot.id, bot.spec.volume).await? {
-                continue;
-            }
-            let Some(newest) = self.list_ready(bot.id).await?.into_iter().next() else {
-                lost.without_snapshot.push(bot.id);
-                continue;
-            };
-            let reason = Some("its volume is gone".to_owned());
-            match self.restore(origin, NewRestore { snapshot: newest.id, reason }).await {
-                Ok(restore) => lost.restores.push(restore),
-                Err(BackupError::RestoreUnderWay(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(lost)
     }
 
     async fn advance_restore(&self, id: RestoreId) -> Result<(), BackupError> {

@@ -6,7 +6,7 @@ use jiff_diesel::ToDiesel;
 use uuid::Uuid;
 
 use super::groups::Table;
-use super::model::{DatabaseSet, SnapshotKind, SnapshotState};
+use super::model::{DatabaseSet, INTERRUPTED, SnapshotKind, SnapshotState};
 use super::repository::{Time, stored, stored_count, time};
 use crate::db::DbError;
 use crate::db::schema::backup::{database_set_lease, database_sets};
@@ -152,7 +152,7 @@ impl<'c> SetRepository<'c> {
             .filter(database_sets::state.eq(SnapshotState::Creating.as_str()))
             .set((
                 database_sets::state.eq(SnapshotState::Failed.as_str()),
-                database_sets::error.eq("it was interrupted"),
+                database_sets::error.eq(INTERRUPTED),
                 database_sets::finished_at.eq(now.to_diesel()),
             ))
             .execute(self.conn)

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Where a job finds the volume.
@@ -104,6 +105,11 @@ pub enum Work {
         /// The snapshots that stay; at least one.
         snapshots: Vec<String>,
     },
+    /// Tells of every complete snapshot but these.
+    List {
+        /// Snapshots that are known.
+        known: Vec<String>,
+    },
     /// Copies a database into the repository, as of one instant.
     #[serde(rename_all = "camelCase")]
     DumpDatabase {
@@ -120,6 +126,7 @@ impl Work {
             Self::Restore { .. } => "restore",
             Self::Verify { .. } => "verify",
             Self::Keep { .. } => "keep",
+            Self::List { .. } => "list",
             Self::DumpDatabase { .. } => "dump-database",
         }
     }
@@ -149,6 +156,26 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes that the store has more than before; negative if it has fewer.
     pub stored_bytes: i64,
+    /// What was asked for by [`Work::List`], the newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listed: Vec<Listed>,
+}
+
+/// A complete snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Listed {
+    /// What the repository calls it.
+    pub snapshot: String,
+    /// When it was taken.
+    pub taken_at: Timestamp,
+    /// Bytes of all files, or of all dumps.
+    pub bytes: u64,
+    /// Bytes that it added to the store.
+    pub stored_bytes: u64,
+    /// What was given to [`Work::Save`]; a copy of a database has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
 }
 
 /// Why it was not done.

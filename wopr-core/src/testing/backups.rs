@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::host::MemoryHost;
@@ -11,7 +12,7 @@ use crate::backup::{BackupRunner, Job, JobError, RunningJob};
 use crate::fleet::ContainerState;
 use crate::fleet::container::data_volume_name;
 use crate::ids::BotId;
-use crate::protocol::backup::{Failure, FailureKind, Report, Work};
+use crate::protocol::backup::{Failure, FailureKind, Listed, Report, Work};
 
 /// When a job goes wrong.
 #[derive(Debug, Clone)]
@@ -26,9 +27,15 @@ pub enum JobFault {
     Until(Arc<Notify>),
 }
 
+#[derive(Debug)]
+struct Saved {
+    content: Vec<u8>,
+    description: String,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    repositories: BTreeMap<BotId, BTreeMap<String, Vec<u8>>>,
+    repositories: BTreeMap<BotId, BTreeMap<String, Saved>>,
     /// The platform's: by set, its tables by group.
     sets: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
     damaged: bool,
@@ -59,8 +66,8 @@ impl MemoryBackups {
 
     /// Changes a byte of every snapshot of a bot.
     pub fn damage(&self, bot: BotId) {
-        for content in self.lock().repositories.entry(bot).or_default().values_mut() {
-            content.push(b'!');
+        for saved in self.lock().repositories.entry(bot).or_default().values_mut() {
+            saved.content.push(b'!');
         }
     }
 
@@ -101,7 +108,7 @@ impl MemoryBackups {
     fn perform(&self, job: &Job) -> Result<Report, JobError> {
         let volume = data_volume_name(job.bot_id, job.volume);
         match &job.work {
-            Work::Save { .. } => {
+            Work::Save { description } => {
                 let content = self.host.read_volume(&volume).ok_or(JobError::NoVolume(volume))?;
                 let moving = self.host.state_of(job.bot_id) == Some(ContainerState::Running);
                 let mut state = self.lock();
@@ -109,21 +116,36 @@ impl MemoryBackups {
                 state.made += 1;
                 let name = format!("{:08x}", state.made);
                 let bytes = content.len() as u64;
-                state.repositories.entry(job.bot_id).or_default().insert(name.clone(), content);
+                state
+                    .repositories
+                    .entry(job.bot_id)
+                    .or_default()
+                    .insert(name.clone(), Saved { content, description: description.clone() });
                 let stored_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-                Ok(Report { snapshot: Some(name), entries: 1, bytes, stored_bytes })
+                Ok(Report { snapshot: Some(name), entries: 1, bytes, stored_bytes, ..Report::default() })
             }
             Work::Restore { snapshot } => {
                 let content = self.read(job.bot_id, snapshot)?;
                 let bytes = content.len() as u64;
                 self.host.fill_volume(&volume, job.bot_id, job.tenant_id, content);
-                Ok(Report { snapshot: None, entries: 1, bytes, stored_bytes: 0 })
+                Ok(Report { entries: 1, bytes, ..Report::default() })
             }
             Work::Verify { snapshot } => {
                 let bytes = self.read(job.bot_id, snapshot)?.len() as u64;
-                Ok(Report { snapshot: None, entries: 1, bytes, stored_bytes: 0 })
+                Ok(Report { entries: 1, bytes, ..Report::default() })
             }
             Work::DumpDatabase { .. } => Err(failed(FailureKind::BadOrder, "a bot is no database")),
+            Work::List { known } => {
+                let state = self.lock();
+                let all = state.repositories.get(&job.bot_id);
+                let all = all.ok_or_else(|| failed(FailureKind::NoSnapshot, "no such repository"))?;
+                let unknown = all.iter().rev().filter(|(name, _)| !known.contains(name));
+                let listed = unknown.map(|(name, saved)| {
+                    let bytes = saved.content.len() as u64;
+                    listed(name, bytes, Some(saved.description.clone()))
+                });
+                Ok(Report { listed: listed.collect(), ..Report::default() })
+            }
             Work::Keep { snapshots } => {
                 let mut state = self.lock();
                 state.repositories.entry(job.bot_id).or_default().retain(|name, _| snapshots.contains(name));
@@ -153,7 +175,13 @@ impl MemoryBackups {
                 let name = format!("{:08x}", state.made);
                 let entries = groups.values().map(|tables| tables.len() as u64).sum();
                 state.sets.insert(name.clone(), groups.clone());
-                Ok(Report { snapshot: Some(name), entries, bytes: 100 * entries, stored_bytes: 10 })
+                Ok(Report {
+                    snapshot: Some(name),
+                    entries,
+                    bytes: 100 * entries,
+                    stored_bytes: 10,
+                    ..Report::default()
+                })
             }
             Work::Verify { snapshot } => match state.sets.get(snapshot) {
                 None => Err(failed(FailureKind::NoSnapshot, "no such set")),
@@ -164,16 +192,25 @@ impl MemoryBackups {
                 state.sets.retain(|name, _| snapshots.contains(name));
                 Ok(Report::default())
             }
+            Work::List { known } => {
+                let unknown = state.sets.keys().rev().filter(|name| !known.contains(name));
+                Ok(Report { listed: unknown.map(|name| listed(name, 100, None)).collect(), ..Report::default() })
+            }
             Work::Save { .. } | Work::Restore { .. } => Err(failed(FailureKind::BadOrder, "it has no volume")),
         }
     }
 
     fn read(&self, bot: BotId, snapshot: &str) -> Result<Vec<u8>, JobError> {
-        let found = self.lock().repositories.get(&bot).and_then(|all| all.get(snapshot).cloned());
+        let found = self.lock().repositories.get(&bot).and_then(|all| Some(all.get(snapshot)?.content.clone()));
         let content = found.ok_or_else(|| failed(FailureKind::NoSnapshot, "no such snapshot"))?;
         let damaged = content.last() == Some(&b'!');
         if damaged { Err(failed(FailureKind::Damaged, "a file is not what was saved")) } else { Ok(content) }
     }
+}
+
+fn listed(snapshot: &str, bytes: u64, description: Option<String>) -> Listed {
+    let (snapshot, taken_at) = (snapshot.to_owned(), Timestamp::UNIX_EPOCH);
+    Listed { snapshot, taken_at, bytes, stored_bytes: bytes, description }
 }
 
 fn failed(kind: FailureKind, detail: &str) -> JobError {

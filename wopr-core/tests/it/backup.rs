@@ -616,3 +616,91 @@ async fn without_a_store_nothing_is_done_and_it_is_said() {
     assert_eq!((off.save_due().await.unwrap(), off.advance().await.unwrap()), (0, 0));
     assert!(vault.backups.list(tenant, bot).await.unwrap().is_empty());
 }
+
+/// As in a database that was restored from a set of before.
+async fn forget(vault: &Vault, snapshot: &Snapshot) {
+    let mut conn = vault.test.db.connection().await.unwrap();
+    let query = diesel::sql_query("DELETE FROM snapshots WHERE id = $1").bind::<Uuid, _>(snapshot.id.as_uuid());
+    assert_eq!(query.execute(&mut conn).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_loss_of_a_machine_bots_have_what_the_store_has_and_not_only_what_the_database_knows() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(3_000).await;
+    let bot = vault.bot(tenant, "one").await;
+    let known = vault.saved(bot).await;
+    vault.host.write_data(bot, b" two");
+    vault.pass(7);
+    let unknown = vault.saved(bot).await;
+    vault.backups.save_database_due().await.unwrap();
+    forget(&vault, &unknown).await;
+    let mut conn = vault.test.db.connection().await.unwrap();
+    diesel::sql_query("DELETE FROM database_sets").execute(&mut conn).await.unwrap();
+    drop(conn);
+    let never_saved = vault.bot(vault.customer(500).await, "three").await;
+    for lost in [bot, never_saved] {
+        vault.host.lose_container(lost);
+        vault.host.lose_volumes(lost);
+    }
+
+    let lost = vault.backups.restore_lost(&origin()).await.unwrap();
+    assert_eq!((lost.found, &lost.without_snapshot), (2, &vec![never_saved]));
+    let [restore] = lost.restores.try_into().unwrap();
+    assert_eq!((restore.bot_id, restore.snapshot_id), (bot, unknown.id));
+    let found = vault.backups.get(tenant, bot, unknown.id).await.unwrap();
+    let fields = |snapshot: &Snapshot| {
+        let Snapshot { kind, state, engine_snapshot, size_bytes, started_at, .. } = snapshot.clone();
+        (kind, state, engine_snapshot, size_bytes, started_at)
+    };
+    assert_eq!(fields(&found), fields(&unknown));
+    assert_eq!(vault.backups.list_database_sets().await.unwrap().len(), 1);
+    // Whoever is killed says it again.
+    let again = vault.backups.restore_lost(&origin()).await.unwrap();
+    assert_eq!((again.found, again.restores), (0, Vec::new()));
+
+    assert_eq!(vault.over(&restore).await.phase, RestorePhase::Done);
+    assert_eq!(vault.remembered(bot), "one two");
+    vault.pass(1);
+    vault.backups.tidy().await.unwrap();
+    let kept = vault.jobs.snapshots_of(bot);
+    let engine = |snapshot: &Snapshot| snapshot.engine_snapshot.clone().unwrap();
+    assert!([&known, &unknown].iter().all(|snapshot| kept.contains(&engine(snapshot))), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_lost_nothing_is_restored_and_what_failed_is_not_found_good() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    let told = Arc::new(Notify::new());
+    vault.jobs.fault(Some(JobFault::Until(told.clone())));
+    let beside = vault.another();
+    let job = tokio::spawn(async move { beside.save_due().await });
+    vault.until_it_hangs(&job).await;
+    vault.host.end(bot, 1);
+    told.notify_one();
+    job.await.unwrap().unwrap();
+    assert_eq!(vault.jobs.snapshots_of(bot).len(), 1, "the job did not know");
+    let lost = vault.backups.restore_lost(&origin()).await.unwrap();
+    assert_eq!((lost.found, lost.restores, lost.without_snapshot), (0, Vec::new(), Vec::new()));
+    assert!(vault.backups.list_ready(bot).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_was_under_way_in_the_restored_database_is_found() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    vault.jobs.fault(Some(JobFault::HangAfter));
+    let doomed = vault.another();
+    let job = tokio::spawn(async move { doomed.save_due().await });
+    vault.until_it_hangs(&job).await;
+    job.abort();
+    assert!(job.await.unwrap_err().is_cancelled());
+    vault.clock.advance(SignedDuration::from_mins(15));
+    let lost = vault.backups.restore_lost(&origin()).await.unwrap();
+    assert_eq!(lost.found, 1);
+    let [found] = vault.backups.list_ready(bot).await.unwrap().try_into().unwrap();
+    assert_eq!((found.kind, found.error), (SnapshotKind::Nightly, None));
+}

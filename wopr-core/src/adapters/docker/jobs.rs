@@ -138,7 +138,7 @@ impl BackupRunner for DockerJobs {
                 self.renew_volume(job, &volume).await?;
                 Some(volume)
             }
-            Work::Verify { .. } | Work::Keep { .. } | Work::DumpDatabase { .. } => None,
+            Work::Verify { .. } | Work::Keep { .. } | Work::List { .. } | Work::DumpDatabase { .. } => None,
         };
         let repository = format!("bots/{subject}");
         self.start(subject, self.order(repository, &job.work, None), volume).await
