@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, GatewaySettings, KEYS, ModelAccount, Sources};
@@ -25,6 +26,7 @@ use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
 use wopr_core::gateway::{Capability, Journal, ModelProvider};
 use wopr_core::gpu::CloudProvider;
+use wopr_core::ids::{BotId, RestoreId, SnapshotId, TenantId};
 use wopr_core::notify::Mailer;
 use wopr_core::protocol::backup::{RingKey, Sensitive, Store};
 
@@ -247,21 +249,45 @@ async fn migrate(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What `recover` prints.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Recovery {
+    /// Snapshots and sets in the store that the database did not know.
+    found: usize,
+    /// Restores that the server will carry out.
+    restoring: Vec<Restoring>,
+    /// Bots whose data is lost.
+    without_snapshot: Vec<BotId>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Restoring {
+    id: RestoreId,
+    bot: BotId,
+    tenant: TenantId,
+    snapshot: SnapshotId,
+}
+
 /// The server does the rest: it goes on with every restore that it finds.
+#[expect(clippy::print_stdout, reason = "this is what the subcommand is for")]
 async fn recover(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let (db, clock) = (database(&config)?, Arc::new(SystemClock));
     let state = AppState::assemble(Arc::clone(&config), db, clock, adapters(&config)?)?;
     let lost = state.backups.restore_lost(&Origin::system("recover")).await?;
-    for restore in &lost.restores {
-        tracing::info!(bot.id = %restore.bot_id, "bot {} will be restored from {}", restore.bot_id, restore.snapshot_id);
-    }
     for bot in &lost.without_snapshot {
         tracing::error!(bot.id = %bot, "the data of bot {bot} is gone, and there is no snapshot of it");
     }
-    tracing::info!(count = lost.restores.len(), "{} bots will be restored", lost.restores.len());
-    let left = lost.without_snapshot.len();
-    anyhow::ensure!(left == 0, "{left} bots without a snapshot have lost their data");
+    let restoring = lost.restores.into_iter().map(|restore| Restoring {
+        id: restore.id,
+        bot: restore.bot_id,
+        tenant: restore.tenant_id,
+        snapshot: restore.snapshot_id,
+    });
+    let (restoring, without_snapshot) = (restoring.collect(), lost.without_snapshot);
+    println!("{}", serde_json::to_string(&Recovery { found: lost.found, restoring, without_snapshot })?);
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! A PostgreSQL database, group of tables by group, all of one instant.
 //!
 //! The groups come from the caller: this program knows no table. Every table of the database must be in exactly one group,
-//! so that a new table that nobody has thought of is an error and not a gap.
+//! so that a new table that nobody has thought of is an error and not a gap. Partitions come and go: one that is not named
+//! goes with the whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read, Write};
@@ -420,36 +421,48 @@ impl Server {
         exported.map(|row| row.get(0)).map_err(|error| failed("exporting a snapshot", &tell(&error)))
     }
 
-    /// All tables that are not the system's or an extension's.
-    fn tables(&self) -> Result<BTreeSet<String>, BackupError> {
+    /// All tables that are not the system's or an extension's, and of each partition the whole table.
+    fn tables(&self) -> Result<BTreeMap<String, Option<String>>, BackupError> {
         let rows = self.handle.block_on(self.client.query(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            "SELECT format('%I.%I', n.nspname, c.relname),
+                    CASE WHEN c.relispartition THEN
+                        (SELECT format('%I.%I', m.nspname, w.relname)
+                         FROM pg_class w JOIN pg_namespace m ON m.oid = w.relnamespace
+                         WHERE w.oid = pg_partition_root(c.oid))
+                    END
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                AND n.nspname NOT LIKE 'pg\\_temp%' AND n.nspname NOT LIKE 'pg\\_toast%'
                AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')",
             &[],
         ));
         let rows = rows.map_err(|error| failed("the list of tables", &tell(&error)))?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Counts and hashes the tables, after having made sure that the groups have each of them once.
+    /// Counts and hashes the tables, after having made sure that the groups have each of them once. A partition that no
+    /// group has is in that of the whole table.
     fn survey(&self, groups: &Groups) -> Result<Vec<TableManifest>, BackupError> {
         let mut unclaimed = self.tables()?;
         let mut found = Vec::new();
         for (group, tables) in &groups.groups {
             for table in tables {
-                if !unclaimed.remove(table) {
+                if unclaimed.remove(table).is_none() {
                     let reason = "there is no such table, or another group has it".to_owned();
                     return Err(BackupError::Database { what: format!("{group}: {table}"), reason });
                 }
                 found.push(self.measure(group, table)?);
             }
         }
-        match unclaimed.into_iter().next() {
-            Some(table) => Err(failed(&table, &"the table is in no group")),
-            None => Ok(found),
+        for (table, whole) in unclaimed {
+            let has_whole =
+                |(_, tables): &(&String, &BTreeSet<String>)| whole.as_ref().is_some_and(|whole| tables.contains(whole));
+            let Some((group, _)) = groups.groups.iter().find(has_whole) else {
+                return Err(failed(&table, &"the table is in no group"));
+            };
+            found.push(self.measure(group, &table)?);
         }
+        Ok(found)
     }
 
     /// `table` is one that the database itself has named, quoted.

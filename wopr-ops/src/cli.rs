@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Drill(DrillCommand),
     /// Writes completions for a shell
     Completions(CompletionsArgs),
+    /// After the loss of wopr-vps: makes it again, with all it had, from the object store and the secrets alone
+    Recover(RecoverArgs),
     /// Plays Stripe
     #[command(subcommand)]
     Stripe(StripeCommand),
@@ -91,6 +93,8 @@ impl Command {
             Self::Drill(DrillCommand::FullDisk(args)) => ("drill full-disk", args.output.json),
             Self::Drill(DrillCommand::Tenant(args)) => ("drill tenant", args.output.json),
             Self::Drill(DrillCommand::Database(args)) => ("drill database", args.output.json),
+            Self::Drill(DrillCommand::ServerLoss(args)) => ("drill server-loss", args.output.json),
+            Self::Recover(args) => ("recover", args.output.json),
             Self::Stripe(StripeCommand::Trigger(args)) => ("stripe trigger", args.output.json),
             Self::Stripe(StripeCommand::SecretPath(output)) => ("stripe secret-path", output.json),
             Self::Test(args) => ("test", args.output.json),
@@ -315,13 +319,15 @@ pub(crate) enum DrillCommand {
     /// Brings the stack up from a bundle alone, beside what runs, where there is no network and no engine
     Offline(OfflineArgs),
     /// Cuts the power of wopr-vps while payments arrive; afterwards nobody may miss a cent, a bot or a byte
-    PowerCut(PowerCutArgs),
+    PowerCut(DrillArgs),
     /// Fills the disk of wopr-vps while payments arrive, and makes room again; nobody may miss anything then, either
-    FullDisk(FullDiskArgs),
+    FullDisk(DrillArgs),
     /// Destroys a bot of the drill's own with all its bytes, and restores it from its backup
-    Tenant(TenantDrillArgs),
+    Tenant(DrillArgs),
     /// Makes a set of the database and restores it into a throw-away one, which must have every row then
-    Database(DatabaseDrillArgs),
+    Database(DrillArgs),
+    /// Destroys wopr-vps with everything on it and has it recovered; nobody may miss anything then
+    ServerLoss(DrillArgs),
     /// What `offline` does in there
     #[command(hide = true)]
     OfflineInside(OfflineInsideArgs),
@@ -340,31 +346,7 @@ pub(crate) struct OfflineArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PowerCutArgs {
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) ports: Ports,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FullDiskArgs {
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) ports: Ports,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TenantDrillArgs {
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-    #[command(flatten)]
-    pub(crate) ports: Ports,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DatabaseDrillArgs {
+pub(crate) struct DrillArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
     #[command(flatten)]
@@ -377,6 +359,17 @@ pub(crate) struct OfflineInsideArgs {
     pub(crate) bundle: std::path::PathBuf,
     /// A directory with room for an engine's data
     pub(crate) scratch: std::path::PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Dev)]
+    pub(crate) profile: Profile,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
 }
 
 #[derive(Debug, Args)]

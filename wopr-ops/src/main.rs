@@ -16,6 +16,7 @@ mod exec;
 mod failure;
 mod happy_path;
 mod images;
+mod operator;
 mod paths;
 mod plan;
 mod ports;
@@ -100,7 +101,9 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Drill(DrillCommand::FullDisk(args)) => commands::drill::power_cut::full_disk(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Tenant(args)) => commands::drill::tenant::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Database(args)) => commands::drill::database::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::ServerLoss(args)) => commands::drill::server_loss::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::OfflineInside(args)) => commands::drill::offline::inside(ui, &args).await,
+        Command::Recover(args) => commands::recover::run(ui, &paths, &args).await,
         Command::Engine(_) => engine::ensure(ui, &paths).await.map(drop),
         Command::Images(args) => commands::images::run(ui, &paths, &args).await,
         Command::Up(args) => commands::up::run(ui, &paths, &args).await,

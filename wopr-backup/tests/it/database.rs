@@ -226,3 +226,23 @@ fn a_dump_that_fails_leaves_no_set() {
     assert!(refused.chain().starts_with("pg_dump of "), "{}", refused.chain());
     assert_eq!(site.backups.list().unwrap().snapshots, []);
 }
+
+#[test]
+fn a_partition_goes_with_the_whole() {
+    let Some(server) = server() else { return };
+    let (source, target) = (server.database(), server.database());
+    source.run(&[
+        "CREATE TABLE request (at date NOT NULL, what text) PARTITION BY RANGE (at)",
+        "CREATE TABLE request_1 PARTITION OF request FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
+        "CREATE SCHEMA parts",
+        "CREATE TABLE parts.\"request 2\" PARTITION OF request FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')",
+        "INSERT INTO request VALUES ('2026-01-03', 'one'), ('2026-02-03', 'two')",
+    ]);
+    let site = Site::new();
+    let groups = Groups::parse(r#"{"groups": {"billing": ["public.request"]}}"#).unwrap();
+    let dumped = site.backups.dump_database(&source.secret(), &groups).unwrap();
+    let tables: BTreeSet<_> = dumped.tables.iter().map(|table| (table.table.as_str(), table.rows)).collect();
+    assert_eq!(tables, BTreeSet::from([("parts.\"request 2\"", 1), ("public.request", 0), ("public.request_1", 1)]));
+    assert_eq!(site.backups.restore_database(&target.secret(), None, None).unwrap().tables, 3);
+    assert_eq!(target.run(&["SELECT what FROM request ORDER BY 1"]), ["one", "two"]);
+}

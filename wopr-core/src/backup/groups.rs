@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The group of what no other has.
 const CORE: &str = "core";
 
-/// The groups, and the tables of our schema in each. Parts of a table are in the group of the whole.
+/// The groups, and the tables of our schema in each.
 const GROUPS: [(&str, &[&str]); 8] = [
     ("auth", &["accounts", "one_time_tokens", "platform_admins", "sessions", "sign_in_attempts", "users"]),
     (
@@ -67,8 +67,8 @@ const GROUPS: [(&str, &[&str]); 8] = [
 pub struct Table {
     /// Its name with its schema, quoted where it must be.
     pub full_name: String,
-    /// Its name, or that of the table it is a part of; nothing for one outside our schema.
-    pub of: Option<String>,
+    /// Its name; nothing for one outside our schema.
+    pub name: Option<String>,
 }
 
 /// The group that a table of our schema was given.
@@ -81,7 +81,7 @@ pub fn group_of(table: &str) -> Option<&'static str> {
 pub(super) fn grouped(tables: &[Table]) -> BTreeMap<String, BTreeSet<String>> {
     let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for table in tables {
-        let group = table.of.as_deref().and_then(group_of).unwrap_or(CORE);
+        let group = table.name.as_deref().and_then(group_of).unwrap_or(CORE);
         groups.entry(group.to_owned()).or_default().insert(table.full_name.clone());
     }
     groups
@@ -104,11 +104,13 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_saved_all_the_same() {
-        let table =
-            |full_name: &str, of: Option<&str>| Table { full_name: full_name.to_owned(), of: of.map(str::to_owned) };
+        let table = |full_name: &str, name: Option<&str>| Table {
+            full_name: full_name.to_owned(),
+            name: name.map(str::to_owned),
+        };
         let tables = [
             table("wopr.users", Some("users")),
-            table("wopr.gateway_requests_20261121", Some("gateway_requests")),
+            table("wopr.gateway_requests", Some("gateway_requests")),
             table("wopr.of_a_newer_release", Some("of_a_newer_release")),
             table("public.users", None),
         ];
@@ -116,7 +118,7 @@ mod tests {
         let of = |group: &str| groups[group].iter().map(String::as_str).collect::<Vec<_>>();
         assert_eq!(groups.keys().collect::<Vec<_>>(), ["auth", "billing", "core"]);
         assert_eq!(of("auth"), ["wopr.users"]);
-        assert_eq!(of("billing"), ["wopr.gateway_requests_20261121"]);
+        assert_eq!(of("billing"), ["wopr.gateway_requests"]);
         assert_eq!(of("core"), ["public.users", "wopr.of_a_newer_release"]);
     }
 }

@@ -35,7 +35,7 @@ struct TableRow {
     #[diesel(sql_type = diesel::sql_types::Text)]
     full_name: String,
     #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
-    of: Option<String>,
+    name: Option<String>,
 }
 
 fn read(row: SetRow) -> Result<DatabaseSet, DbError> {
@@ -77,22 +77,21 @@ impl<'c> SetRepository<'c> {
         Self { conn }
     }
 
-    /// Every table of the database that is not the system's or an extension's.
+    /// Every table of the database that is not the system's or an extension's. Not their partitions: those come and go, and
+    /// are saved with the whole.
     pub(super) async fn list_tables(&mut self) -> Result<Vec<Table>, DbError> {
         let rows: Vec<TableRow> = diesel::sql_query(
             "SELECT format('%I.%I', n.nspname, c.relname) AS full_name,
-                    CASE WHEN n.nspname = current_schema() THEN coalesce(whole.relname, c.relname)::text END AS of
+                    CASE WHEN n.nspname = current_schema() THEN c.relname::text END AS name
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
-             LEFT JOIN pg_class whole ON whole.oid = i.inhparent
-             WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                AND n.nspname NOT LIKE 'pg\\_temp%' AND n.nspname NOT LIKE 'pg\\_toast%'
                AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
              ORDER BY 1",
         )
         .load(self.conn)
         .await?;
-        Ok(rows.into_iter().map(|row| Table { full_name: row.full_name, of: row.of }).collect())
+        Ok(rows.into_iter().map(|row| Table { full_name: row.full_name, name: row.name }).collect())
     }
 
     pub(super) async fn insert(&mut self, set: &DatabaseSet) -> Result<(), DbError> {

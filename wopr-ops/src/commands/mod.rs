@@ -10,6 +10,7 @@ pub(crate) mod exec;
 pub(crate) mod fault;
 pub(crate) mod images;
 pub(crate) mod logs;
+pub(crate) mod recover;
 pub(crate) mod runbook;
 pub(crate) mod start;
 pub(crate) mod status;

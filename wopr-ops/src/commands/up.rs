@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::chown,
     path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use bollard::Docker;
+use serde::Deserialize;
 
 use super::images::{NAMES, Programs, References, TOPOLOGY_NAMES};
 use crate::{
@@ -17,6 +19,8 @@ use crate::{
         apply::{apply, remove_container},
         disk,
         observe::observe,
+        ready::logs_of,
+        remove::volume as remove_volume,
         sites::{address, group_of, inside},
         transfer,
     },
@@ -28,8 +32,8 @@ use crate::{
         disk::to_make,
         inference,
         machines::{self, GPU, SHARED, VPS},
-        platform::{self, Images, Inputs, Place, Ports},
-        spec::{Observed, Service, Stack},
+        platform::{self, ELSEWHERE, Images, Inputs, Place, Ports},
+        spec::{Mount, Observed, Service, Stack, State},
         steps::{Plan, Row, Step, plan},
     },
     secrets::{Handover, Secrets, hand_over},
@@ -45,27 +49,32 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &UpArgs) -> anyhow::Result
     ui.heading("Docker engine");
     let engine = engine::ensure(ui, paths).await?;
 
+    let images = images(ui, paths, &engine, args).await?;
+    bring(ui, paths, &engine, &images, args).await?;
+    if !args.dry_run {
+        ui.done("the stack is up", since.elapsed());
+    }
+    Ok(())
+}
+
+/// The images that are asked for: compiled and built, or from a bundle.
+pub(crate) async fn images(ui: &Ui, paths: &Paths, engine: &Docker, args: &UpArgs) -> anyhow::Result<References> {
     ui.heading("Images");
     let wanted = wanted_images(paths, args)?;
-    let images = match &args.bundle {
+    match &args.bundle {
         None => {
             let programs = Programs::Compile(args.profile);
-            super::images::ensure(ui, paths, &engine, programs, |name| wanted.contains(&name)).await?
+            super::images::ensure(ui, paths, engine, programs, |name| wanted.contains(&name)).await
         }
         Some(file) => {
             let mut images = super::bundle::open(ui, paths, file).await?;
             images.retain(|name, _| wanted.contains(name));
             // What the machines run, they load themselves.
             let here = images.iter().filter(|(name, _)| args.flat || **name == "machine").map(|(_, image)| image);
-            transfer::load_here(ui, &engine, &paths.archives(), &here.collect::<Vec<_>>()).await?;
-            images
+            transfer::load_here(ui, engine, &paths.archives(), &here.collect::<Vec<_>>()).await?;
+            Ok(images)
         }
-    };
-    bring(ui, paths, &engine, &images, args).await?;
-    if !args.dry_run {
-        ui.done("the stack is up", since.elapsed());
     }
-    Ok(())
 }
 
 pub(crate) fn require_root() -> anyhow::Result<()> {
@@ -115,6 +124,25 @@ pub(crate) async fn bring(
     }
     addresses(ui, args);
     Ok(())
+}
+
+/// What `wopr-api recover` prints.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Recovery {
+    /// Snapshots and sets in the store that the restored database did not know.
+    pub(crate) found: usize,
+    /// What the API restores now.
+    pub(crate) restoring: Vec<Restoring>,
+    /// Bots whose data is lost.
+    pub(crate) without_snapshot: Vec<String>,
+}
+
+/// A restore that has begun.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Restoring {
+    pub(crate) id: String,
+    pub(crate) tenant: String,
 }
 
 /// Where the platform came to be.
@@ -253,7 +281,7 @@ impl<'a> Work<'a> {
         let (gpu_stack, gpu_files) = self.gpu(address(self.engine, GPU).await?)?;
         let mut took = Vec::new();
         for (machine, engine, stack, files) in [(VPS, &vps, vps_stack, vps_files), (GPU, &gpu, gpu_stack, gpu_files)] {
-            write_files(&stack, &files, &self.files(machine))?;
+            self.prepare(machine, &stack, &files)?;
             for service in stack.services.iter().filter(|service| service.after.is_empty() && !service.is_work()) {
                 let part = stack.clone().only(&[service.name.to_owned()]);
                 let plan = plan(&part, &observe(engine, &part).await?);
@@ -291,10 +319,96 @@ impl<'a> Work<'a> {
         let wanted = self.images_of(machine, engine, &stack).await?;
         let observed = observe(engine, &stack).await?;
         let plan = plan(&stack, &observed);
-        write_files(&stack, files, &self.files(machine))?;
+        self.prepare(machine, &stack, files)?;
         apply(self.ui, engine, &self.http, &stack, &plan).await?;
         prune(engine, &wanted).await?;
         Ok(plan.is_unchanged())
+    }
+
+    /// The platform's machine, which was lost, with what the object store has of it. Answers with what `wopr-api recover`
+    /// says it wants restored.
+    pub(crate) async fn recover(&self) -> anyhow::Result<Recovery> {
+        self.ui.heading("The machine");
+        let mut since = Instant::now();
+        let mut phase = |what: &str| {
+            self.ui.done(what, since.elapsed());
+            since = Instant::now();
+        };
+        self.machines().await?;
+        let (vps, host) = (inside(self.paths, VPS).await?, address(self.engine, VPS).await?);
+        let observed = observe(&vps, &self.vps_as(host, |inputs| platform::recovery(inputs, false))?.0).await?;
+        let restore = observed.containers.get(platform::RESTORE).map(|container| container.state);
+        let is_restored = restore == Some(State::Exited(0));
+        if restore.is_none() && observed.volumes.contains(platform::POSTGRES_VOLUME) {
+            return Err(Failure::new(Exit::Environment, "there is nothing to recover")
+                .why(format!("{VPS} has a database, and nothing may be restored into that"))
+                .fix(format!(
+                    "`cargo wopr up`; or, to give up what is there: `docker rm -f {VPS}` and `docker volume rm {}` first",
+                    machines::VPS_VOLUME
+                ))
+                .into());
+        }
+        if !is_restored {
+            // Half a database is none.
+            for name in [platform::RESTORE, platform::VPS.postgres] {
+                remove_container(&vps, name, false).await?;
+            }
+            remove_volume(&vps, platform::POSTGRES_VOLUME).await?;
+        }
+        let (stack, files) = self.vps_as(host, |inputs| platform::recovery(inputs, is_restored))?;
+        let wanted = self.images_of(VPS, &vps, &stack).await?;
+        self.prepare(VPS, &stack, &files)?;
+        phase("the machine runs and has its images");
+
+        for (last, what) in [
+            (platform::RESTORE, "the database has every row of the newest set"),
+            (platform::RECOVER, "it knows what the store has of every bot"),
+            (platform::VPS.api, "the API serves"),
+        ] {
+            self.ui.heading(last);
+            let part = stack.clone().only(&[last.to_owned()]);
+            let plan = plan(&part, &observe(&vps, &part).await?);
+            apply(self.ui, &vps, &self.http, &part, &plan).await?;
+            phase(what);
+        }
+        let said = logs_of(&vps, platform::RECOVER).await?;
+        let line = said.lines().rev().find(|line| line.starts_with('{')).context("`recover` said nothing")?;
+        let recovery = serde_json::from_str(line).with_context(|| format!("`recover` said {line}"))?;
+
+        let (stack, _) = self.vps(host)?;
+        let (gpu, (gpu_stack, gpu_files)) =
+            (inside(self.paths, GPU).await?, self.gpu(address(self.engine, GPU).await?)?);
+        let plan = plan(&stack, &observe(&vps, &stack).await?);
+        tokio::try_join!(apply(self.ui, &vps, &self.http, &stack, &plan), async {
+            self.fill(GPU, &gpu, gpu_stack, &gpu_files).await.map(drop)
+        },)?;
+        prune(&vps, &wanted).await?;
+        for name in [platform::RESTORE, platform::RECOVER] {
+            remove_container(&vps, name, false).await?;
+        }
+        seed::gpu(self.ui, &self.http, self.args.ports.api_port, self.secrets.get("FLEET_API_TOKEN_ADMIN")?).await?;
+        phase("the rest runs");
+        Ok(recovery)
+    }
+
+    /// Writes what the machine's services are handed, and makes the directories that do not go with it.
+    fn prepare(&self, machine: &str, stack: &Stack, files: &BTreeMap<&'static str, Handover>) -> anyhow::Result<()> {
+        write_files(stack, files, &self.files(machine))?;
+        let elsewhere = Path::new(SHARED).join(ELSEWHERE);
+        for service in &stack.services {
+            for mount in &service.mounts {
+                if let Mount::Bind { source, .. } = mount
+                    && let Ok(name) = Path::new(source).strip_prefix(&elsewhere)
+                {
+                    let directory = self.paths.machines().join(machine).join(ELSEWHERE).join(name);
+                    private_directory(&directory)?;
+                    let uid = platform::uid(service.name);
+                    chown(&directory, Some(uid), Some(uid))
+                        .with_context(|| format!("{} cannot be given to {}", directory.display(), service.name))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where the files of a machine's services lie, seen from this machine.
@@ -303,10 +417,18 @@ impl<'a> Work<'a> {
     }
 
     fn vps(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
+        self.vps_as(address, platform::stack)
+    }
+
+    fn vps_as(
+        &self,
+        address: std::net::Ipv4Addr,
+        stack: impl FnOnce(&Inputs<'_>) -> Stack,
+    ) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
         let place = Place::Machine(address);
         let handovers = platform::handovers(place, |name| self.secrets.get(name))?;
         let group = group_of(&machines::socket(&self.paths.machines(), VPS))?;
-        let stack = platform::stack(&Inputs {
+        let stack = stack(&Inputs {
             images: &self.images,
             place,
             ports: self.args.ports,

@@ -99,6 +99,17 @@ pub(crate) async fn output_of(engine: &Docker, name: &str, command: &[&str]) -> 
     Ok(output)
 }
 
+/// All that the container has written to its standard output.
+pub(crate) async fn logs_of(engine: &Docker, name: &str) -> anyhow::Result<String> {
+    let options = LogsOptionsBuilder::default().stdout(true).build();
+    let mut chunks = engine.logs(name, Some(options));
+    let mut text = String::new();
+    while let Some(chunk) = chunks.next().await {
+        text.push_str(&chunk.with_context(|| format!("the engine does not hand out what {name} said"))?.to_string());
+    }
+    Ok(text)
+}
+
 /// Runs a program inside the container; answers with its code and output, or `None` if the container does not run.
 async fn execute(engine: &Docker, name: &str, command: &[&str]) -> anyhow::Result<Option<(i64, String)>> {
     let options = CreateExecOptions {

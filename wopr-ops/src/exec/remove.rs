@@ -87,13 +87,16 @@ pub(crate) async fn volumes_of(engine: &Docker, scope: Scope) -> anyhow::Result<
 pub(crate) async fn volumes(engine: &Docker, scope: Scope) -> anyhow::Result<Vec<String>> {
     let found = volumes_of(engine, scope).await?;
     for name in &found {
-        let options = RemoveVolumeOptionsBuilder::default().force(true).build();
-        match engine.remove_volume(name, Some(options)).await {
-            Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("volume {name} could not be removed"));
-            }
-        }
+        volume(engine, name).await?;
     }
     Ok(found)
+}
+
+/// Removes a volume with everything in it, if it is there.
+pub(crate) async fn volume(engine: &Docker, name: &str) -> anyhow::Result<()> {
+    let options = RemoveVolumeOptionsBuilder::default().force(true).build();
+    match engine.remove_volume(name, Some(options)).await {
+        Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("volume {name} could not be removed")),
+    }
 }

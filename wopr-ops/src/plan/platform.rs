@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde_json::json;
 
-use super::spec::{Mount, Ready, SECRETS, Service, Stack};
+use super::{
+    machines::SHARED,
+    scratch,
+    spec::{Mount, Ready, SECRETS, Service, Stack},
+};
 use crate::{
     images::recipes::{
         CADDY_UID, OBJECTS_HEALTH, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT,
@@ -88,6 +92,9 @@ pub(super) const BUCKET: &str = "wopr-backups";
 const CADDY_PORT: u16 = 8080;
 /// Where it takes another configuration: nobody but itself reaches that.
 const CADDY_ADMIN: &str = "unix//run/caddy/admin.sock";
+
+/// Below a machine's directory: data that does not go with the machine.
+pub(crate) const ELSEWHERE: &str = "elsewhere";
 
 pub(super) const MIB: i64 = 1024 * 1024;
 /// Seconds a service gets to end by itself.
@@ -238,6 +245,7 @@ pub(crate) fn handovers<'s>(
         api.insert("DO_SPACES_ACCESS_KEY".to_owned(), secret("OBJECTS_ACCESS_KEY")?.to_owned());
         api.insert("DO_SPACES_SECRET_KEY".to_owned(), secret("OBJECTS_SECRET_KEY")?.to_owned());
         all.insert(names.objects, files(&["OBJECTS_ACCESS_KEY", "OBJECTS_SECRET_KEY"])?);
+        all.insert(RESTORE, scratch::restore_files(&secret, names.postgres)?);
         all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config()))]));
     }
     all.insert(names.migrate, api.clone());
@@ -287,6 +295,39 @@ pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
     Stack { name: names.stack, network: names.network, publish, host, services }
 }
 
+/// The one-shot that fills the database of a machine that was lost, from the store's newest set.
+pub(crate) const RESTORE: &str = "wopr-vps-restore";
+/// The one-shot that wants every bot restored that the machine had.
+pub(crate) const RECOVER: &str = "wopr-vps-recover";
+
+/// The platform of a machine that was lost: two one-shots run before the API. The first is left out once it has ended well.
+pub(crate) fn recovery(inputs: &Inputs<'_>, is_restored: bool) -> Stack {
+    let names = inputs.names();
+    let mut stack = stack(inputs);
+    let mut recover = api(inputs);
+    recover.name = RECOVER;
+    recover.command = vec!["recover".to_owned()];
+    recover.ports.clear();
+    recover.after = vec![names.migrate, names.objects];
+    recover.ready = Ready::Finished;
+    for service in &mut stack.services {
+        if service.name == names.api {
+            service.after.push(RECOVER);
+        }
+        if service.name == names.migrate && !is_restored {
+            service.after.push(RESTORE);
+        }
+    }
+    stack.services.push(recover);
+    if !is_restored {
+        let mut restore = scratch::restore(base(inputs, RESTORE, "backup"));
+        restore.command = vec!["restore-database".to_owned()];
+        restore.after = vec![names.postgres, names.objects];
+        stack.services.push(restore);
+    }
+    stack
+}
+
 fn ui(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, inputs.names().ui, "ui");
     service.set([
@@ -302,9 +343,21 @@ fn ui(inputs: &Inputs<'_>) -> Service {
 fn objects(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, inputs.names().objects, "objects");
     service.set([("OBJECTS_BUCKETS", BUCKET.to_owned())]);
-    service.mounts.push(Mount::Volume { name: "wopr-objects-data", target: "/data" });
+    service.mounts.push(elsewhere(inputs, "objects", "wopr-objects-data"));
     service.ready = Ready::Probe(OBJECTS_HEALTH.to_vec());
     service
+}
+
+/// The data of what is no part of the machine in production. There it is in somebody else's hands; here it is beside the
+/// machine, so that it does not go with it.
+fn elsewhere(inputs: &Inputs<'_>, name: &str, volume: &'static str) -> Mount {
+    let target = "/data";
+    match inputs.place {
+        Place::Here => Mount::Volume { name: volume, target },
+        Place::Machine(_) => {
+            Mount::Bind { source: format!("{SHARED}/{ELSEWHERE}/{name}"), target: target.to_owned(), read_only: false }
+        }
+    }
 }
 
 fn caddy(inputs: &Inputs<'_>) -> Service {
@@ -347,7 +400,7 @@ fn stripe(inputs: &Inputs<'_>) -> Service {
         ("STRIPE_STANDIN_DATA_DIR", "/data".to_owned()),
         ("STRIPE_STANDIN_WEBHOOK_URL", format!("http://{}:{API_PORT}/api/billing/webhook", inputs.names().api)),
     ]);
-    service.mounts.push(Mount::Volume { name: "wopr-stripe-data", target: "/data" });
+    service.mounts.push(elsewhere(inputs, "stripe", "wopr-stripe-data"));
     service.ports = inputs.published(inputs.ports.stripe_port, STRIPE_PORT);
     service.ready = Ready::Http(vec![(STRIPE_PORT, "/health")]);
     service
@@ -360,7 +413,7 @@ fn mail(inputs: &Inputs<'_>) -> Service {
         ("MAIL_CATCHER_HTTP", format!("0.0.0.0:{MAIL_WEB_PORT}")),
         ("MAIL_CATCHER_DATA_DIR", "/data".to_owned()),
     ]);
-    service.mounts.push(Mount::Volume { name: "wopr-mail-data", target: "/data" });
+    service.mounts.push(elsewhere(inputs, "mail", "wopr-mail-data"));
     service.ports = inputs.published(inputs.ports.mail_port, MAIL_WEB_PORT);
     service.ready = Ready::Http(vec![(MAIL_WEB_PORT, "/health")]);
     service

@@ -33,19 +33,44 @@ pub(crate) const USERS: [(&str, u32); 2] = [(POSTGRES, POSTGRES_UID), (RESTORE, 
 pub(crate) fn handovers<'s>(
     secret: impl Fn(&str) -> anyhow::Result<&'s str>,
 ) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
+    let password = secret("POSTGRES_PASSWORD")?.to_owned();
+    Ok(BTreeMap::from([
+        (POSTGRES, Handover::from([("POSTGRES_PASSWORD".to_owned(), password)])),
+        (RESTORE, restore_files(&secret, POSTGRES)?),
+    ]))
+}
+
+/// The files of a one-shot that restores into the database on that host.
+pub(super) fn restore_files<'s>(
+    secret: &impl Fn(&str) -> anyhow::Result<&'s str>,
+    host: &str,
+) -> anyhow::Result<Handover> {
     let password = secret("POSTGRES_PASSWORD")?;
     let (id, key) = secret("BACKUP_ENCRYPTION_KEY")?.split_once(':').context("the key of backups has no name")?;
-    let restore = [
+    let files = [
         ("WOPR_BACKUP_KEY", json!({ "ring": [{ "id": id, "secret": key }] }).to_string()),
         ("WOPR_BACKUP_S3_ACCESS_KEY", secret("OBJECTS_ACCESS_KEY")?.to_owned()),
         ("WOPR_BACKUP_S3_SECRET_KEY", secret("OBJECTS_SECRET_KEY")?.to_owned()),
-        ("WOPR_BACKUP_DATABASE_URL", format!("postgres://{DATABASE}:{password}@{POSTGRES}:5432/{DATABASE}")),
+        ("WOPR_BACKUP_DATABASE_URL", format!("postgres://{DATABASE}:{password}@{host}:5432/{DATABASE}")),
     ];
-    let named = |(name, value): (&str, String)| (name.to_owned(), value);
-    Ok(BTreeMap::from([
-        (POSTGRES, Handover::from([("POSTGRES_PASSWORD".to_owned(), password.to_owned())])),
-        (RESTORE, restore.map(named).into()),
-    ]))
+    Ok(files.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+/// A one-shot of the backup engine on the platform's repository.
+pub(super) fn restore(mut service: Service) -> Service {
+    service.set([
+        ("WOPR_BACKUP_REPOSITORY", "platform".to_owned()),
+        ("WOPR_BACKUP_S3_BUCKET", BUCKET.to_owned()),
+        ("WOPR_BACKUP_S3_REGION", "nyc3".to_owned()),
+        ("WOPR_BACKUP_S3_ENDPOINT", format!("http://{}:{OBJECTS_PORT}", VPS.objects)),
+        ("WOPR_BACKUP_S3_PATH_STYLE", "true".to_owned()),
+        ("WOPR_BACKUP_S3_ALLOW_HTTP", "true".to_owned()),
+        // The platform may be at work with its repository.
+        ("WOPR_BACKUP_LOCK_WAIT_SECONDS", "180".to_owned()),
+    ]);
+    service.memory_bytes = 384 * platform::MIB;
+    service.ready = Ready::Finished;
+    service
 }
 
 /// Both, on the platform's network. Without a group all of the set is restored.
@@ -62,22 +87,10 @@ pub(crate) fn stack(
         service(name, image, handovers.get(name), handover_directory, uid)
     };
     let database = platform::database(make(POSTGRES, "postgres", POSTGRES_UID), VOLUME);
-    let mut restore: Service = make(RESTORE, "backup", SERVICE_UID);
+    let mut restore = restore(make(RESTORE, "backup", SERVICE_UID));
     restore.command = ["restore-database", "--snapshot", snapshot].map(str::to_owned).to_vec();
     restore.command.extend(group.iter().flat_map(|group| ["--group".to_owned(), (*group).to_owned()]));
-    restore.set([
-        ("WOPR_BACKUP_REPOSITORY", "platform".to_owned()),
-        ("WOPR_BACKUP_S3_BUCKET", BUCKET.to_owned()),
-        ("WOPR_BACKUP_S3_REGION", "nyc3".to_owned()),
-        ("WOPR_BACKUP_S3_ENDPOINT", format!("http://{}:{OBJECTS_PORT}", VPS.objects)),
-        ("WOPR_BACKUP_S3_PATH_STYLE", "true".to_owned()),
-        ("WOPR_BACKUP_S3_ALLOW_HTTP", "true".to_owned()),
-        // The platform may be at work with its repository.
-        ("WOPR_BACKUP_LOCK_WAIT_SECONDS", "180".to_owned()),
-    ]);
-    restore.memory_bytes = 384 * platform::MIB;
     restore.after = vec![POSTGRES];
-    restore.ready = Ready::Finished;
     Stack { name: STACK, network: VPS.network, publish: Ipv4Addr::UNSPECIFIED, host, services: vec![database, restore] }
 }
 

@@ -10,19 +10,12 @@ use std::{
 };
 
 use anyhow::Context;
-use bollard::{
-    Docker,
-    query_parameters::{LogsOptionsBuilder, RemoveVolumeOptionsBuilder},
-};
-use futures_util::StreamExt;
+use bollard::Docker;
 use serde_json::Value;
 
-use super::{
-    operator::{DatabaseSet, Operator},
-    tenant_data::FIRST_CENTS,
-};
+use super::tenant_data::FIRST_CENTS;
 use crate::{
-    cli::DatabaseDrillArgs,
+    cli::DrillArgs,
     clock::unix_seconds,
     commands::{
         http_client,
@@ -32,12 +25,14 @@ use crate::{
     exec::{
         apply::{apply, remove_container},
         observe::observe,
-        ready::output_of,
+        ready::{logs_of, output_of},
+        remove::volume as remove_volume,
         sites::{address, inside},
     },
     failure::{Exit, Failure},
     happy_path::Customer,
     images::existing,
+    operator::{DatabaseSet, Operator},
     paths::Paths,
     plan::{
         machines::{SHARED, VPS},
@@ -58,7 +53,7 @@ const NANOS_PER_CENT: i64 = 10_000_000;
 const ALL_OBJECTIVE: Duration = Duration::from_mins(15);
 const GROUP_OBJECTIVE: Duration = Duration::from_mins(5);
 
-pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DatabaseDrillArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Result<()> {
     require_root()?;
     let _lock = crate::commands::lock(paths)?;
     rehearse(ui, paths, args.ports).await
@@ -176,12 +171,7 @@ impl Scratch<'_> {
 
     /// The line that the engine ended with.
     async fn report(&self) -> anyhow::Result<Value> {
-        let options = LogsOptionsBuilder::default().stdout(true).build();
-        let mut chunks = self.vps.logs(scratch::RESTORE, Some(options));
-        let mut text = String::new();
-        while let Some(chunk) = chunks.next().await {
-            text.push_str(&chunk.context("the engine does not hand out what the restore said")?.to_string());
-        }
+        let text = logs_of(&self.vps, scratch::RESTORE).await?;
         let line = text.lines().last().context("the restore said nothing")?;
         serde_json::from_str(line).with_context(|| format!("the restore said {line}"))
     }
@@ -197,11 +187,7 @@ impl Scratch<'_> {
                 _ => {}
             }
         }
-        let options = RemoveVolumeOptionsBuilder::default().force(true).build();
-        match self.vps.remove_volume(scratch::VOLUME, Some(options)).await {
-            Ok(()) | Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("the volume {} stays", scratch::VOLUME)),
-        }
+        remove_volume(&self.vps, scratch::VOLUME).await
     }
 
     /// Where a service's files lie, seen from this machine.

@@ -2,7 +2,7 @@
 
 pub(crate) mod database;
 pub(crate) mod offline;
-mod operator;
 pub(crate) mod power_cut;
+pub(crate) mod server_loss;
 pub(crate) mod tenant;
 mod tenant_data;

@@ -17,7 +17,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::tenant_data::{BYTES, FIRST_CENTS, Files, customer_with_bot, files, give_bytes};
 use crate::{
-    cli::{FullDiskArgs, PowerCutArgs, StartArgs},
+    cli::{DrillArgs, StartArgs},
     clock::unix_seconds,
     commands::{fault, http_client, start, up::require_root, wait_until},
     engine,
@@ -45,13 +45,13 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// Between two payments, and before one is told again.
 const PACE: Duration = Duration::from_millis(250);
 
-pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &PowerCutArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Result<()> {
     require_root()?;
     let _lock = crate::commands::lock(paths)?;
     rehearse(ui, paths, args.ports).await
 }
 
-pub(crate) async fn full_disk(ui: &Ui, paths: &Paths, args: &FullDiskArgs) -> anyhow::Result<()> {
+pub(crate) async fn full_disk(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Result<()> {
     require_root()?;
     let _lock = crate::commands::lock(paths)?;
     meets(ui, paths, args.ports, Disaster::FullDisk).await

@@ -13,17 +13,15 @@ use bollard::{
 };
 use tokio::sync::Mutex;
 
-use super::{
-    operator::{LIMIT, Operator},
-    tenant_data::{BYTES, customer_with_bot, files, give_bytes},
-};
+use super::tenant_data::{BYTES, customer_with_bot, files, give_bytes};
 use crate::{
-    cli::TenantDrillArgs,
+    cli::DrillArgs,
     clock::unix_seconds,
     commands::{http_client, up::require_root, wait_until},
     exec::{observe::name_of, sites::inside},
     failure::{Exit, Failure},
     happy_path::Customer,
+    operator::{LIMIT, Operator},
     paths::Paths,
     plan::{machines::VPS, platform::Ports},
     secrets::Secrets,
@@ -33,7 +31,7 @@ use crate::{
 /// Names a bot, on what is its.
 const BOT_LABEL: &str = "wopr.bot-id";
 
-pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &TenantDrillArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Result<()> {
     require_root()?;
     let _lock = crate::commands::lock(paths)?;
     rehearse(ui, paths, args.ports).await

@@ -7,34 +7,36 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// How long a restore may take here.
-pub(super) const LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 /// How long a set of the database may take.
 const SET_LIMIT: Duration = Duration::from_mins(15);
 /// How often is asked whether something has ended: whoever asks more often is told that these are too many requests.
 const PACE: Duration = Duration::from_secs(1);
+/// The most restores that are listed at once.
+const MAX_RESTORES: u32 = 250;
 /// The backups of the platform's database.
 const PLATFORM: &str = "/api/admin/backups/platform";
 
 /// A set of the database that can be restored.
 #[derive(Debug)]
-pub(super) struct DatabaseSet {
+pub(crate) struct DatabaseSet {
     /// Its path among the platform's sets.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// What the repository calls it.
-    pub(super) snapshot: String,
+    pub(crate) snapshot: String,
     /// Its size, in mebibytes.
-    pub(super) size_mb: Value,
+    pub(crate) size_mb: Value,
 }
 
 /// An operator at the API.
-pub(super) struct Operator<'a> {
-    pub(super) http: &'a reqwest::Client,
-    pub(super) port: u16,
-    pub(super) token: &'a str,
+pub(crate) struct Operator<'a> {
+    pub(crate) http: &'a reqwest::Client,
+    pub(crate) port: u16,
+    pub(crate) token: &'a str,
 }
 
 impl Operator<'_> {
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         path: &str,
@@ -53,7 +55,7 @@ impl Operator<'_> {
     }
 
     /// Asks for the newest snapshot to be restored; the answer is its path.
-    pub(super) async fn restore(&self, container: &str) -> anyhow::Result<String> {
+    pub(crate) async fn restore(&self, container: &str) -> anyhow::Result<String> {
         let path = format!("/api/admin/backups/{container}/snapshots");
         let (status, body) = self.ask(Method::GET, &path, None).await?;
         anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
@@ -66,26 +68,74 @@ impl Operator<'_> {
     }
 
     /// Waits for the end of the tenant's last restore; the answer is how long the bot was between its data, in milliseconds.
-    pub(super) async fn wait_for(&self, tenant: &str) -> anyhow::Result<i64> {
-        let input = json!({ "tenantId": tenant, "limit": 1 }).to_string();
-        let input = percent_encoding::utf8_percent_encode(&input, percent_encoding::NON_ALPHANUMERIC);
-        let path = format!("/trpc/admin.restoreHistory?input={input}");
+    pub(crate) async fn wait_for(&self, tenant: &str) -> anyhow::Result<i64> {
         let since = Instant::now();
         while since.elapsed() < LIMIT {
-            let (status, body) = self.ask(Method::GET, &path, None).await?;
-            anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
-            let entry = &body["result"]["data"]["entries"][0];
-            match entry["phase"].as_str() {
-                Some("done") => return Ok(entry["downtimeMs"].as_i64().unwrap_or(0)),
-                Some("failed") => anyhow::bail!("the restore failed: {}", entry["error"]),
-                _ => tokio::time::sleep(PACE).await,
+            let entries = self.restores(tenant, 1).await?;
+            let last = entries.first().context("the restore is not listed")?;
+            if ended(last)? {
+                return Ok(last["downtimeMs"].as_i64().unwrap_or(0));
             }
+            tokio::time::sleep(PACE).await;
         }
         anyhow::bail!("the restore has not ended within {} s", LIMIT.as_secs())
     }
 
+    /// Waits for the end of these restores of the tenant, for as long as another one of them ends in time.
+    pub(crate) async fn wait_for_all(&self, tenant: &str, restores: &[&str]) -> anyhow::Result<()> {
+        let (mut left, mut since) = (restores.len(), Instant::now());
+        while since.elapsed() < LIMIT {
+            let entries = self.restores(tenant, MAX_RESTORES).await?;
+            let ours = entries.iter().filter(|entry| restores.iter().any(|id| entry["id"] == *id));
+            let ended = ours.map(ended).collect::<anyhow::Result<Vec<bool>>>()?;
+            let now_left = restores.len() - ended.into_iter().filter(|ended| *ended).count();
+            if now_left == 0 {
+                return Ok(());
+            }
+            if now_left < left {
+                (left, since) = (now_left, Instant::now());
+            }
+            tokio::time::sleep(PACE).await;
+        }
+        anyhow::bail!("{left} restores of {tenant} do not end")
+    }
+
+    /// The tenant's last restores, the last one first.
+    async fn restores(&self, tenant: &str, limit: u32) -> anyhow::Result<Vec<Value>> {
+        let input = json!({ "tenantId": tenant, "limit": limit }).to_string();
+        let input = percent_encoding::utf8_percent_encode(&input, percent_encoding::NON_ALPHANUMERIC);
+        let path = format!("/trpc/admin.restoreHistory?input={input}");
+        let (status, mut body) = self.ask(Method::GET, &path, None).await?;
+        anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
+        let entries = body["result"]["data"]["entries"].take();
+        serde_json::from_value(entries).context("there is no list of restores")
+    }
+
+    /// Waits until every bot has a snapshot.
+    pub(crate) async fn wait_for_snapshots(&self, limit: Duration) -> anyhow::Result<()> {
+        let since = Instant::now();
+        loop {
+            let without = self.without_snapshot().await?;
+            if without.is_empty() {
+                return Ok(());
+            }
+            anyhow::ensure!(since.elapsed() < limit, "{} have no snapshot", without.join(", "));
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    /// The bots that have no snapshot yet.
+    async fn without_snapshot(&self) -> anyhow::Result<Vec<String>> {
+        let path = "/api/admin/backups";
+        let (status, body) = self.ask(Method::GET, path, None).await?;
+        anyhow::ensure!(status == StatusCode::OK, "{path} answers {status}: {body}");
+        let all = body["backups"].as_array().context("there is no list of backups")?;
+        let without = all.iter().filter(|backup| backup["lastBackupAt"].is_null());
+        Ok(without.filter_map(|backup| Some(backup["containerId"].as_str()?.to_owned())).collect())
+    }
+
     /// Asks for a set of the database and waits for it.
-    pub(super) async fn database_set(&self) -> anyhow::Result<DatabaseSet> {
+    pub(crate) async fn database_set(&self) -> anyhow::Result<DatabaseSet> {
         let status = async || -> anyhow::Result<Value> {
             let (status, body) = self.ask(Method::GET, PLATFORM, None).await?;
             anyhow::ensure!(status == StatusCode::OK, "{PLATFORM} answers {status}: {body}");
@@ -119,12 +169,20 @@ impl Operator<'_> {
     }
 
     /// Says that the set was restored into another database, which had every row then.
-    pub(super) async fn note_proof(&self, set: &DatabaseSet) -> anyhow::Result<()> {
+    pub(crate) async fn note_proof(&self, set: &DatabaseSet) -> anyhow::Result<()> {
         let url = format!("http://localhost:{}{PLATFORM}/proofs", self.port);
         let request = self.http.post(url).bearer_auth(self.token).json(&json!({ "remotePath": set.path }));
         let response = request.send().await.context("the proof is not taken")?;
         let status = response.status();
         anyhow::ensure!(status == StatusCode::NO_CONTENT, "the proof is answered with {status}");
         Ok(())
+    }
+}
+
+/// Whether a restore is over.
+fn ended(entry: &Value) -> anyhow::Result<bool> {
+    match entry["phase"].as_str() {
+        Some("failed") => anyhow::bail!("the restore of {} failed: {}", entry["instanceId"], entry["error"]),
+        phase => Ok(phase == Some("done")),
     }
 }
