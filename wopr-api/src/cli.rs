@@ -3,7 +3,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command};
@@ -20,7 +20,7 @@ use wopr_core::adapters::models::{Anthropic, Deepgram, ElevenLabs, OpenAiCompati
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::audit::Origin;
-use wopr_core::backup::BackupRunner;
+use wopr_core::backup::{BackupError, BackupRunner};
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
@@ -29,6 +29,9 @@ use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::{BotId, RestoreId, SnapshotId, TenantId};
 use wopr_core::notify::Mailer;
 use wopr_core::protocol::backup::{RingKey, Sensitive, Store};
+
+/// How long somebody who is no more may keep others from backups, and a little.
+const LEASES_END: Duration = Duration::from_secs(90);
 
 /// The exit code of a configuration that is wrong.
 const BAD_CONFIGURATION: u8 = 2;
@@ -276,7 +279,16 @@ async fn recover(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let (db, clock) = (database(&config)?, Arc::new(SystemClock));
     let state = AppState::assemble(Arc::clone(&config), db, clock, adapters(&config)?)?;
-    let lost = state.backups.restore_lost(&Origin::system("recover")).await?;
+    let since = Instant::now();
+    let lost = loop {
+        match state.backups.restore_lost(&Origin::system("recover")).await {
+            // Whoever made the set that the database was restored from had a lease at that, and it is in the set.
+            Err(BackupError::Busy(_) | BackupError::DatabaseBusy) if since.elapsed() < LEASES_END => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            outcome => break outcome?,
+        }
+    };
     for bot in &lost.without_snapshot {
         tracing::error!(bot.id = %bot, "the data of bot {bot} is gone, and there is no snapshot of it");
     }

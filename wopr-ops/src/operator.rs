@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 /// How long a set of the database may take.
 const SET_LIMIT: Duration = Duration::from_mins(15);
-/// How often is asked whether something has ended: whoever asks more often is told that these are too many requests.
-const PACE: Duration = Duration::from_secs(1);
+/// How often is asked whether something has ended. Sixty requests a minute are too many.
+const PACE: Duration = Duration::from_millis(1500);
+/// How often, where it takes minutes.
+const SLOW_PACE: Duration = Duration::from_secs(5);
 /// The most restores that are listed at once.
 const MAX_RESTORES: u32 = 250;
 /// The backups of the platform's database.
@@ -120,7 +122,7 @@ impl Operator<'_> {
                 return Ok(());
             }
             anyhow::ensure!(since.elapsed() < limit, "{} have no snapshot", without.join(", "));
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(SLOW_PACE).await;
         }
     }
 

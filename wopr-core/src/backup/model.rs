@@ -242,7 +242,7 @@ pub struct Restore {
 pub struct Lost {
     /// Snapshots in the store, and sets, that the database did not know.
     pub found: usize,
-    /// Restores that were begun.
+    /// Restores that are under way now.
     pub restores: Vec<Restore>,
     /// Bots that have no complete snapshot.
     pub without_snapshot: Vec<BotId>,

@@ -39,8 +39,8 @@ enum Found {
 }
 
 impl Backups {
-    /// Wants every bot restored from its newest snapshot whose data volume is gone. Bots that are being restored already are
-    /// left to that.
+    /// Wants every bot restored from its newest snapshot whose data volume is gone. A bot that is being restored
+    /// already is left to that.
     ///
     /// The database may be older than the store: what it does not know of there is made known before, so that the newest
     /// is the newest there is, and nothing is tidied away unseen.
@@ -77,7 +77,11 @@ impl Backups {
         let reason = Some("its volume is gone".to_owned());
         match self.restore(origin, NewRestore { snapshot: newest.id, reason }).await {
             Ok(restore) => Ok(Found::Restoring(Box::new(restore))),
-            Err(BackupError::RestoreUnderWay(_)) => Ok(Found::Nothing),
+            Err(BackupError::RestoreUnderWay(_)) => {
+                let all = self.list_restores(bot.tenant_id, u32::MAX).await?;
+                let under_way = all.into_iter().find(|other| other.bot_id == bot.id && other.finished_at.is_none());
+                Ok(under_way.map_or(Found::Nothing, |restore| Found::Restoring(Box::new(restore))))
+            }
             Err(error) => Err(error),
         }
     }

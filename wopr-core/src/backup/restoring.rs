@@ -160,9 +160,11 @@ impl Backups {
     async fn stumble(&self, restore: &mut Restore, error: &BackupError) -> Result<Step, BackupError> {
         let transient = match error {
             BackupError::Job(error) => error.is_transient(),
-            BackupError::Fleet(FleetError::Host(error)) => error.is_transient(),
+            // What an engine refuses here is to make a container stand still, which is nobody's choice.
             BackupError::Busy(_)
-            | BackupError::Fleet(FleetError::Busy(_) | FleetError::NotStill(_) | FleetError::Storage(_)) => true,
+            | BackupError::Fleet(
+                FleetError::Busy(_) | FleetError::Host(_) | FleetError::NotStill(_) | FleetError::Storage(_),
+            ) => true,
             _ => false,
         };
         restore.attempts += 1;

@@ -19,7 +19,7 @@ use wopr_core::fleet::{ContainerState, Fleet, FleetConfig, FleetError, HostError
 use wopr_core::ids::{BotId, SnapshotId, TenantId};
 use wopr_core::money::Money;
 use wopr_core::protocol::backup::{Failure, FailureKind};
-use wopr_core::testing::{FixedClock, JobFault, MemoryBackups, MemoryHost, TestDb};
+use wopr_core::testing::{Fault, FixedClock, JobFault, MemoryBackups, MemoryHost, TestDb};
 
 struct Vault {
     test: TestDb,
@@ -190,7 +190,8 @@ async fn after_the_loss_of_a_machine_every_bot_whose_volume_is_gone_comes_back()
     assert_eq!(lost.without_snapshot, [young]);
     let [restore] = lost.restores.try_into().unwrap();
     assert_eq!((restore.bot_id, restore.reason.as_deref()), (gone, Some("its volume is gone")));
-    assert!(vault.backups.restore_lost(&origin()).await.unwrap().restores.is_empty(), "that is under way");
+    let again = vault.backups.restore_lost(&origin()).await.unwrap().restores;
+    assert_eq!(again.iter().map(|restore| restore.id).collect::<Vec<_>>(), [restore.id], "it is under way");
     assert_eq!(vault.over(&restore).await.phase, RestorePhase::Done);
     assert_eq!((vault.remembered(gone), vault.remembered(there)), ("forty-two".to_owned(), "still here".to_owned()));
     assert!(vault.backups.restore_lost(&origin()).await.unwrap().restores.is_empty(), "it is there again");
@@ -402,6 +403,21 @@ async fn a_restore_does_not_give_up_because_a_bot_did_not_stand_still() {
     told.notify_one();
     job.await.unwrap().unwrap();
     assert_eq!(vault.over(&restore).await.phase, RestorePhase::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_will_not_have_a_bot_stand_still_is_asked_again() {
+    let vault = Vault::open().await;
+    let bot = vault.bot(vault.customer(500).await, "one").await;
+    let good = vault.saved(bot).await;
+    vault.host.write_data(bot, b" two");
+    let begun = vault.host.calls().len();
+    let restore = vault.restore(&good).await;
+    vault.host.fault(begun, Fault::Fail(HostError::Refused("cannot freeze".to_owned())));
+    vault.backups.advance().await.unwrap();
+    assert_eq!(vault.host.calls().get(begun), Some(&"pause_container"), "that is what was refused");
+    assert_eq!(vault.over(&restore).await.phase, RestorePhase::Done);
+    assert_eq!(vault.remembered(bot), "one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -657,7 +673,7 @@ async fn after_the_loss_of_a_machine_bots_have_what_the_store_has_and_not_only_w
     assert_eq!(vault.backups.list_database_sets().await.unwrap().len(), 1);
     // Whoever is killed says it again.
     let again = vault.backups.restore_lost(&origin()).await.unwrap();
-    assert_eq!((again.found, again.restores), (0, Vec::new()));
+    assert_eq!((again.found, again.restores[0].id, again.restores.len()), (0, restore.id, 1));
 
     assert_eq!(vault.over(&restore).await.phase, RestorePhase::Done);
     assert_eq!(vault.remembered(bot), "one two");

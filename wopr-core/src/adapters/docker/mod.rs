@@ -111,6 +111,13 @@ impl DockerHost {
     }
 }
 
+/// Whether that is what the engine says of a container whose process ended a moment ago, before it has heard of it.
+fn has_just_ended(message: &str) -> bool {
+    ["not running", "cannot pause a stopped container", "cannot resume a stopped container"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
 /// Tells of a process that an engine lost sight of when it was killed. Later engines than 20.10 end it when they are to start
 /// the container.
 fn unless_lost(result: Result<(), Error>) -> Result<Result<(), Error>, HostError> {
@@ -277,8 +284,7 @@ impl ContainerHost for DockerHost {
             Err(Error::DockerResponseServerError { message, .. }) if message.contains("already paused") => Ok(true),
             // There is none, or it does not run.
             Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
-            // It ended a moment ago.
-            Err(Error::DockerResponseServerError { message, .. }) if message.contains("not running") => Ok(false),
+            Err(Error::DockerResponseServerError { message, .. }) if has_just_ended(&message) => Ok(false),
             Err(error) => Err(failed(error)),
         }
     }
@@ -287,7 +293,11 @@ impl ContainerHost for DockerHost {
         match self.docker.unpause_container(&container_name(bot)).await {
             Ok(()) => Ok(true),
             Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
-            Err(Error::DockerResponseServerError { message, .. }) if message.contains("is not paused") => Ok(false),
+            Err(Error::DockerResponseServerError { message, .. })
+                if message.contains("is not paused") || has_just_ended(&message) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(failed(error)),
         }
     }
