@@ -739,13 +739,13 @@ async fn build_image(engine: &Engine) -> Result<()> {
 async fn last_words(engine: &Engine) -> Result<String> {
     let docker = engine.client();
     let options = ListContainersOptionsBuilder::new().all(true).build();
-    let mut told = String::new();
+    let mut told = Vec::new();
     for container in docker.list_containers(Some(options)).await? {
         let id = container.id.unwrap_or_default();
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("4").build();
         let words: Vec<_> = docker.logs(&id, Some(options)).try_collect().await?;
         let words: String = words.iter().map(ToString::to_string).collect();
-        told += &format!("{:?}, {:?}, said last:\n{words}", container.names, container.status);
+        told.push(format!("{:?}, {:?}, said last:\n{words}", container.names, container.status));
     }
-    Ok(told)
+    Ok(told.join("\n"))
 }

@@ -336,7 +336,9 @@ impl<'a> Work<'a> {
         };
         self.machines().await?;
         let (vps, host) = (inside(self.paths, VPS).await?, address(self.engine, VPS).await?);
-        let observed = observe(&vps, &self.vps_as(host, |inputs| platform::recovery(inputs, false))?.0).await?;
+        let files = platform::recovery_handovers(Place::Machine(host), |name| self.secrets.get(name))?;
+        let stack = |is_restored| self.vps_from(host, &files, |inputs| platform::recovery(inputs, is_restored));
+        let observed = observe(&vps, &stack(false)?).await?;
         let restore = observed.containers.get(platform::RESTORE).map(|container| container.state);
         let is_restored = restore == Some(State::Exited(0));
         if restore.is_none() && observed.volumes.contains(platform::POSTGRES_VOLUME) {
@@ -355,7 +357,7 @@ impl<'a> Work<'a> {
             }
             remove_volume(&vps, platform::POSTGRES_VOLUME).await?;
         }
-        let (stack, files) = self.vps_as(host, |inputs| platform::recovery(inputs, is_restored))?;
+        let stack = stack(is_restored)?;
         let wanted = self.images_of(VPS, &vps, &stack).await?;
         self.prepare(VPS, &stack, &files)?;
         phase("the machine runs and has its images");
@@ -417,26 +419,25 @@ impl<'a> Work<'a> {
     }
 
     fn vps(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
-        self.vps_as(address, platform::stack)
+        let handovers = platform::handovers(Place::Machine(address), |name| self.secrets.get(name))?;
+        Ok((self.vps_from(address, &handovers, platform::stack)?, handovers))
     }
 
-    fn vps_as(
+    fn vps_from(
         &self,
         address: std::net::Ipv4Addr,
+        handovers: &BTreeMap<&'static str, Handover>,
         stack: impl FnOnce(&Inputs<'_>) -> Stack,
-    ) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
-        let place = Place::Machine(address);
-        let handovers = platform::handovers(place, |name| self.secrets.get(name))?;
+    ) -> anyhow::Result<Stack> {
         let group = group_of(&machines::socket(&self.paths.machines(), VPS))?;
-        let stack = stack(&Inputs {
+        Ok(stack(&Inputs {
             images: &self.images,
-            place,
+            place: Place::Machine(address),
             ports: self.args.ports,
             socket: (engine::SOCKET, group),
-            handovers: &handovers,
+            handovers,
             handover_directory: &format!("{SHARED}/{FILES}"),
-        });
-        Ok((stack, handovers))
+        }))
     }
 
     fn gpu(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {

@@ -245,7 +245,6 @@ pub(crate) fn handovers<'s>(
         api.insert("DO_SPACES_ACCESS_KEY".to_owned(), secret("OBJECTS_ACCESS_KEY")?.to_owned());
         api.insert("DO_SPACES_SECRET_KEY".to_owned(), secret("OBJECTS_SECRET_KEY")?.to_owned());
         all.insert(names.objects, files(&["OBJECTS_ACCESS_KEY", "OBJECTS_SECRET_KEY"])?);
-        all.insert(RESTORE, scratch::restore_files(&secret, names.postgres)?);
         all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config()))]));
     }
     all.insert(names.migrate, api.clone());
@@ -299,6 +298,20 @@ pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
 pub(crate) const RESTORE: &str = "wopr-vps-restore";
 /// The one-shot that wants every bot restored that the machine had.
 pub(crate) const RECOVER: &str = "wopr-vps-recover";
+
+/// The files of the services of [`recovery`].
+///
+/// # Errors
+/// Those of `secret`.
+pub(crate) fn recovery_handovers<'s>(
+    place: Place,
+    secret: impl Fn(&str) -> anyhow::Result<&'s str>,
+) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
+    let restore = scratch::restore_files(&secret, names(place).postgres)?;
+    let mut all = handovers(place, secret)?;
+    all.insert(RESTORE, restore);
+    Ok(all)
+}
 
 /// The platform of a machine that was lost: two one-shots run before the API. The first is left out once it has ended well.
 pub(crate) fn recovery(inputs: &Inputs<'_>, is_restored: bool) -> Stack {

@@ -168,7 +168,7 @@ fn no_secret_is_in_the_environment_or_on_the_command_line() {
 }
 
 #[test]
-fn only_volumes_memory_and_the_engine_socket_are_writable() {
+fn only_volumes_memory_the_engine_socket_and_what_is_elsewhere_are_writable() {
     for service in all_stacks("secret").iter().flat_map(|stack| &stack.services) {
         assert!(service.is_work() || service.ready != Ready::Finished);
         if service.machine.is_some() {
@@ -176,8 +176,14 @@ fn only_volumes_memory_and_the_engine_socket_are_writable() {
         }
         for mount in &service.mounts {
             if let Mount::Bind { source, read_only: false, .. } = mount {
-                assert!([FLAT.api, VPS.api].contains(&service.name), "{}", service.name);
-                assert_eq!(source, "/var/run/docker.sock");
+                let expected = match service.name {
+                    name if [FLAT.api, VPS.api].contains(&name) => "/var/run/docker.sock",
+                    name if name == VPS.objects => "/wopr/elsewhere/objects",
+                    name if name == VPS.stripe => "/wopr/elsewhere/stripe",
+                    name if name == VPS.mail => "/wopr/elsewhere/mail",
+                    name => panic!("{name} can write to {source}"),
+                };
+                assert_eq!(source, expected);
             }
         }
         assert!(!service.user.starts_with("0:"), "{}", service.name);
@@ -218,6 +224,53 @@ fn names_and_published_ports_are_taken_once() {
         ports.dedup();
         assert_eq!((names.len(), ports.len()), (many_names, many_ports), "{}", stack.name);
     }
+}
+
+#[test]
+fn a_lost_platform_has_its_database_and_knows_its_bots_before_it_serves() {
+    let place = Place::Machine(Ipv4Addr::new(172, 18, 0, 2));
+    let secret = |name: &str| Ok(if name == "BACKUP_ENCRYPTION_KEY" { "k1:hunter2" } else { "hunter2" });
+    let handovers = platform::recovery_handovers(place, secret).unwrap();
+    let recovery = |is_restored| {
+        let inputs = Inputs {
+            images: &images("bb"),
+            place,
+            ports: Ports::default(),
+            socket: ("/var/run/docker.sock", 999),
+            handovers: &handovers,
+            handover_directory: "/data/run",
+        };
+        platform::recovery(&inputs, is_restored)
+    };
+    assert!(!format!("{:?}", recovery(false).services).contains("hunter2"));
+    let order = |stack: &Stack| {
+        let levels = plan(stack, &Observed::default()).levels;
+        let level = |name: &str| {
+            levels.iter().position(|level| {
+                level.iter().flatten().any(|step| *step == Step::Await { service: name_of(stack, name) })
+            })
+        };
+        [VPS.postgres, platform::RESTORE, VPS.migrate, platform::RECOVER, VPS.api].map(level)
+    };
+    let [Some(postgres), Some(restore), Some(migrate), Some(recover), Some(api)] = order(&recovery(false)) else {
+        panic!("something is not there")
+    };
+    assert!(postgres < restore && restore < migrate && migrate < recover && recover < api);
+    let [_, None, Some(migrate), Some(recover), Some(api)] = order(&recovery(true)) else {
+        panic!("what is restored is not restored over")
+    };
+    assert!(migrate < recover && recover < api);
+    // What serves afterwards is what `up` would have made.
+    let stack = stack_at(place, "bb", Ports::default(), "hunter2");
+    let made = recovery(false);
+    for service in &stack.services {
+        let same = made.services.iter().find(|other| other.name == service.name).unwrap();
+        assert_eq!(same.env, service.env, "{}", service.name);
+    }
+}
+
+fn name_of(stack: &Stack, name: &str) -> &'static str {
+    stack.services.iter().map(|service| service.name).find(|other| *other == name).unwrap_or("nobody")
 }
 
 #[test]
