@@ -1,5 +1,7 @@
 use diesel::dsl::{exists, not};
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use jiff::Timestamp;
 use jiff_diesel::ToDiesel;
@@ -55,6 +57,14 @@ struct RestoreRow {
     created_at: Time,
     switched_at: Option<Time>,
     finished_at: Option<Time>,
+}
+
+/// Of this bot, or of any.
+fn is_of(bot: Option<BotId>) -> Box<dyn BoxableExpression<snapshots::table, Pg, SqlType = Bool>> {
+    match bot {
+        Some(bot) => Box::new(snapshots::bot_id.eq(bot.as_uuid())),
+        None => Box::new(true.into_sql::<Bool>()),
+    }
 }
 
 pub(super) fn time(value: Option<Time>) -> Option<Timestamp> {
@@ -253,9 +263,10 @@ impl<'c> BackupRepository<'c> {
         rows.into_iter().map(read_snapshot).collect()
     }
 
-    /// The last attempt at a snapshot of each bot, whatever became of it.
-    pub(super) async fn list_last_attempts(&mut self) -> Result<Vec<Snapshot>, DbError> {
+    /// The last attempt at a snapshot of this bot or of each, whatever became of it.
+    pub(super) async fn list_last_attempts(&mut self, bot: Option<BotId>) -> Result<Vec<Snapshot>, DbError> {
         let rows: Vec<SnapshotRow> = snapshots::table
+            .filter(is_of(bot))
             .filter(snapshots::state.ne(SnapshotState::Wanted.as_str()))
             .distinct_on(snapshots::bot_id)
             .order((snapshots::bot_id, snapshots::started_at.desc(), snapshots::id.desc()))
@@ -265,9 +276,10 @@ impl<'c> BackupRepository<'c> {
         rows.into_iter().map(read_snapshot).collect()
     }
 
-    /// The last complete snapshot of each bot.
-    pub(super) async fn list_last_successes(&mut self) -> Result<Vec<Snapshot>, DbError> {
+    /// The last complete snapshot of this bot or of each.
+    pub(super) async fn list_last_successes(&mut self, bot: Option<BotId>) -> Result<Vec<Snapshot>, DbError> {
         let rows: Vec<SnapshotRow> = snapshots::table
+            .filter(is_of(bot))
             .filter(snapshots::state.eq(SnapshotState::Ready.as_str()))
             .distinct_on(snapshots::bot_id)
             .order((snapshots::bot_id, snapshots::started_at.desc(), snapshots::id.desc()))
@@ -277,9 +289,10 @@ impl<'c> BackupRepository<'c> {
         rows.into_iter().map(read_snapshot).collect()
     }
 
-    /// When the last complete nightly snapshot of each bot was begun.
-    pub(super) async fn list_last_nights(&mut self) -> Result<Vec<(BotId, Timestamp)>, DbError> {
+    /// When the last complete nightly snapshot of this bot or of each was begun.
+    pub(super) async fn list_last_nights(&mut self, bot: Option<BotId>) -> Result<Vec<(BotId, Timestamp)>, DbError> {
         let rows: Vec<(Uuid, Option<Time>)> = snapshots::table
+            .filter(is_of(bot))
             .filter(snapshots::kind.eq(SnapshotKind::Nightly.as_str()))
             .filter(snapshots::state.eq(SnapshotState::Ready.as_str()))
             .group_by(snapshots::bot_id)

@@ -16,7 +16,7 @@ use super::retention::{self, Aged};
 use super::service::{Backups, Repository};
 use crate::audit::Origin;
 use crate::fleet::{Bot, BotSpec, DesiredState};
-use crate::ids::BotId;
+use crate::ids::{BotId, TenantId};
 use crate::protocol::backup::{Report, Work};
 
 /// Jobs at a time: each reads a disk and keeps a processor busy.
@@ -52,34 +52,48 @@ impl Backups {
         if !self.is_on() {
             return Ok(0);
         }
-        let origin = Origin::system("backup");
         let mut due = {
             let mut conn = self.inner.db.connection().await?;
             BackupRepository::new(&mut conn).list_wanted(BATCH).await?
         };
         let wanted: BTreeSet<BotId> = due.iter().map(|snapshot| snapshot.bot_id).collect();
-        let now = self.now();
-        let pasts = self.pasts().await?;
+        let pasts = self.pasts(None).await?;
         for bot in self.inner.fleet.list(None).await?.iter().filter(|bot| !wanted.contains(&bot.id) && has_data(bot)) {
-            let past = pasts.get(&bot.id).copied();
-            let night = self.night_of(now);
-            if let Some(kind) = kind_due(past, night, self.inner.config.hot_every, now) {
-                due.push(self.new_snapshot(bot.id, bot.tenant_id, kind, SnapshotState::Creating, &origin));
-            }
+            due.extend(self.due_of(bot.id, bot.tenant_id, &pasts));
         }
-        let count = due.len();
         let saved = stream::iter(due).map(|snapshot| async {
             let (bot, id, kind) = (snapshot.bot_id, snapshot.id, snapshot.kind);
-            match self.alone(Repository::Bot(bot), Box::pin(self.save(snapshot))).await {
-                Ok(_) => {}
-                Err(BackupError::Busy(_)) => tracing::info!(bot.id = %bot, "somebody else works with its backups"),
+            match self.alone(Repository::Bot(bot), Box::pin(self.save_if_due(snapshot))).await {
+                Ok(is_due) => is_due,
+                Err(BackupError::Busy(_)) => {
+                    tracing::info!(bot.id = %bot, "somebody else works with its backups");
+                    false
+                }
                 Err(error) => {
                     tracing::error!(bot.id = %bot, snapshot.id = %id, "a {kind} snapshot of bot {bot} failed: {error}");
+                    true
                 }
             }
         });
-        saved.buffer_unordered(PARALLEL).collect::<Vec<()>>().await;
-        Ok(count)
+        Ok(saved.buffer_unordered(PARALLEL).filter(|tried| std::future::ready(*tried)).count().await)
+    }
+
+    /// Another process may have had its turn before this one had the bot's backups to itself.
+    async fn save_if_due(&self, snapshot: Snapshot) -> Result<bool, BackupError> {
+        let (bot, tenant) = (snapshot.bot_id, snapshot.tenant_id);
+        let due = if snapshot.state == SnapshotState::Wanted {
+            self.find(snapshot.id).await?.filter(|now| now.state == SnapshotState::Wanted)
+        } else {
+            self.due_of(bot, tenant, &self.pasts(Some(bot)).await?)
+        };
+        let Some(snapshot) = due else { return Ok(false) };
+        self.save(snapshot).await.map(|_| true)
+    }
+
+    fn due_of(&self, bot: BotId, tenant: TenantId, pasts: &HashMap<BotId, Past>) -> Option<Snapshot> {
+        let now = self.now();
+        let kind = kind_due(pasts.get(&bot).copied(), self.night_of(now), self.inner.config.hot_every, now)?;
+        Some(self.new_snapshot(bot, tenant, kind, SnapshotState::Creating, &Origin::system("backup")))
     }
 
     /// The night that is to have snapshots by now.
@@ -89,11 +103,12 @@ impl Backups {
         shifted.to_zoned(TimeZone::UTC).date()
     }
 
-    async fn pasts(&self) -> Result<HashMap<BotId, Past>, BackupError> {
+    /// Of one bot or of all.
+    async fn pasts(&self, bot: Option<BotId>) -> Result<HashMap<BotId, Past>, BackupError> {
         let mut conn = self.inner.db.connection().await?;
         let mut backups = BackupRepository::new(&mut conn);
-        let (attempts, successes) = (backups.list_last_attempts().await?, backups.list_last_successes().await?);
-        let nights = backups.list_last_nights().await?;
+        let (attempts, successes) = (backups.list_last_attempts(bot).await?, backups.list_last_successes(bot).await?);
+        let nights = backups.list_last_nights(bot).await?;
         let mut pasts: HashMap<BotId, Past> = HashMap::new();
         let none = Past { last_attempt: None, last_success: None, last_night: None };
         for attempt in attempts {

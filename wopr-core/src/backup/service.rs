@@ -405,8 +405,8 @@ impl Backups {
         let by_bot = |all: Vec<Snapshot>| -> HashMap<BotId, Snapshot> {
             all.into_iter().map(|snapshot| (snapshot.bot_id, snapshot)).collect()
         };
-        let mut attempts = by_bot(backups.list_last_attempts().await?);
-        let mut successes = by_bot(backups.list_last_successes().await?);
+        let mut attempts = by_bot(backups.list_last_attempts(None).await?);
+        let mut successes = by_bot(backups.list_last_successes(None).await?);
         let totals = backups.list_totals().await?;
         let totals: HashMap<_, _> = totals.into_iter().map(|(bot, count, proven)| (bot, (count, proven))).collect();
         let restored: HashMap<_, _> = backups.list_last_restores().await?.into_iter().collect();
