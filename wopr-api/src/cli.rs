@@ -262,6 +262,14 @@ struct Recovery {
     restoring: Vec<Restoring>,
     /// Bots whose data is lost.
     without_snapshot: Vec<BotId>,
+    /// Bots that were not looked at to the end.
+    failed: Vec<Unclear>,
+}
+
+#[derive(Serialize)]
+struct Unclear {
+    bot: BotId,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -298,8 +306,17 @@ async fn recover(config: Config) -> anyhow::Result<()> {
         tenant: restore.tenant_id,
         snapshot: restore.snapshot_id,
     });
-    let (restoring, without_snapshot) = (restoring.collect(), lost.without_snapshot);
-    println!("{}", serde_json::to_string(&Recovery { found: lost.found, restoring, without_snapshot })?);
+    let failed = lost.failed.into_iter().map(|(bot, reason)| {
+        tracing::error!(bot.id = %bot, "bot {bot}: {reason}");
+        Unclear { bot, reason }
+    });
+    let said = Recovery {
+        found: lost.found,
+        failed: failed.collect(),
+        restoring: restoring.collect(),
+        without_snapshot: lost.without_snapshot,
+    };
+    println!("{}", serde_json::to_string(&said)?);
     Ok(())
 }
 

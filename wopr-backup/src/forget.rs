@@ -1,6 +1,6 @@
 //! Snapshots that are no longer wanted, and what only they needed.
 
-use rustic_core::repofile::SnapshotId;
+use rustic_core::repofile::{SnapshotFile, SnapshotId};
 use rustic_core::{IndexedFullStatus, LimitOption, PruneOptions};
 
 use crate::clock::now;
@@ -83,14 +83,27 @@ impl Backups {
         Ok(ForgetReport { dry_run: false, removed, kept: kept.to_vec(), freed_bytes })
     }
 
-    /// Removes one snapshot. Its objects stay until something else removes what nobody needs.
+    /// Makes a snapshot one of another kind, and removes whatever else there is of the kind it had. The answer is its new id.
+    /// Objects stay until something else removes what nobody needs.
     ///
     /// # Errors
-    /// As every command.
-    pub fn remove(&self, snapshot: &str) -> Result<(), BackupError> {
-        let session = self.session("remove")?;
-        let snapshot = session.snapshot(Some(snapshot))?;
-        session.objects.settle("removing a snapshot", session.repository.delete_snapshots(&[snapshot.id]))
+    /// As every command; it is of the one kind or of the other then.
+    pub fn promote(&self, snapshot: &str, kind: &str) -> Result<String, BackupError> {
+        check_kind(kind)?;
+        let session = self.session("promote")?;
+        let former = session.snapshot(Some(snapshot))?;
+        let before = session.snapshots()?;
+        let mut promoted = former.clone();
+        promoted.label = kind.to_owned();
+        promoted.original = promoted.original.or(Some(former.id));
+        session.objects.settle("saving a snapshot", session.repository.save_snapshots(vec![promoted]))?;
+        let is_new = |one: &SnapshotFile| !before.iter().any(|other| other.id == one.id);
+        let found = session.snapshots()?.into_iter().find(is_new);
+        let promoted = found.ok_or_else(|| BackupError::Engine(format!("{snapshot}: it is not there as {kind}")))?;
+        let drafts: Vec<SnapshotId> =
+            before.iter().filter(|other| other.label == former.label).map(|other| other.id).collect();
+        session.objects.settle("removing drafts", session.repository.delete_snapshots(&drafts))?;
+        Ok(promoted.id.to_hex().as_str().to_owned())
     }
 }
 

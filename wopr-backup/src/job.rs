@@ -27,7 +27,7 @@ use crate::verify::VerifyRequest;
 
 /// The kind of a snapshot of a whole volume.
 const WHOLE: &str = "bot";
-/// The kind of a copy that was made while the bot went on, and only spares the next one work.
+/// The kind of a copy of which it is not known that the bot stood still; it only spares the next one work.
 const DRAFT: &str = "draft";
 /// After how long a request that keeps failing is given up, and a lock that is not renewed is anybody's.
 const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
@@ -96,7 +96,7 @@ fn carry_out(
             let done = backups.verify(&VerifyRequest { snapshot: Some(snapshot), all: false })?;
             Ok(Report { entries: done.files, bytes: done.bytes, ..Report::default() })
         }
-        Work::List { known } => Ok(Report { listed: list(&backups, &known)?, ..Report::default() }),
+        Work::List { known } => list(&backups, known),
         Work::Keep { snapshots } => {
             let freed = backups.keep(&snapshots)?.freed_bytes;
             Ok(Report { stored_bytes: -i64::try_from(freed).unwrap_or(i64::MAX), ..Report::default() })
@@ -104,7 +104,8 @@ fn carry_out(
     }
 }
 
-/// Copies the volume, waits until the bot stands still, and copies what has changed meanwhile.
+/// Copies the volume, waits until the bot stands still, copies what has changed meanwhile, and waits until it is known that
+/// the bot did.
 fn save(
     backups: &Backups,
     description: String,
@@ -113,47 +114,46 @@ fn save(
 ) -> Result<Report, BackupError> {
     let made = backups.init()?.created;
     tracing::info!(made, "the repository is open");
-    let request = |kind: &str| SaveRequest {
+    let request = SaveRequest {
         directory: PathBuf::from(VOLUME_PATH),
-        kind: kind.to_owned(),
-        description: Bytes::from(description.clone()),
+        kind: DRAFT.to_owned(),
+        description: Bytes::from(description),
         read_all: false,
     };
-    let draft = backups.save(&request(DRAFT))?;
-    say(output, &Message::Ready)?;
-    let line = read_line(input)?;
-    if line.trim_end() != GO {
-        return Err(BackupError::Usage("neither to go on nor to end was said".to_owned()));
-    }
-    let whole = backups.save(&request(WHOLE))?;
-    backups.remove(&draft.snapshot)?;
-    let stored = draft.stored_bytes + whole.stored_bytes;
+    let mut pause = || {
+        say(output, &Message::Ready)?;
+        if read_line(input)?.trim_end() == GO {
+            return Ok(());
+        }
+        Err(BackupError::Usage("neither to go on nor to end was said".to_owned()))
+    };
+    let moving = backups.save(&request)?;
+    pause()?;
+    let still = backups.save(&request)?;
+    pause()?;
+    let snapshot = backups.promote(&still.snapshot, WHOLE)?;
+    let stored = moving.stored_bytes + still.stored_bytes;
     Ok(Report {
-        snapshot: Some(whole.snapshot),
+        snapshot: Some(snapshot),
         stored_bytes: i64::try_from(stored).unwrap_or(i64::MAX),
-        ..totals(&whole.totals)
+        ..totals(&still.totals)
     })
 }
 
-/// Complete copies of the bot or the database that are none of these. A draft is no copy.
-fn list(backups: &Backups, known: &[String]) -> Result<Vec<Listed>, BackupError> {
-    let unknown = backups.list()?.snapshots.into_iter().filter(|view| view.complete && !known.contains(&view.id));
-    let listed = unknown.filter_map(|view| {
-        let description = match view.kind.as_str() {
-            WHOLE => backups.description(&view.id).map(Some),
-            KIND => Ok(None),
-            _ => return None,
-        };
-        let listed = |description| Listed {
-            snapshot: view.id.clone(),
-            taken_at: view.taken_at,
-            bytes: view.size_bytes.unwrap_or_default(),
-            stored_bytes: view.stored_bytes.unwrap_or_default(),
-            description,
-        };
-        Some(description.map(listed))
+/// Complete copies of the bot or the database that are none of these, and which of these are not there. A draft is no copy.
+fn list(backups: &Backups, known: Vec<String>) -> Result<Report, BackupError> {
+    let mut all = backups.list_described()?;
+    all.retain(|(view, _)| view.complete && [WHOLE, KIND].contains(&view.kind.as_str()));
+    let missing = known.iter().filter(|id| !all.iter().any(|(view, _)| view.id == **id)).cloned().collect();
+    let unknown = all.into_iter().filter(|(view, _)| !known.contains(&view.id));
+    let listed = unknown.map(|(view, description)| Listed {
+        snapshot: view.id,
+        taken_at: view.taken_at,
+        bytes: view.size_bytes.unwrap_or_default(),
+        stored_bytes: view.stored_bytes.unwrap_or_default(),
+        description,
     });
-    listed.collect()
+    Ok(Report { listed: listed.collect(), missing, ..Report::default() })
 }
 
 fn dump_database(

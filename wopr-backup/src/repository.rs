@@ -168,17 +168,21 @@ impl Backups {
         session.manifest(&session.snapshot(snapshot)?)
     }
 
-    /// The description that the snapshot was saved with. Takes no lock.
+    /// All snapshots, the newest first, with the descriptions that they were saved with, where those can be read. Takes no
+    /// lock.
     ///
     /// # Errors
     /// As every command.
-    pub fn description(&self, snapshot: &str) -> Result<String, BackupError> {
+    pub fn list_described(&self) -> Result<Vec<(SnapshotView, Option<String>)>, BackupError> {
         let session = self.open(self.objects(), None)?.indexed()?;
-        let content = session.document(&session.snapshot(Some(snapshot))?, DESCRIPTION_PATH)?;
-        String::from_utf8(content.into()).map_err(|error| BackupError::Corrupt {
-            object: format!("{snapshot}:{DESCRIPTION_PATH}"),
-            reason: error.to_string(),
-        })
+        let describe = |snapshot: &SnapshotFile| match session.document(snapshot, DESCRIPTION_PATH) {
+            Ok(content) => String::from_utf8(content.into()).ok(),
+            Err(error) => {
+                tracing::warn!("{} has no description: {}", snapshot.id.to_hex().as_str(), error.chain());
+                None
+            }
+        };
+        session.snapshots()?.iter().map(|snapshot| Ok((session.view(snapshot)?, describe(snapshot)))).collect()
     }
 
     /// Adds a key object for the newest key and removes those of the others.

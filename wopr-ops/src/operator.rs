@@ -1,6 +1,9 @@
 //! An operator at the API.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use reqwest::{Method, StatusCode};
@@ -83,23 +86,28 @@ impl Operator<'_> {
         anyhow::bail!("the restore has not ended within {} s", LIMIT.as_secs())
     }
 
-    /// Waits for the end of these restores of the tenant, for as long as another one of them ends in time.
-    pub(crate) async fn wait_for_all(&self, tenant: &str, restores: &[&str]) -> anyhow::Result<()> {
-        let (mut left, mut since) = (restores.len(), Instant::now());
-        while since.elapsed() < LIMIT {
-            let entries = self.restores(tenant, MAX_RESTORES).await?;
-            let ours = entries.iter().filter(|entry| restores.iter().any(|id| entry["id"] == *id));
-            let ended = ours.map(ended).collect::<anyhow::Result<Vec<bool>>>()?;
-            let now_left = restores.len() - ended.into_iter().filter(|ended| *ended).count();
-            if now_left == 0 {
-                return Ok(());
+    /// Waits for the end of these restores, by tenant, for as long as another one of them ends in time. Answers with what is
+    /// said of those that failed.
+    pub(crate) async fn wait_for_all(&self, mut open: BTreeMap<&str, BTreeSet<&str>>) -> anyhow::Result<Vec<String>> {
+        let (mut failed, mut since) = (Vec::new(), Instant::now());
+        while !open.is_empty() {
+            for (tenant, restores) in &mut open {
+                for entry in self.restores(tenant, MAX_RESTORES).await? {
+                    let Some(id) = entry["id"].as_str().filter(|id| restores.contains(id)) else { continue };
+                    match ended(&entry) {
+                        Ok(false) => continue,
+                        Ok(true) => {}
+                        Err(error) => failed.push(error.to_string()),
+                    }
+                    restores.remove(id);
+                    since = Instant::now();
+                }
+                tokio::time::sleep(PACE).await;
             }
-            if now_left < left {
-                (left, since) = (now_left, Instant::now());
-            }
-            tokio::time::sleep(PACE).await;
+            open.retain(|_, restores| !restores.is_empty());
+            anyhow::ensure!(since.elapsed() < LIMIT, "these restores do not end, by tenant: {open:?}");
         }
-        anyhow::bail!("{left} restores of {tenant} do not end")
+        Ok(failed)
     }
 
     /// The tenant's last restores, the last one first.

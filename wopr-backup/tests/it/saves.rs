@@ -148,6 +148,26 @@ fn restic_reads_it_with_the_escrowed_password() {
 }
 
 #[test]
+fn a_draft_becomes_a_snapshot_and_no_draft_stays() {
+    let site = Site::new();
+    plant(&site.tree(), 3);
+    let draft = SaveRequest { kind: "draft".to_owned(), ..request(&site.tree()) };
+    site.backups.save(&draft).unwrap();
+    let still = site.backups.save(&draft).unwrap();
+    let nightly = site.save();
+    let promoted = site.backups.promote(&still.snapshot, "bot").unwrap();
+    let listed = site.backups.list_described().unwrap();
+    let of_kind = |kind: &str| listed.iter().filter(|(view, _)| view.kind == kind).collect::<Vec<_>>();
+    assert_eq!((listed.len(), of_kind("nightly")[0].0.id.as_str()), (2, nightly.snapshot.as_str()));
+    let (view, description) = of_kind("bot")[0];
+    assert_eq!((view.id.as_str(), view.taken_at, view.complete), (promoted.as_str(), still.taken_at, true));
+    assert_eq!(description.as_deref(), Some(r#"{"image":"bot@sha256:0"}"#));
+    site.proves(Some(&promoted), &site.tree());
+    let again = site.backups.promote(&still.snapshot, "bot").unwrap_err();
+    assert!(matches!(again, BackupError::NoSnapshot(_)), "{again}");
+}
+
+#[test]
 fn an_order_lists_whole_copies_that_are_not_known() {
     let site = Site::new();
     plant(&site.tree(), 3);
@@ -177,8 +197,9 @@ fn an_order_lists_whole_copies_that_are_not_known() {
     assert_eq!(names, [&second.snapshot, &first.snapshot]);
     let described = report.listed[1].description.as_deref();
     assert_eq!((described, report.listed[1].taken_at), (Some(r#"{"image":"bot@sha256:0"}"#), first.taken_at));
-    let Message::Done(report) = carry_out(REPOSITORY, &[first.snapshot, second.snapshot]) else { panic!("as before") };
-    assert!(report.listed.is_empty());
+    let known = [first.snapshot, second.snapshot, "0".repeat(64)];
+    let Message::Done(report) = carry_out(REPOSITORY, &known) else { panic!("as before") };
+    assert_eq!((report.listed, report.missing), (Vec::new(), vec!["0".repeat(64)]));
     let Message::Failed(failure) = carry_out("bots/nobody", &[]) else { panic!("there is no such repository") };
     assert_eq!(failure.kind, FailureKind::NoSnapshot);
 }

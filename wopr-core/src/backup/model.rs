@@ -246,6 +246,8 @@ pub struct Lost {
     pub restores: Vec<Restore>,
     /// Bots that have no complete snapshot.
     pub without_snapshot: Vec<BotId>,
+    /// Bots that were not looked at to the end, and why.
+    pub failed: Vec<(BotId, String)>,
 }
 
 /// How it stands with a bot's backups.

@@ -40,6 +40,9 @@ pub trait RunningJob: Send {
     /// Waits until a save has copied what there is and wants the bot to stand still.
     async fn ready(&mut self) -> Result<(), JobError>;
 
-    /// Lets it go on, and waits for its end.
+    /// Lets a save copy what has changed, while the bot stands still. It is no snapshot yet.
+    async fn copy(&mut self) -> Result<(), JobError>;
+
+    /// Lets it go on, and waits for its end: a save's copy counts from then on.
     async fn finish(self: Box<Self>) -> Result<Report, JobError>;
 }

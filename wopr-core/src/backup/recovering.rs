@@ -1,17 +1,16 @@
 //! After the loss of a machine: a restored database learns what the store has, and every bot gets its data back.
 
-use futures_util::{TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::error::{BackupError, JobError};
 use super::model::{DatabaseSet, INTERRUPTED, Lost, NewRestore, Restore, Snapshot, SnapshotKind, SnapshotState};
 use super::repository::BackupRepository;
-use super::saving::has_data;
 use super::service::{Backups, Repository};
 use super::sets_repository::SetRepository;
 use crate::audit::{self, AuditEntry, Origin, Resource};
-use crate::fleet::Bot;
+use crate::fleet::{Bot, DesiredState};
 use crate::ids::{SnapshotId, TenantId};
 use crate::protocol::backup::{FailureKind, Listed, Report, Work};
 
@@ -38,32 +37,52 @@ enum Found {
     NoSnapshot,
 }
 
+/// What was learned from a bot's repository.
+#[derive(Default)]
+struct Learned {
+    adopted: usize,
+    /// Snapshots of which nobody can tell what they are.
+    unclear: Vec<String>,
+}
+
 impl Backups {
-    /// Wants every bot restored from its newest snapshot whose data volume is gone. A bot that is being restored
-    /// already is left to that.
+    /// Wants every bot restored from its newest snapshot whose data volume is gone. A bot that is being restored from that
+    /// already is left to it.
     ///
-    /// The database may be older than the store: what it does not know of there is made known before, so that the newest
-    /// is the newest there is, and nothing is tidied away unseen.
+    /// The database may be older than the store: what it does not know of there is made known before, and what is not there
+    /// any more is forgotten, so that the newest is the newest there is and nothing is tidied away unseen. A bot that cannot
+    /// be looked at does not stop the others.
     ///
     /// # Errors
-    /// [`BackupError::Off`], [`BackupError::Job`] when the engine or the store does not tell, [`BackupError::Busy`] while
-    /// somebody works with backups, [`BackupError::Storage`].
+    /// [`BackupError::Off`]; [`BackupError::Job`] when the engine or the store does not tell of the platform's own repository;
+    /// [`BackupError::Busy`] and [`BackupError::DatabaseBusy`] while somebody works with backups: whoever asks again goes on;
+    /// [`BackupError::Storage`].
     pub async fn restore_lost(&self, origin: &Origin) -> Result<Lost, BackupError> {
         self.runner()?;
         let mut lost =
             Lost { found: self.alone(Repository::Platform, self.adopt_sets(origin)).await?, ..Lost::default() };
-        let bots = self.inner.fleet.list(None).await?.into_iter().filter(has_data).map(Ok);
-        let recovered = stream::iter(bots).map_ok(|bot| async move {
-            let adopted = self.alone(Repository::Bot(bot.id), self.adopt(origin, &bot)).await?;
-            Ok::<_, BackupError>((bot.id, adopted, self.recover(origin, &bot).await?))
+        let bots = self.inner.fleet.list(None).await?.into_iter().filter(|bot| bot.desired != DesiredState::Destroyed);
+        let looks = stream::iter(bots).map(async |bot| {
+            let look = async {
+                let learned = self.adopt(origin, &bot).await?;
+                Ok((learned, self.recover(origin, &bot).await?))
+            };
+            (bot.id, self.alone(Repository::Bot(bot.id), look).await)
         });
-        let recovered: Vec<_> = recovered.try_buffer_unordered(PARALLEL).try_collect().await?;
-        for (bot, adopted, found) in recovered {
-            lost.found += adopted;
-            match found {
-                Found::Nothing => {}
-                Found::Restoring(restore) => lost.restores.push(*restore),
-                Found::NoSnapshot => lost.without_snapshot.push(bot),
+        // Each to its end: one that is dropped keeps its lease.
+        for (bot, outcome) in looks.buffer_unordered(PARALLEL).collect::<Vec<_>>().await {
+            match outcome {
+                Ok((learned, found)) => {
+                    lost.found += learned.adopted;
+                    lost.failed.extend(learned.unclear.into_iter().map(|reason| (bot, reason)));
+                    match found {
+                        Found::Nothing => {}
+                        Found::Restoring(restore) => lost.restores.push(*restore),
+                        Found::NoSnapshot => lost.without_snapshot.push(bot),
+                    }
+                }
+                Err(error @ (BackupError::Busy(_) | BackupError::Storage(_))) => return Err(error),
+                Err(error) => lost.failed.push((bot, error.to_string())),
             }
         }
         Ok(lost)
@@ -73,46 +92,72 @@ impl Backups {
         if self.runner()?.has_volume(bot.id, bot.spec.volume).await? {
             return Ok(Found::Nothing);
         }
-        let Some(newest) = self.list_ready(bot.id).await?.into_iter().next() else { return Ok(Found::NoSnapshot) };
-        let reason = Some("its volume is gone".to_owned());
-        match self.restore(origin, NewRestore { snapshot: newest.id, reason }).await {
-            Ok(restore) => Ok(Found::Restoring(Box::new(restore))),
-            Err(BackupError::RestoreUnderWay(_)) => {
-                let all = self.list_restores(bot.tenant_id, u32::MAX).await?;
-                let under_way = all.into_iter().find(|other| other.bot_id == bot.id && other.finished_at.is_none());
-                Ok(under_way.map_or(Found::Nothing, |restore| Found::Restoring(Box::new(restore))))
+        let ready = self.list_ready(bot.id).await?;
+        let restores = self.list_restores(bot.tenant_id, u32::MAX).await?;
+        let under_way = restores.into_iter().find(|other| other.bot_id == bot.id && other.finished_at.is_none());
+        let snapshot = match under_way {
+            None => match ready.first() {
+                Some(newest) => newest.id,
+                // It was wanted, and had not been made yet.
+                None if bot.seen.container_id.is_none() => return Ok(Found::Nothing),
+                None => return Ok(Found::NoSnapshot),
+            },
+            Some(mut restore) => {
+                let is_later = |snapshot: &&Snapshot| {
+                    snapshot.started_at > restore.created_at && snapshot.kind != SnapshotKind::PreRestore
+                };
+                let later = ready.iter().find(is_later).map(|snapshot| snapshot.id);
+                // What it had filled was lost, and it would not fill it again.
+                if later.is_none() && restore.volume != bot.spec.volume {
+                    return Ok(Found::Restoring(Box::new(restore)));
+                }
+                self.give_up(&mut restore, "the machine was lost".to_owned()).await?;
+                let mut conn = self.inner.db.connection().await?;
+                BackupRepository::new(&mut conn).save_restore(&restore).await?;
+                later.unwrap_or(restore.snapshot_id)
             }
-            Err(error) => Err(error),
-        }
+        };
+        let reason = Some("its volume is gone".to_owned());
+        Ok(Found::Restoring(Box::new(self.restore(origin, NewRestore { snapshot, reason }).await?)))
     }
 
-    /// Makes known what the bot's repository has and the database does not know of; answers how many snapshots.
-    async fn adopt(&self, origin: &Origin, bot: &Bot) -> Result<usize, BackupError> {
+    /// Makes known what the bot's repository has and the database does not know of, and forgets what it has not.
+    async fn adopt(&self, origin: &Origin, bot: &Bot) -> Result<Learned, BackupError> {
         let rows = {
             let mut conn = self.inner.db.connection().await?;
             BackupRepository::new(&mut conn).list_of(bot.id, SnapshotState::ALL).await?
         };
-        let known = rows.iter().filter_map(|row| row.engine_snapshot.clone()).collect();
-        let unknown = listed(self.run(bot, bot.spec.volume, Work::List { known }).await)?;
-        let mut adopted = 0;
+        let known: Vec<String> = rows.iter().filter_map(|row| row.engine_snapshot.clone()).collect();
+        let (unknown, missing) =
+            compare(self.run(bot, bot.spec.volume, Work::List { known: known.clone() }).await, known)?;
+        let mut learned = Learned::default();
+        for row in rows.iter().filter(|row| is_missing(row.state, row.engine_snapshot.as_ref(), &missing)) {
+            let gone = Snapshot { state: SnapshotState::Deleted, deleted_at: Some(self.now()), ..row.clone() };
+            let mut conn = self.inner.db.connection().await?;
+            BackupRepository::new(&mut conn).save(&gone).await?;
+        }
         for listed in unknown {
             let name = &listed.snapshot;
             let described = serde_json::from_str(listed.description.as_deref().unwrap_or_default());
             let description: Description = match described {
                 Ok(description) => description,
                 Err(error) => {
-                    tracing::error!(bot.id = %bot.id, "what was kept with snapshot {name} cannot be read: {error}");
+                    learned.unclear.push(format!("what was kept with snapshot {name} cannot be read: {error}"));
                     continue;
                 }
             };
             let kind = SnapshotKind::from_word(&description.kind);
             let (Some(kind), true) = (kind, description.bot.tenant == bot.tenant_id) else {
-                tracing::error!(bot.id = %bot.id, "snapshot {name} is not of this tenant, or of no kind that is known");
+                learned.unclear.push(format!("snapshot {name} is not of its tenant, or of no kind that is known"));
                 continue;
             };
             let row = rows.iter().find(|row| row.id == description.snapshot);
+            let is_open = |row: &Snapshot| {
+                matches!(row.state, SnapshotState::Wanted | SnapshotState::Creating)
+                    || row.error.as_deref() == Some(INTERRUPTED)
+            };
             // An attempt whose end was seen, and was bad, left nothing good.
-            if row.is_some_and(|row| row.error.as_deref() != Some(INTERRUPTED)) {
+            if row.is_some_and(|row| !is_open(row)) {
                 continue;
             }
             let new = Snapshot {
@@ -143,9 +188,9 @@ impl Backups {
                     Ok::<_, BackupError>(())
                 })
                 .await?;
-            adopted += 1;
+            learned.adopted += 1;
         }
-        Ok(adopted)
+        Ok(learned)
     }
 
     /// The same for the platform's repository, which does not tell what a set was made for.
@@ -154,8 +199,13 @@ impl Backups {
             let mut conn = self.inner.db.connection().await?;
             SetRepository::new(&mut conn).list(SnapshotState::ALL).await?
         };
-        let known = rows.into_iter().filter_map(|row| row.engine_snapshot).collect();
-        let unknown = listed(self.run_on_database(&Work::List { known }).await)?;
+        let known: Vec<String> = rows.iter().filter_map(|row| row.engine_snapshot.clone()).collect();
+        let (unknown, missing) = compare(self.run_on_database(&Work::List { known: known.clone() }).await, known)?;
+        for row in rows.iter().filter(|row| is_missing(row.state, row.engine_snapshot.as_ref(), &missing)) {
+            let gone = DatabaseSet { state: SnapshotState::Deleted, deleted_at: Some(self.now()), ..row.clone() };
+            let mut conn = self.inner.db.connection().await?;
+            SetRepository::new(&mut conn).save(&gone).await?;
+        }
         for listed in &unknown {
             let new = self.new_set(SnapshotKind::OnDemand, SnapshotState::Creating, origin);
             let set = DatabaseSet {
@@ -184,11 +234,15 @@ impl Backups {
     }
 }
 
-/// A bot that was never saved has no repository.
-fn listed(outcome: Result<Report, JobError>) -> Result<Vec<Listed>, BackupError> {
+/// What a repository has of which nobody knew, and what it has not that was known. A bot that was never saved has none.
+fn compare(outcome: Result<Report, JobError>, known: Vec<String>) -> Result<(Vec<Listed>, Vec<String>), BackupError> {
     match outcome {
-        Ok(report) => Ok(report.listed),
-        Err(JobError::Failed(failure)) if failure.kind == FailureKind::NoSnapshot => Ok(Vec::new()),
+        Ok(report) => Ok((report.listed, report.missing)),
+        Err(JobError::Failed(failure)) if failure.kind == FailureKind::NoSnapshot => Ok((Vec::new(), known)),
         Err(error) => Err(error.into()),
     }
+}
+
+fn is_missing(state: SnapshotState, name: Option<&String>, missing: &[String]) -> bool {
+    matches!(state, SnapshotState::Ready | SnapshotState::Deleting) && name.is_some_and(|name| missing.contains(name))
 }

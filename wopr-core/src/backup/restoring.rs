@@ -120,11 +120,13 @@ impl Backups {
             let name = name.and_then(|snapshot| snapshot.engine_snapshot);
             let snapshot = name.ok_or(BackupError::NotReady(restore.snapshot_id))?;
             self.run(bot, restore.volume, Work::Restore { snapshot }).await?;
-            restore.old_volume = (bot.desired != DesiredState::Destroyed).then_some(bot.spec.volume);
+            // Whatever is there was copied before; where nothing was, there is nothing to go back to.
+            restore.old_volume = restore.safety_id.map(|_| bot.spec.volume);
             let mut conn = self.inner.db.connection().await?;
             BackupRepository::new(&mut conn).save_restore(restore).await?;
         }
-        self.inner.fleet.adopt_volume(&origin, bot.id, restore.volume).await?;
+        let may_return = restore.old_volume.is_some();
+        self.inner.fleet.adopt_volume(&origin, bot.id, restore.volume, may_return).await?;
         restore.switched_at = Some(self.now());
         restore.phase = RestorePhase::Switching;
         Ok(())
@@ -181,7 +183,7 @@ impl Backups {
     }
 
     /// Ends a restore that came to nothing, and removes what it had filled.
-    async fn give_up(&self, restore: &mut Restore, error: String) -> Result<(), BackupError> {
+    pub(super) async fn give_up(&self, restore: &mut Restore, error: String) -> Result<(), BackupError> {
         restore.phase = RestorePhase::Failed;
         (restore.finished_at, restore.next_attempt_at, restore.error) = (Some(self.now()), None, Some(error));
         if let Err(error) = self.inner.fleet.remove_former_volume(restore.bot_id, restore.volume).await {

@@ -158,7 +158,8 @@ impl Backups {
         let job = Job { bot_id: bot.id, tenant_id: bot.tenant_id, volume: bot.spec.volume, work };
         let mut running = self.bounded(self.runner()?.begin(&job)).await?;
         self.bounded(running.ready()).await?;
-        let report = self.inner.fleet.while_still(bot.id, self.bounded(running.finish())).await??;
+        self.inner.fleet.while_still(bot.id, self.bounded(running.copy())).await??;
+        let report = self.bounded(running.finish()).await?;
         if report.snapshot.is_none() {
             return Err(JobError::Died { exit_code: 0, last_words: "it names no snapshot".to_owned() }.into());
         }

@@ -387,13 +387,19 @@ impl Fleet {
         .await
     }
 
-    /// Gives a bot another data volume, which holds what it is to have; if it does not come up with that, it has the one
-    /// before again. Does nothing to one that has it already. A bot that was destroyed is to run again.
+    /// Gives a bot another data volume, which holds what it is to have; if `may_return` and it does not come up with that, it
+    /// has the one before again. Does nothing to one that has it already. A bot that was destroyed is to run again.
     ///
     /// # Errors
     /// [`FleetError::NotFound`]; for a destroyed bot also [`FleetError::Billing`] without a day's credit, and
     /// [`FleetError::NameTaken`] when another of the tenant's has its name by now.
-    pub async fn adopt_volume(&self, origin: &Origin, id: BotId, volume: u32) -> Result<Bot, FleetError> {
+    pub async fn adopt_volume(
+        &self,
+        origin: &Origin,
+        id: BotId,
+        volume: u32,
+        may_return: bool,
+    ) -> Result<Bot, FleetError> {
         let now = self.clock().now();
         let bot = self
             .db()
@@ -408,6 +414,8 @@ impl Fleet {
                     self.billing().require_runtime_credit_in(conn, bot.tenant_id).await?;
                     bot.desired = DesiredState::Running;
                     (bot.suspended_at, bot.destroy_after) = (None, None);
+                    bot.fallback = None;
+                } else if !may_return {
                     bot.fallback = None;
                 } else if bot.phase == Phase::Running {
                     bot.fallback = Some(bot.spec.clone());

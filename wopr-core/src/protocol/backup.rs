@@ -4,8 +4,9 @@
 //! standard output; what it writes to standard error is for people. Nothing secret is in its arguments, its environment
 //! or its description. The volume is mounted at [`VOLUME_PATH`].
 //!
-//! A save has two parts. While the bot runs, everything is copied; then the job says [`Message::Ready`] and waits for the
-//! line [`GO`]. What changed meanwhile is copied when the bot stands still, so that it stands still for that only.
+//! A save has three parts, and between them the job says [`Message::Ready`] and waits for the line [`GO`]. While the bot
+//! runs, everything is copied; what changed meanwhile is copied when the bot stands still, so that it stands still for that
+//! only; and once it is known that it did, the copy becomes a snapshot. Without the last word there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -105,7 +106,7 @@ pub enum Work {
         /// The snapshots that stay; at least one.
         snapshots: Vec<String>,
     },
-    /// Tells of every complete snapshot but these.
+    /// Tells of every complete snapshot but these, and which of these are not there.
     List {
         /// Snapshots that are known.
         known: Vec<String>,
@@ -136,7 +137,7 @@ impl Work {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Message {
-    /// The first part of a save is done.
+    /// A part of a save is done.
     Ready,
     /// All is done.
     Done(Report),
@@ -159,6 +160,9 @@ pub struct Report {
     /// What was asked for by [`Work::List`], the newest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listed: Vec<Listed>,
+    /// Snapshots known to whoever asked for [`Work::List`] that are not there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
 }
 
 /// A complete snapshot.
@@ -173,7 +177,7 @@ pub struct Listed {
     pub bytes: u64,
     /// Bytes that it added to the store.
     pub stored_bytes: u64,
-    /// What was given to [`Work::Save`]; a copy of a database has none.
+    /// What was given to [`Work::Save`]; a copy of a database has none, nor has one of which it cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }

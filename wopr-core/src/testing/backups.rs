@@ -23,7 +23,10 @@ pub enum JobFault {
     AtEnd(JobError),
     /// It does what was asked, and nobody ever hears of it.
     HangAfter,
-    /// It does what was asked, and ends when it is told to.
+    /// A save copies what the bot has while it stands still, and is never heard of again.
+    HangStill,
+    /// It goes on when it is told to: a save when it has copied what the bot has while it stands still, everything else when
+    /// it has done what was asked.
     Until(Arc<Notify>),
 }
 
@@ -71,6 +74,11 @@ impl MemoryBackups {
         }
     }
 
+    /// Loses one snapshot of a bot.
+    pub fn lose_snapshot(&self, bot: BotId, name: &str) {
+        self.lock().repositories.entry(bot).or_default().remove(name);
+    }
+
     /// Changes a byte of every set of the database.
     pub fn damage_sets(&self) {
         self.lock().damaged = true;
@@ -108,22 +116,7 @@ impl MemoryBackups {
     fn perform(&self, job: &Job) -> Result<Report, JobError> {
         let volume = data_volume_name(job.bot_id, job.volume);
         match &job.work {
-            Work::Save { description } => {
-                let content = self.host.read_volume(&volume).ok_or(JobError::NoVolume(volume))?;
-                let moving = self.host.state_of(job.bot_id) == Some(ContainerState::Running);
-                let mut state = self.lock();
-                state.moving += usize::from(moving);
-                state.made += 1;
-                let name = format!("{:08x}", state.made);
-                let bytes = content.len() as u64;
-                state
-                    .repositories
-                    .entry(job.bot_id)
-                    .or_default()
-                    .insert(name.clone(), Saved { content, description: description.clone() });
-                let stored_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-                Ok(Report { snapshot: Some(name), entries: 1, bytes, stored_bytes, ..Report::default() })
-            }
+            Work::Save { .. } => Err(failed(FailureKind::BadOrder, "nobody stood still")),
             Work::Restore { snapshot } => {
                 let content = self.read(job.bot_id, snapshot)?;
                 let bytes = content.len() as u64;
@@ -144,7 +137,8 @@ impl MemoryBackups {
                     let bytes = saved.content.len() as u64;
                     listed(name, bytes, Some(saved.description.clone()))
                 });
-                Ok(Report { listed: listed.collect(), ..Report::default() })
+                let missing = known.iter().filter(|name| !all.contains_key(*name)).cloned();
+                Ok(Report { listed: listed.collect(), missing: missing.collect(), ..Report::default() })
             }
             Work::Keep { snapshots } => {
                 let mut state = self.lock();
@@ -152,6 +146,35 @@ impl MemoryBackups {
                 Ok(Report::default())
             }
         }
+    }
+
+    fn copy(&self, job: &Job, description: &str) -> Result<Saved, JobError> {
+        let volume = data_volume_name(job.bot_id, job.volume);
+        let content = self.host.read_volume(&volume).ok_or(JobError::NoVolume(volume))?;
+        let moving = self.host.state_of(job.bot_id) == Some(ContainerState::Running);
+        self.lock().moving += usize::from(moving);
+        Ok(Saved { content, description: description.to_owned() })
+    }
+
+    fn keep(&self, bot: BotId, copy: Saved) -> Report {
+        let mut state = self.lock();
+        state.made += 1;
+        let name = format!("{:08x}", state.made);
+        let bytes = copy.content.len() as u64;
+        state.repositories.entry(bot).or_default().insert(name.clone(), copy);
+        let stored_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        Report { snapshot: Some(name), entries: 1, bytes, stored_bytes, ..Report::default() }
+    }
+
+    async fn hang_until(&self, told: &Notify) {
+        self.lock().hanging += 1;
+        told.notified().await;
+        self.lock().hanging -= 1;
+    }
+
+    async fn hang(&self) -> Report {
+        self.lock().hanging += 1;
+        std::future::pending().await
     }
 
     fn start(&self, subject: Subject) -> Result<Box<dyn RunningJob>, JobError> {
@@ -164,7 +187,7 @@ impl MemoryBackups {
         if let Some(JobFault::AtBegin(error)) = fault {
             return Err(error);
         }
-        Ok(Box::new(MemoryJob { backups: self.clone(), subject, fault }))
+        Ok(Box::new(MemoryJob { backups: self.clone(), subject, fault, copy: None }))
     }
 
     fn perform_on_platform(&self, work: &Work) -> Result<Report, JobError> {
@@ -194,7 +217,9 @@ impl MemoryBackups {
             }
             Work::List { known } => {
                 let unknown = state.sets.keys().rev().filter(|name| !known.contains(name));
-                Ok(Report { listed: unknown.map(|name| listed(name, 100, None)).collect(), ..Report::default() })
+                let listed = unknown.map(|name| listed(name, 100, None)).collect();
+                let missing = known.iter().filter(|name| !state.sets.contains_key(*name)).cloned();
+                Ok(Report { listed, missing: missing.collect(), ..Report::default() })
             }
             Work::Save { .. } | Work::Restore { .. } => Err(failed(FailureKind::BadOrder, "it has no volume")),
         }
@@ -227,6 +252,8 @@ struct MemoryJob {
     backups: MemoryBackups,
     subject: Subject,
     fault: Option<JobFault>,
+    /// What a save has copied.
+    copy: Option<Saved>,
 }
 
 #[async_trait]
@@ -252,26 +279,41 @@ impl RunningJob for MemoryJob {
         self.backups.host.read_volume(&volume).map(drop).ok_or(JobError::NoVolume(volume))
     }
 
-    async fn finish(self: Box<Self>) -> Result<Report, JobError> {
-        let perform = || match &self.subject {
-            Subject::Bot(job) => self.backups.perform(job),
-            Subject::Platform(work) => self.backups.perform_on_platform(work),
+    async fn copy(&mut self) -> Result<(), JobError> {
+        let Subject::Bot(job) = &self.subject else { return Ok(()) };
+        let Work::Save { description } = &job.work else { return Ok(()) };
+        if let Some(JobFault::AtEnd(error)) = &self.fault {
+            return Err(error.clone());
+        }
+        self.copy = Some(self.backups.copy(job, description)?);
+        match &self.fault {
+            Some(JobFault::HangStill) => drop(self.backups.hang().await),
+            Some(JobFault::Until(told)) => self.backups.hang_until(told).await,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Report, JobError> {
+        let is_save = self.copy.is_some();
+        let copy = self.copy.take();
+        let perform = || match (&self.subject, copy) {
+            (Subject::Bot(job), Some(copy)) => Ok(self.backups.keep(job.bot_id, copy)),
+            (Subject::Bot(job), None) => self.backups.perform(job),
+            (Subject::Platform(work), _) => self.backups.perform_on_platform(work),
         };
         match &self.fault {
             Some(JobFault::AtEnd(error)) => Err(error.clone()),
             Some(JobFault::HangAfter) => {
                 perform()?;
-                self.backups.lock().hanging += 1;
-                std::future::pending().await
+                Ok(self.backups.hang().await)
             }
-            Some(JobFault::Until(told)) => {
+            Some(JobFault::Until(told)) if !is_save => {
                 let report = perform()?;
-                self.backups.lock().hanging += 1;
-                told.notified().await;
-                self.backups.lock().hanging -= 1;
+                self.backups.hang_until(told).await;
                 Ok(report)
             }
-            Some(JobFault::AtBegin(_)) | None => perform(),
+            _ => perform(),
         }
     }
 }

@@ -315,7 +315,7 @@ async fn what_passes_by_itself_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_any_job_of_a_restore_costs_a_repetition() {
-    for crashes_at in 0..2 {
+    for (crashes_at, crash) in [(0, JobFault::HangStill), (0, JobFault::HangAfter), (1, JobFault::HangAfter)] {
         let vault = Vault::open().await;
         let tenant = vault.customer(500).await;
         let bot = vault.bot(tenant, "one").await;
@@ -325,7 +325,7 @@ async fn a_crash_at_any_job_of_a_restore_costs_a_repetition() {
         for _ in 0..crashes_at {
             vault.jobs.fault(None);
         }
-        vault.jobs.fault(Some(JobFault::HangAfter));
+        vault.jobs.fault(Some(crash));
         let doomed = vault.another();
         let job = tokio::spawn(async move { doomed.advance().await });
         vault.until_it_hangs(&job).await;
@@ -347,7 +347,7 @@ async fn a_save_that_was_killed_is_known_as_failed_and_made_again() {
     let vault = Vault::open().await;
     let tenant = vault.customer(500).await;
     let bot = vault.bot(tenant, "one").await;
-    vault.jobs.fault(Some(JobFault::HangAfter));
+    vault.jobs.fault(Some(JobFault::HangStill));
     let doomed = vault.another();
     let job = tokio::spawn(async move { doomed.save_due().await });
     vault.until_it_hangs(&job).await;
@@ -641,11 +641,11 @@ async fn without_a_store_nothing_is_done_and_it_is_said() {
     assert!(vault.backups.list(tenant, bot).await.unwrap().is_empty());
 }
 
-/// As in a database that was restored from a set of before.
-async fn forget(vault: &Vault, snapshot: &Snapshot) {
+/// Makes a row what it was in a database that was restored from a set of before.
+async fn change(vault: &Vault, sql: &str, id: uuid::Uuid) {
     let mut conn = vault.test.db.connection().await.unwrap();
-    let query = diesel::sql_query("DELETE FROM snapshots WHERE id = $1").bind::<Uuid, _>(snapshot.id.as_uuid());
-    assert_eq!(query.execute(&mut conn).await.unwrap(), 1);
+    let query = diesel::sql_query(sql).bind::<Uuid, _>(id);
+    assert_eq!(query.execute(&mut conn).await.unwrap(), 1, "{sql}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -658,7 +658,7 @@ async fn after_the_loss_of_a_machine_bots_have_what_the_store_has_and_not_only_w
     vault.pass(7);
     let unknown = vault.saved(bot).await;
     vault.backups.save_database_due().await.unwrap();
-    forget(&vault, &unknown).await;
+    change(&vault, "DELETE FROM snapshots WHERE id = $1", unknown.id.as_uuid()).await;
     let mut conn = vault.test.db.connection().await.unwrap();
     diesel::sql_query("DELETE FROM database_sets").execute(&mut conn).await.unwrap();
     drop(conn);
@@ -693,6 +693,80 @@ async fn after_the_loss_of_a_machine_bots_have_what_the_store_has_and_not_only_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_only_wanted_when_the_set_was_made_is_found_and_what_is_gone_since_is_forgotten() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(3_000).await;
+    let bot = vault.bot(tenant, "one").await;
+    let gone = vault.saved(bot).await;
+    vault.pass(25);
+    let known = vault.saved(bot).await;
+    vault.pass(25);
+    let made = vault.saved(bot).await;
+    let wanted = "UPDATE snapshots SET state = 'wanted', engine_snapshot = NULL, size_bytes = NULL, added_bytes = NULL, \
+                  finished_at = NULL WHERE id = $1";
+    change(&vault, wanted, made.id.as_uuid()).await;
+    vault.jobs.lose_snapshot(bot, gone.engine_snapshot.as_ref().unwrap());
+    let lost = vault.backups.restore_lost(&origin()).await.unwrap();
+    assert_eq!((lost.found, lost.restores, lost.failed), (1, Vec::new(), Vec::new()));
+    let ready: Vec<_> = vault.backups.list_ready(bot).await.unwrap().into_iter().map(|snapshot| snapshot.id).collect();
+    assert_eq!(ready, [made.id, known.id]);
+    // Otherwise the job would be told to keep what is not there.
+    assert_eq!(vault.backups.tidy().await.unwrap().failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_was_under_way_when_the_set_was_made_is_not_believed() {
+    for (has_switched, is_saved_since) in [(false, false), (true, false), (false, true), (true, true)] {
+        let vault = Vault::open().await;
+        let tenant = vault.customer(3_000).await;
+        let bot = vault.bot(tenant, "one").await;
+        let first = vault.saved(bot).await;
+        vault.host.write_data(bot, b" two");
+        vault.pass(25);
+        let restore = vault.restore(&first).await;
+        if has_switched {
+            vault.over(&restore).await;
+            let under_way = "UPDATE restores SET phase = 'switching', finished_at = NULL, next_attempt_at = created_at WHERE id = $1";
+            change(&vault, under_way, restore.id.as_uuid()).await;
+        }
+        if is_saved_since {
+            vault.pass(25);
+            vault.host.write_data(bot, b" three");
+            vault.saved(bot).await;
+        }
+        let expected = vault.remembered(bot);
+        let expected = if is_saved_since { expected.as_str() } else { "one" };
+        vault.host.lose_container(bot);
+        vault.host.lose_volumes(bot);
+        let lost = vault.backups.restore_lost(&origin()).await.unwrap();
+        let [now] = lost.restores.try_into().unwrap();
+        assert_eq!(now.id == restore.id, !has_switched && !is_saved_since);
+        assert_eq!(vault.over(&now).await.phase, RestorePhase::Done);
+        assert_eq!(vault.remembered(bot), expected, "{has_switched} {is_saved_since}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_that_cannot_be_looked_at_does_not_stop_the_others() {
+    let vault = Vault::open().await;
+    let bot = vault.bot(vault.customer(500).await, "one").await;
+    vault.saved(bot).await;
+    let other = vault.bot(vault.customer(500).await, "two").await;
+    vault.saved(other).await;
+    for lost in [bot, other] {
+        vault.host.lose_container(lost);
+        vault.host.lose_volumes(lost);
+    }
+    vault.jobs.fault(None);
+    vault.jobs.fault(Some(JobFault::AtEnd(failure(FailureKind::Damaged))));
+    let lost = vault.backups.restore_lost(&origin()).await.unwrap();
+    let ([restore], [(failed, _)]) = (&lost.restores[..], &lost.failed[..]) else { panic!("{lost:?}") };
+    assert_ne!(restore.bot_id, *failed);
+    let again = vault.backups.restore_lost(&origin()).await.unwrap();
+    assert_eq!((again.restores.len(), again.failed), (2, Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_is_lost_nothing_is_restored_and_what_failed_is_not_found_good() {
     let vault = Vault::open().await;
     let tenant = vault.customer(500).await;
@@ -705,7 +779,7 @@ async fn where_nothing_is_lost_nothing_is_restored_and_what_failed_is_not_found_
     vault.host.end(bot, 1);
     told.notify_one();
     job.await.unwrap().unwrap();
-    assert_eq!(vault.jobs.snapshots_of(bot).len(), 1, "the job did not know");
+    assert!(vault.jobs.snapshots_of(bot).is_empty(), "what was copied is not known to be good");
     let lost = vault.backups.restore_lost(&origin()).await.unwrap();
     assert_eq!((lost.found, lost.restores, lost.without_snapshot), (0, Vec::new(), Vec::new()));
     assert!(vault.backups.list_ready(bot).await.unwrap().is_empty());

@@ -15,7 +15,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DownArgs) -> anyhow::Resu
     report(ui, "containers", &remove::containers(&engine, Scope::Stack, !args.volumes).await?);
     report(ui, "networks", &remove::networks(&engine, Scope::Stack).await?);
     if args.volumes {
-        report(ui, "volumes", &remove::volumes(&engine, Scope::Stack).await?);
+        report(ui, "volumes", &remove::data(&engine, &paths.machines()).await?);
         report(ui, "images", &images::remove_all(&engine).await?);
         fs::remove_dir_all(&paths.data).with_context(|| format!("{} could not be removed", paths.data.display()))?;
         ui.note(format!("removed {}", paths.data.display()));

@@ -3,7 +3,10 @@
 //! The database comes from the newest set in the object store, each bot from its newest snapshot. Besides the store only the
 //! secrets are needed, which are kept apart from it.
 
-use std::time::Instant;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use bollard::Docker;
 
@@ -57,32 +60,34 @@ pub(crate) async fn bring_back(
     images: &References,
     args: &UpArgs,
 ) -> anyhow::Result<()> {
-    let secrets = Secrets::existing(&paths.data.join("secrets")).map_err(|error| {
+    let secrets = Secrets::read(&paths.data.join("secrets")).map_err(|error| {
         anyhow::Error::from(
-            Failure::new(Exit::Environment, "the secrets of what was lost are not here")
+            Failure::new(Exit::Environment, "the secrets of what was lost are not all here")
                 .why(format!("{error:#}"))
                 .fix("put them back from where they are kept: without them nothing in the store can be read"),
         )
     })?;
-    let recovery = Work::new(ui, paths, engine, images, args).await?.recover().await?;
+    let work = Work::new(ui, paths, engine, images, args).await?;
+    let recovery = work.recover().await?;
     ui.note(format!("{} snapshots and sets were in the store that the set did not know", recovery.found));
 
     let since = Instant::now();
     let http = http_client()?;
     let token = secrets.get("FLEET_API_TOKEN_ADMIN")?;
     let operator = Operator { http: &http, port: args.ports.api_port, token };
-    let mut by_tenant = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+    let mut by_tenant = BTreeMap::<&str, BTreeSet<&str>>::new();
     for restore in &recovery.restoring {
-        by_tenant.entry(&restore.tenant).or_default().push(&restore.id);
+        by_tenant.entry(&restore.tenant).or_default().insert(&restore.id);
     }
-    for (tenant, restores) in by_tenant {
-        operator.wait_for_all(tenant, &restores).await?;
-    }
-    ui.done(format!("{} bots have the data of their newest snapshots", recovery.restoring.len()), since.elapsed());
-    if recovery.without_snapshot.is_empty() {
+    let failed = operator.wait_for_all(by_tenant).await?;
+    let restored = recovery.restoring.len() - failed.len();
+    ui.done(format!("{restored} bots have the data of their newest snapshots"), since.elapsed());
+    work.has_recovered().await?;
+    let lost = recovery.without_snapshot.iter().map(|bot| format!("the store has no snapshot of {bot}"));
+    let unclear = recovery.failed.iter().map(|unclear| format!("{}: {}", unclear.bot, unclear.reason));
+    let problems: Vec<String> = lost.chain(unclear).chain(failed).collect();
+    if problems.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Check, format!("{} bots begin with nothing", recovery.without_snapshot.len()))
-        .why(format!("the store has no snapshot of {}", recovery.without_snapshot.join(", ")))
-        .into())
+    Err(Failure::new(Exit::Check, "not every bot has what it had").why(problems.join("; ")).into())
 }

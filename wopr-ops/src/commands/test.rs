@@ -89,7 +89,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
         let binaries = artifacts.clone().unwrap_or_default();
         runner.step(CONFORMANCE, conformance::suites(ui, paths, &suites, &binaries)).await?;
         if !before {
-            take_down(ui, engine).await?;
+            take_down(ui, paths, engine).await?;
         }
     }
     if let Some(engine) = &engine {
@@ -267,12 +267,12 @@ async fn stack(ui: &Ui, paths: &Paths, engine: &Docker, images: &References) -> 
     up::bring(ui, paths, engine, images, &args).await
 }
 
-async fn take_down(ui: &Ui, engine: &Docker) -> anyhow::Result<()> {
+async fn take_down(ui: &Ui, paths: &Paths, engine: &Docker) -> anyhow::Result<()> {
     let task = ui.start("taking the stack down again");
     let removed = async {
         remove::containers(engine, Scope::Stack, false).await?;
         remove::networks(engine, Scope::Stack).await?;
-        remove::volumes(engine, Scope::Stack).await
+        remove::data(engine, &paths.machines()).await
     }
     .await;
     task.ends(removed, |_| "nothing of it is left".to_owned()).map(drop)

@@ -1,5 +1,7 @@
 //! `up`: from nothing, or from whatever is there, to a stack that sells a running bot.
 
+mod recovering;
+
 use std::{
     collections::BTreeMap,
     os::unix::fs::chown,
@@ -9,7 +11,6 @@ use std::{
 
 use anyhow::Context;
 use bollard::Docker;
-use serde::Deserialize;
 
 use super::images::{NAMES, Programs, References, TOPOLOGY_NAMES};
 use crate::{
@@ -19,8 +20,6 @@ use crate::{
         apply::{apply, remove_container},
         disk,
         observe::observe,
-        ready::logs_of,
-        remove::volume as remove_volume,
         sites::{address, group_of, inside},
         transfer,
     },
@@ -33,7 +32,7 @@ use crate::{
         inference,
         machines::{self, GPU, SHARED, VPS},
         platform::{self, ELSEWHERE, Images, Inputs, Place, Ports},
-        spec::{Mount, Observed, Service, Stack, State},
+        spec::{Mount, Observed, Service, Stack},
         steps::{Plan, Row, Step, plan},
     },
     secrets::{Handover, Secrets, hand_over},
@@ -126,25 +125,6 @@ pub(crate) async fn bring(
     Ok(())
 }
 
-/// What `wopr-api recover` prints.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Recovery {
-    /// Snapshots and sets in the store that the restored database did not know.
-    pub(crate) found: usize,
-    /// What the API restores now.
-    pub(crate) restoring: Vec<Restoring>,
-    /// Bots whose data is lost.
-    pub(crate) without_snapshot: Vec<String>,
-}
-
-/// A restore that has begun.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Restoring {
-    pub(crate) id: String,
-    pub(crate) tenant: String,
-}
-
 /// Where the platform came to be.
 pub(crate) struct Platform {
     engine: Docker,
@@ -202,6 +182,7 @@ impl<'a> Work<'a> {
 
     /// Two machines, each with an engine of its own.
     pub(crate) async fn two_machines(&self) -> anyhow::Result<Option<Platform>> {
+        self.refuse_loss().await?;
         self.ui.heading("Machines");
         let Some(unchanged) = self.machines().await? else { return Ok(None) };
         self.ui.heading("Services");
@@ -323,74 +304,6 @@ impl<'a> Work<'a> {
         apply(self.ui, engine, &self.http, &stack, &plan).await?;
         prune(engine, &wanted).await?;
         Ok(plan.is_unchanged())
-    }
-
-    /// The platform's machine, which was lost, with what the object store has of it. Answers with what `wopr-api recover`
-    /// says it wants restored.
-    pub(crate) async fn recover(&self) -> anyhow::Result<Recovery> {
-        self.ui.heading("The machine");
-        let mut since = Instant::now();
-        let mut phase = |what: &str| {
-            self.ui.done(what, since.elapsed());
-            since = Instant::now();
-        };
-        self.machines().await?;
-        let (vps, host) = (inside(self.paths, VPS).await?, address(self.engine, VPS).await?);
-        let files = platform::recovery_handovers(Place::Machine(host), |name| self.secrets.get(name))?;
-        let stack = |is_restored| self.vps_from(host, &files, |inputs| platform::recovery(inputs, is_restored));
-        let observed = observe(&vps, &stack(false)?).await?;
-        let restore = observed.containers.get(platform::RESTORE).map(|container| container.state);
-        let is_restored = restore == Some(State::Exited(0));
-        if restore.is_none() && observed.volumes.contains(platform::POSTGRES_VOLUME) {
-            return Err(Failure::new(Exit::Environment, "there is nothing to recover")
-                .why(format!("{VPS} has a database, and nothing may be restored into that"))
-                .fix(format!(
-                    "`cargo wopr up`; or, to give up what is there: `docker rm -f {VPS}` and `docker volume rm {}` first",
-                    machines::VPS_VOLUME
-                ))
-                .into());
-        }
-        if !is_restored {
-            // Half a database is none.
-            for name in [platform::RESTORE, platform::VPS.postgres] {
-                remove_container(&vps, name, false).await?;
-            }
-            remove_volume(&vps, platform::POSTGRES_VOLUME).await?;
-        }
-        let stack = stack(is_restored)?;
-        let wanted = self.images_of(VPS, &vps, &stack).await?;
-        self.prepare(VPS, &stack, &files)?;
-        phase("the machine runs and has its images");
-
-        for (last, what) in [
-            (platform::RESTORE, "the database has every row of the newest set"),
-            (platform::RECOVER, "it knows what the store has of every bot"),
-            (platform::VPS.api, "the API serves"),
-        ] {
-            self.ui.heading(last);
-            let part = stack.clone().only(&[last.to_owned()]);
-            let plan = plan(&part, &observe(&vps, &part).await?);
-            apply(self.ui, &vps, &self.http, &part, &plan).await?;
-            phase(what);
-        }
-        let said = logs_of(&vps, platform::RECOVER).await?;
-        let line = said.lines().rev().find(|line| line.starts_with('{')).context("`recover` said nothing")?;
-        let recovery = serde_json::from_str(line).with_context(|| format!("`recover` said {line}"))?;
-
-        let (stack, _) = self.vps(host)?;
-        let (gpu, (gpu_stack, gpu_files)) =
-            (inside(self.paths, GPU).await?, self.gpu(address(self.engine, GPU).await?)?);
-        let plan = plan(&stack, &observe(&vps, &stack).await?);
-        tokio::try_join!(apply(self.ui, &vps, &self.http, &stack, &plan), async {
-            self.fill(GPU, &gpu, gpu_stack, &gpu_files).await.map(drop)
-        },)?;
-        prune(&vps, &wanted).await?;
-        for name in [platform::RESTORE, platform::RECOVER] {
-            remove_container(&vps, name, false).await?;
-        }
-        seed::gpu(self.ui, &self.http, self.args.ports.api_port, self.secrets.get("FLEET_API_TOKEN_ADMIN")?).await?;
-        phase("the rest runs");
-        Ok(recovery)
     }
 
     /// Writes what the machine's services are handed, and makes the directories that do not go with it.

@@ -70,16 +70,18 @@ pub(crate) async fn make(ui: &Ui, file: &Path, bytes: u64) -> anyhow::Result<()>
 
 /// Removes all disks; nothing may run on them.
 pub(crate) fn remove_all(machines: &Path) -> anyhow::Result<()> {
-    for machine in MACHINES {
-        let file = file(machines, machine);
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("{} could not be removed", file.display()));
-            }
-            _ => {}
+    MACHINES.into_iter().try_for_each(|machine| remove(machines, machine))
+}
+
+/// Removes a machine's disk, if it has one.
+pub(crate) fn remove(machines: &Path, machine: &str) -> anyhow::Result<()> {
+    let file = file(machines, machine);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} could not be removed", file.display()))
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Takes all the room on a machine's disk; answers with the bytes.

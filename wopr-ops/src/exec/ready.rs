@@ -18,8 +18,8 @@ use crate::{
 
 /// How long a part of the stack may take to become ready.
 const LIMIT: Duration = Duration::from_secs(90);
-/// How long work may take that ends by itself.
-const WORK_LIMIT: Duration = Duration::from_mins(15);
+/// How long work may take that ends by itself, such as filling a database.
+const WORK_LIMIT: Duration = Duration::from_hours(2);
 /// How often it is asked.
 const PACE: Duration = Duration::from_millis(50);
 

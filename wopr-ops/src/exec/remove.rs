@@ -1,6 +1,11 @@
 //! Removing what is ours.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
+    io::ErrorKind,
+    path::Path,
+};
 
 use anyhow::Context;
 use bollard::{
@@ -11,8 +16,8 @@ use bollard::{
 };
 use futures_util::future::try_join_all;
 
-use super::{apply::remove_container, observe::name_of};
-use crate::plan::removal::Scope;
+use super::{apply::remove_container, disk, observe::name_of};
+use crate::plan::{machines::MACHINES, platform::ELSEWHERE, removal::Scope};
 
 /// All containers of the scope: ids by name.
 pub(crate) async fn containers_of(engine: &Docker, scope: Scope) -> anyhow::Result<BTreeMap<String, String>> {
@@ -90,6 +95,23 @@ pub(crate) async fn volumes(engine: &Docker, scope: Scope) -> anyhow::Result<Vec
         volume(engine, name).await?;
     }
     Ok(found)
+}
+
+/// Removes everything the stack keeps: its volumes, and below the machines' directories their disks and what does not go
+/// with a machine. Answers with the volumes' names.
+pub(crate) async fn data(engine: &Docker, machines: &Path) -> anyhow::Result<Vec<String>> {
+    let removed = volumes(engine, Scope::Stack).await?;
+    disk::remove_all(machines)?;
+    for machine in MACHINES {
+        let elsewhere = machines.join(machine).join(ELSEWHERE);
+        match fs::remove_dir_all(&elsewhere) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{} could not be removed", elsewhere.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(removed)
 }
 
 /// Removes a volume with everything in it, if it is there.

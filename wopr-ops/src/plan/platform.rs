@@ -87,7 +87,7 @@ pub(crate) const API_PORT: u16 = 3100;
 pub(crate) const HTTP_PORT: u16 = 80;
 pub(super) const OBJECTS_PORT: u16 = 9000;
 /// Where backups are kept in the object store.
-pub(super) const BUCKET: &str = "wopr-backups";
+pub(crate) const BUCKET: &str = "wopr-backups";
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
 /// Where it takes another configuration: nobody but itself reaches that.

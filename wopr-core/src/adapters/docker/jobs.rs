@@ -290,6 +290,11 @@ impl RunningJob for DockerJob {
         }
     }
 
+    async fn copy(&mut self) -> Result<(), JobError> {
+        self.write(format!("{GO}\n").as_bytes()).await?;
+        self.ready().await
+    }
+
     async fn finish(mut self: Box<Self>) -> Result<Report, JobError> {
         self.write(format!("{GO}\n").as_bytes()).await?;
         let outcome = loop {

@@ -20,7 +20,7 @@ use crate::commands::{images::Programs, up};
 use crate::{
     cli::{BenchArgs, UpArgs},
     engine,
-    exec::{disk, remove},
+    exec::remove,
     failure::{Exit, Failure},
     images::binaries::{self, Profile},
     paths::Paths,
@@ -247,8 +247,7 @@ impl Bench<'_> {
     async fn nothing(&self) -> anyhow::Result<()> {
         remove::containers(self.engine, Scope::Stack, false).await?;
         remove::networks(self.engine, Scope::Stack).await?;
-        remove::volumes(self.engine, Scope::Stack).await?;
-        disk::remove_all(&self.paths.machines())?;
+        remove::data(self.engine, &self.paths.machines()).await?;
         Ok(())
     }
 

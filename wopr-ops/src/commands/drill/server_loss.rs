@@ -19,7 +19,7 @@ use crate::{
         up::{require_root, wanted_images},
     },
     engine,
-    exec::{apply::remove_container, observe::name_of, ready::output_of, remove, sites::inside},
+    exec::{apply::remove_container, disk, observe::name_of, ready::output_of, remove, sites::inside},
     failure::{Exit, Failure},
     happy_path::{self, Customer},
     images::{binaries::Profile, existing},
@@ -88,7 +88,8 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
     let task = ui.start(format!("{VPS} is destroyed, with its volume"));
     let destroyed = async {
         remove_container(&engine, VPS, false).await?;
-        remove::volume(&engine, VPS_VOLUME).await
+        remove::volume(&engine, VPS_VOLUME).await?;
+        disk::remove(&paths.machines(), VPS)
     };
     task.ends(destroyed.await, |()| String::new())?;
 
