@@ -94,7 +94,7 @@ impl Backups {
         let former = session.snapshot(Some(snapshot))?;
         let before = session.snapshots()?;
         let mut promoted = former.clone();
-        promoted.label = kind.to_owned();
+        kind.clone_into(&mut promoted.label);
         promoted.original = promoted.original.or(Some(former.id));
         session.objects.settle("saving a snapshot", session.repository.save_snapshots(vec![promoted]))?;
         let is_new = |one: &SnapshotFile| !before.iter().any(|other| other.id == one.id);
