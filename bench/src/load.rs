@@ -16,6 +16,9 @@ use crate::upstream::CHUNKS;
 /// Nobody is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const OK: u16 = 200;
+const UNAVAILABLE: u16 = 503;
+
 /// What was answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -50,12 +53,16 @@ pub(crate) struct Load {
     pub(crate) stream: bool,
     /// All with the first key.
     pub(crate) one_key: bool,
+    /// The answer may be that the service is not available.
+    pub(crate) is_refused: bool,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) tally: Tally,
+    /// Calls that were answered with 503.
+    pub(crate) refused: u64,
     pub(crate) took: Duration,
     /// To the first byte of a body, sorted.
     pub(crate) first: Vec<Duration>,
@@ -83,7 +90,11 @@ pub(crate) async fn run(target: &Target, load: Load) -> anyhow::Result<Outcome> 
     }
     let mut outcome = Outcome::default();
     while let Some(answered) = work.join_next().await {
-        for Answered { output, first, whole } in answered?.with_context(|| target.name.clone())? {
+        for answered in answered?.with_context(|| target.name.clone())? {
+            let Some(Answered { output, first, whole }) = answered else {
+                outcome.refused += 1;
+                continue;
+            };
             outcome.tally.add(Tally { calls: 1, output });
             outcome.first.push(first);
             outcome.whole.push(whole);
@@ -100,7 +111,8 @@ pub(crate) async fn served(upstream: SocketAddr) -> anyhow::Result<Tally> {
     let mut connection =
         Connection { stream: TcpStream::connect(upstream).await?, buffer: Vec::new(), ask: Arc::default() };
     connection.stream.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n").await?;
-    let (_, body) = connection.answer(Instant::now()).await?;
+    let (status, _, body) = connection.answer(Instant::now()).await?;
+    ensure!(status == OK, "the upstream answers {status}");
     let text = String::from_utf8(body)?;
     let (calls, output) = text.split_once(' ').context("the upstream does not say what it served")?;
     Ok(Tally { calls: calls.parse()?, output: output.parse()? })
@@ -112,8 +124,12 @@ pub(crate) async fn status(address: SocketAddr, path: &str) -> anyhow::Result<u1
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
-    let line = String::from_utf8_lossy(&answer).into_owned();
-    line.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no HTTP")
+    status_of(&answer).context("no HTTP")
+}
+
+/// The status in a head.
+fn status_of(head: &[u8]) -> Option<u16> {
+    std::str::from_utf8(head.split(|byte| *byte == b' ').nth(1)?).ok()?.parse().ok()
 }
 
 struct Connection {
@@ -138,7 +154,7 @@ impl Connection {
         Ok(Self { stream: connection, buffer: Vec::with_capacity(16 << 10), ask: ask.into_bytes().into() })
     }
 
-    async fn go_on(mut self, began: Instant, index: usize, load: Load) -> anyhow::Result<Vec<Answered>> {
+    async fn go_on(mut self, began: Instant, index: usize, load: Load) -> anyhow::Result<Vec<Option<Answered>>> {
         let mut answers = Vec::new();
         for turn in 0_u32.. {
             let due = match load.rate {
@@ -159,18 +175,23 @@ impl Connection {
             if due.duration_since(began) >= load.length {
                 break;
             }
-            let answered = tokio::time::timeout(PATIENCE, self.call(due, load.stream)).await;
+            let answered = tokio::time::timeout(PATIENCE, self.call(due, load)).await;
             answers.push(answered.context("an answer did not come to its end")??);
         }
         Ok(answers)
     }
 
-    async fn call(&mut self, due: Instant, stream: bool) -> anyhow::Result<Answered> {
+    /// Nothing for a call that is refused where it may be.
+    async fn call(&mut self, due: Instant, load: Load) -> anyhow::Result<Option<Answered>> {
         let ask = Arc::clone(&self.ask);
         self.stream.write_all(&ask).await?;
-        let (first, body) = self.answer(due).await?;
+        let (status, first, body) = self.answer(due).await?;
         let whole = due.elapsed();
-        let output = if stream {
+        if load.is_refused && status == UNAVAILABLE {
+            return Ok(None);
+        }
+        ensure!(status == OK, "a call was refused with {status}: {}", String::from_utf8_lossy(&body));
+        let output = if load.stream {
             let chunks = memmem::find_iter(&body, br#""delta":{"content":" word"}"#).count() as u64;
             ensure!(chunks == CHUNKS, "{chunks} of {CHUNKS} events came: {}", String::from_utf8_lossy(&body));
             ensure!(body.ends_with(b"data: [DONE]\n\n"), "a stream did not come to its end");
@@ -178,18 +199,18 @@ impl Connection {
         } else {
             written(&body).with_context(|| format!("an answer without usage: {}", String::from_utf8_lossy(&body)))?
         };
-        Ok(Answered { output, first, whole })
+        Ok(Some(Answered { output, first, whole }))
     }
 
-    /// Reads an answer; tells how long its first byte took.
-    async fn answer(&mut self, due: Instant) -> anyhow::Result<(Duration, Vec<u8>)> {
+    /// Reads an answer: its status, how long its first byte took, and its body.
+    async fn answer(&mut self, due: Instant) -> anyhow::Result<(u16, Duration, Vec<u8>)> {
         let end = loop {
             if let Some(end) = head_end(&self.buffer) {
                 break end;
             }
             self.more().await?;
         };
-        let ok = self.buffer.starts_with(b"HTTP/1.1 200 ");
+        let status = status_of(&self.buffer[..end]).context("no HTTP")?;
         let length = length_of(&self.buffer[..end]);
         let mut body = Vec::new();
         self.buffer.drain(..end);
@@ -223,8 +244,7 @@ impl Connection {
                 }
             }
         }
-        ensure!(ok, "a call was refused: {}", String::from_utf8_lossy(&body));
-        Ok((first.unwrap_or_else(|| due.elapsed()), body))
+        Ok((status, first.unwrap_or_else(|| due.elapsed()), body))
     }
 
     async fn more(&mut self) -> anyhow::Result<()> {
@@ -287,7 +307,9 @@ mod tests {
             stream
         });
         let mut connection = Connection::open(address, "k", true).await.unwrap();
-        let error = connection.call(Instant::now(), true).await.err().unwrap();
+        let load =
+            Load { connections: 1, length: Duration::ZERO, rate: None, stream: true, one_key: false, is_refused: true };
+        let error = connection.call(Instant::now(), load).await.err().unwrap();
         assert!(error.to_string().starts_with("49 of 50"), "{error}");
         drop(answers.await.unwrap());
     }

@@ -8,6 +8,7 @@ mod load;
 mod measure;
 mod pass;
 mod process;
+mod soak;
 mod upstream;
 mod world;
 
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// Measures the gateway beside a bare pass-through and the upstream itself
     Gateway(GatewayArgs),
+    /// Watches the gateway's memory for a long time, and while the database is away
+    Soak(SoakArgs),
     /// Answers as a provider would, until its input ends
     #[command(hide = true)]
     Upstream,
@@ -62,6 +65,25 @@ pub(crate) struct GatewayArgs {
     peer: Vec<Peer>,
 }
 
+#[derive(Args)]
+pub(crate) struct SoakArgs {
+    /// The `wopr-api` that is watched
+    #[arg(long)]
+    program: PathBuf,
+    /// A PostgreSQL server, where a database is made and dropped
+    #[arg(long, env = "WOPR_TEST_DATABASE_URL", hide_env_values = true)]
+    database: String,
+    /// How long calls are answered
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=240))]
+    minutes: u64,
+    /// How long the database is away then
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    away: u64,
+    /// Calls a second, and a tenth of that in streams
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=5000))]
+    rate: u64,
+}
+
 /// Something else that is measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
@@ -90,6 +112,7 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Gateway(args) => measure::run(args).await,
+            Command::Soak(args) => soak::run(args).await,
             Command::Upstream => upstream::serve().await,
             Command::Pass { upstream } => pass::serve(upstream).await,
         }

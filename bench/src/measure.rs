@@ -101,8 +101,14 @@ impl Bench {
     }
 
     async fn round(&self, subject: &mut Subject) -> anyhow::Result<Round> {
-        let load =
-            Load { connections: self.connections, length: self.length, rate: None, stream: false, one_key: false };
+        let load = Load {
+            connections: self.connections,
+            length: self.length,
+            rate: None,
+            stream: false,
+            one_key: false,
+            is_refused: false,
+        };
         let (busy, busy_time) = self.load(subject, load).await?;
         let (paced, _) = self.load(subject, Load { rate: Some(self.rate), ..load }).await?;
         let streams = Load { connections: FEWER, stream: true, ..load };
@@ -131,6 +137,7 @@ impl Bench {
             rate: None,
             stream: false,
             one_key: false,
+            is_refused: false,
         };
         self.load(subject, load).await?;
         self.load(subject, Load { stream: true, ..load }).await?;

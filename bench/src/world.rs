@@ -68,6 +68,13 @@ fn with_database(url: &str, name: &str) -> String {
     if options.is_empty() { format!("{server}/{name}") } else { format!("{server}/{name}?{options}") }
 }
 
+fn with_server(url: &str, address: SocketAddr) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, path) = rest.split_once('/')?;
+    let user = authority.rsplit_once('@').map(|(user, _)| format!("{user}@")).unwrap_or_default();
+    Some(format!("{scheme}://{user}{address}/{path}"))
+}
+
 fn origin() -> Origin {
     Origin::system("bench")
 }
@@ -125,6 +132,23 @@ impl World {
         }
         let client = connect(&url).await?;
         Ok(Self { server: url, name, admin, client, billing, auth, folder, durable, version })
+    }
+
+    /// Where the database's server is.
+    pub(crate) async fn server(&self) -> anyhow::Result<SocketAddr> {
+        let config: tokio_postgres::Config = self.server.parse()?;
+        let Some(tokio_postgres::config::Host::Tcp(host)) = config.get_hosts().first() else {
+            bail!("the database must be reached by TCP");
+        };
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let mut found = tokio::net::lookup_host((host.as_str(), port)).await?;
+        found.next().with_context(|| format!("nobody knows where {host} is"))
+    }
+
+    /// Has gateways reach the database at another address.
+    pub(crate) fn go_through(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        self.server = with_server(&self.server, address).context("the database must be given as a URL")?;
+        Ok(())
     }
 
     async fn tenants(&self, count: usize) -> anyhow::Result<(Vec<TenantId>, Vec<String>)> {
@@ -257,6 +281,15 @@ mod tests {
         assert_eq!(with_database("postgres://u:p@h:1/postgres", "b"), "postgres://u:p@h:1/b");
         assert_eq!(with_database("postgres://u:p@h:1/x?sslmode=disable", "b"), "postgres://u:p@h:1/b?sslmode=disable");
         assert_eq!(with_database("postgres://h", "b"), "postgres://h/b");
+    }
+
+    #[test]
+    fn a_server_is_named_in_the_place_of_another() {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let url = "postgres://u:p@h:1/b?sslmode=disable";
+        assert_eq!(with_server(url, address).unwrap(), "postgres://u:p@127.0.0.1:9/b?sslmode=disable");
+        assert_eq!(with_server("postgres://h/b", address).unwrap(), "postgres://127.0.0.1:9/b");
+        assert_eq!(with_server("host=h", address), None);
     }
 
     #[test]

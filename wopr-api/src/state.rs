@@ -299,6 +299,11 @@ impl AppState {
             async move { backups.tidy().await }
         });
         let backups = self.backups.clone();
+        workers.add("backup.charge", 60 * MINUTE, None, move || {
+            let backups = backups.clone();
+            async move { backups.charge_storage().await }
+        });
+        let backups = self.backups.clone();
         workers.add("backup.verify", 60 * MINUTE, None, move || {
             let backups = backups.clone();
             async move { backups.verify_due().await }

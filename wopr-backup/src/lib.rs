@@ -10,8 +10,10 @@
 //! - [`Backups::restore`] writes into an empty directory and then compares it with the manifest.
 //! - [`Backups::verify`] reads everything to its end.
 //! - [`Backups::forget`] removes what the [retention] rules do not keep.
+//! - [`S3Settings::set_up`](store::S3Settings::set_up) makes a bucket what one for backups has to be.
 //! - [`Backups::dump_database`] and [`Backups::restore_database`] do the same for a [database].
 
+mod bucket;
 mod clock;
 pub mod database;
 mod error;

@@ -13,6 +13,7 @@ use wopr_backup::database::Groups;
 use wopr_backup::report::{Done, EscrowReport, Outcome, Report};
 use wopr_backup::retention::KeepRules;
 use wopr_backup::settings::Settings;
+use wopr_backup::store::StoreSettings;
 use wopr_backup::{BackupError, Backups, ForgetRequest, RestoreRequest, SaveRequest, VerifyRequest};
 
 /// Saves, verifies and restores. Settings come from WOPR_BACKUP_* variables, progress goes to standard error, and one line
@@ -86,6 +87,8 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Makes the bucket private and versioned, with a lifecycle rule for what was overwritten or removed.
+    SetUpBucket,
     /// Makes the newest key of the ring the one that opens the repository.
     Rekey,
     /// Writes what must be kept elsewhere to read this repository when all else is lost.
@@ -189,6 +192,10 @@ fn run(command: Command, settings: &Settings) -> Result<Done, BackupError> {
             let rules = KeepRules { daily, weekly, max_age_days };
             Done::Forget(open()?.forget(&ForgetRequest { kind, rules, dry_run })?)
         }
+        Command::SetUpBucket => match &settings.store {
+            StoreSettings::S3(settings) => Done::SetUpBucket(runtime.block_on(settings.set_up())?),
+            StoreSettings::Directory(_) => return Err(BackupError::Usage("a directory is no bucket".to_owned())),
+        },
         Command::Rekey => Done::Rekey(open()?.rekey()?),
         Command::Escrow { to } => {
             let escrow = settings.keys.escrow(&settings.repository)?;

@@ -66,6 +66,29 @@ pub enum Done {
     DumpDatabase(DumpReport),
     /// `restore-database`
     RestoreDatabase(RestoreDatabaseReport),
+    /// `set-up-bucket`
+    SetUpBucket(BucketReport),
+}
+
+/// `set-up-bucket`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketReport {
+    /// The bucket.
+    pub bucket: String,
+    /// How long what was overwritten or removed can be had again, in days.
+    pub undo_days: u32,
+    /// What keeps strangers out.
+    pub public_access: PublicAccess,
+}
+
+/// What keeps strangers out of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublicAccess {
+    /// Nothing in it can be made public.
+    Blocked,
+    /// It is private; the service cannot keep what is in it from being made public.
+    Private,
 }
 
 /// `init`

@@ -87,6 +87,7 @@ impl Command {
             Self::Seed(args) => ("seed", args.output.json),
             Self::Bundle(args) => ("bundle", args.output.json),
             Self::Bench(BenchCommand::Gateway(args)) => ("bench gateway", args.output.json),
+            Self::Bench(BenchCommand::Soak(args)) => ("bench soak", args.output.json),
             Self::Fault(args) => ("fault", args.output.json),
             Self::Drill(DrillCommand::Offline(args)) => ("drill offline", args.output.json),
             Self::Drill(DrillCommand::PowerCut(args)) => ("drill power-cut", args.output.json),
@@ -185,6 +186,32 @@ pub(crate) enum BenchCommand {
     /// GATEWAY_JOURNAL_SYNC. Each answers the same load in turn, for at most rounds x seconds x 5 each. In the end the
     /// ledger must have every call once, at its usage by the price, or the measurement fails.
     Gateway(BenchGatewayArgs),
+    /// How much memory the inference gateway takes over a long time, and while its database is away
+    ///
+    /// Calls and streams come at a steady rate, on this machine's loopback; then the database cannot be reached, and then it
+    /// can be again. The measurement fails where memory has grown by 20 MiB, or the ledger has not every call once.
+    Soak(BenchSoakArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchSoakArgs {
+    /// A PostgreSQL server, where a database is made and dropped
+    #[arg(long, env = "WOPR_TEST_DATABASE_URL", hide_env_values = true)]
+    pub(crate) database: String,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Ship)]
+    pub(crate) profile: Profile,
+    /// How many minutes calls are answered
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=240))]
+    pub(crate) minutes: u64,
+    /// How many minutes the database is away then
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) away: u64,
+    /// Calls a second, and a tenth of that in streams
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=5000))]
+    pub(crate) rate: u64,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]

@@ -94,6 +94,7 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Seed(args) => commands::start::seed(ui, &paths, &args).await,
         Command::Bench(BenchCommand::Up(args)) => commands::bench::up::run(ui, &paths, &args).await,
         Command::Bench(BenchCommand::Gateway(args)) => commands::bench::gateway::run(ui, &paths, &args).await,
+        Command::Bench(BenchCommand::Soak(args)) => commands::bench::gateway::soak(ui, &paths, &args).await,
         Command::Bundle(args) => commands::bundle::run(ui, &paths, &args).await,
         Command::Fault(args) => commands::fault::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Offline(args)) => commands::drill::offline::run(ui, &paths, &args).await,

@@ -191,7 +191,7 @@ struct Stage {
     provider: Provider,
     books: Books,
     _port: Port,
-    _files: Directory,
+    files: Directory,
     database: TestDb,
 }
 
@@ -241,7 +241,7 @@ impl Stage {
             provider,
             books,
             _port: port,
-            _files: files,
+            files,
             database,
         })
     }
@@ -308,6 +308,8 @@ impl Stage {
         self.course.enter("the books");
         self.books.check().await?;
         let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+        let refused = std::fs::read_to_string(self.files.0.join("gateway/refused.jsonl")).unwrap_or_default();
+        ensure!(refused.is_empty(), "calls were set aside that nothing is wrong with:\n{refused}");
         self.compare(&seen).await?;
         self.course.enter("tidying up");
         Ok(())

@@ -18,6 +18,7 @@
 mod database;
 mod error;
 pub mod groups;
+mod metering;
 mod model;
 mod ports;
 mod recovering;
@@ -29,6 +30,7 @@ mod service;
 mod sets_repository;
 
 pub use self::error::{BackupError, JobError};
+pub use self::metering::{Metered, PER_GIB_MONTH};
 pub use self::model::{
     BackupStatus, DatabaseSet, DatabaseStatus, Lost, NODE, NewRestore, PLATFORM, Restore, RestorePhase, Snapshot,
     SnapshotKind, SnapshotState, snapshot_path,

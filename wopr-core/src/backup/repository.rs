@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jiff_diesel::ToDiesel;
 use uuid::Uuid;
 
+use super::metering::Stored;
 use super::model::{INTERRUPTED, Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState};
 use crate::db::DbError;
 use crate::db::schema::backup::{backup_leases, restores, snapshots};
@@ -331,6 +332,22 @@ impl<'c> BackupRepository<'c> {
                 Ok((BotId::from_uuid(bot), count, time(verified)))
             })
             .collect()
+    }
+
+    /// Snapshots made on demand that were there after that.
+    pub(super) async fn list_stored_on_demand(&mut self, after: Timestamp) -> Result<Vec<Stored>, DbError> {
+        let rows: Vec<(Uuid, Option<i64>, Option<Time>, Option<Time>)> = snapshots::table
+            .filter(snapshots::kind.eq(SnapshotKind::OnDemand.as_str()))
+            .filter(snapshots::size_bytes.is_not_null().and(snapshots::finished_at.is_not_null()))
+            .filter(snapshots::deleted_at.is_null().or(snapshots::deleted_at.gt(after.to_diesel())))
+            .select((snapshots::tenant_id, snapshots::size_bytes, snapshots::finished_at, snapshots::deleted_at))
+            .load(self.conn)
+            .await?;
+        let read = |(tenant, bytes, from, to): (Uuid, Option<i64>, Option<Time>, Option<Time>)| {
+            let bytes = u64::try_from(bytes?).ok()?;
+            Some(Stored { tenant: TenantId::from_uuid(tenant), bytes, from: from?.to_jiff(), to: time(to) })
+        };
+        Ok(rows.into_iter().filter_map(read).collect())
     }
 
     /// Bots with something in their repositories.

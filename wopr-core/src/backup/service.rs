@@ -85,7 +85,7 @@ pub(super) struct Inner {
     pub(super) clock: SharedClock,
     pub(super) fleet: Fleet,
     pub(super) config: BackupConfig,
-    billing: Billing,
+    pub(super) billing: Billing,
     runner: Option<Arc<dyn BackupRunner>>,
     wake: Arc<Notify>,
     wake_save: Arc<Notify>,

@@ -12,6 +12,8 @@ pub use self::charges::DayCharge;
 pub use self::leases::Spent;
 use self::standings::Cause;
 
+use std::collections::HashSet;
+
 use diesel_async::AsyncPgConnection;
 use jiff::{SignedDuration, Timestamp};
 
@@ -81,6 +83,15 @@ impl Billing {
     pub async fn balance(&self, tenant: TenantId) -> Result<Balance, BillingError> {
         let mut conn = self.db.connection().await?;
         Ok(LedgerRepository::new(&mut conn).balance(tenant).await?)
+    }
+
+    /// Those of the reference keys under which something is in the ledger.
+    ///
+    /// # Errors
+    /// [`BillingError::Storage`].
+    pub async fn find_posted(&self, keys: &[&str]) -> Result<HashSet<String>, BillingError> {
+        let mut conn = self.db.connection().await?;
+        Ok(LedgerRepository::new(&mut conn).find_by_keys(keys).await?.into_keys().collect())
     }
 
     /// Posts all of `transfers` or none, each at most once by its reference key, and answers for each, in order, what

@@ -45,6 +45,24 @@ impl DbError {
         }
     }
 
+    /// Whether the rows themselves were refused, so that trying the same again does not help. Of other errors the driver does not
+    /// tell which they are: a server that goes down in the middle of a statement looks like one that has no room for a number.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Inconsistent { .. } => true,
+            Self::Statement(Error::DatabaseError(kind, _)) => matches!(
+                kind,
+                DatabaseErrorKind::UniqueViolation
+                    | DatabaseErrorKind::ForeignKeyViolation
+                    | DatabaseErrorKind::NotNullViolation
+                    | DatabaseErrorKind::CheckViolation
+                    | DatabaseErrorKind::RestrictViolation
+                    | DatabaseErrorKind::ExclusionViolation
+            ),
+            _ => false,
+        }
+    }
+
     /// Whether trying again later may help: the database was away, not unwilling.
     pub fn is_unavailable(&self) -> bool {
         matches!(

@@ -27,7 +27,7 @@ use super::providers::{FailureKind, ProviderHealth, Providers};
 use super::question::{Facts, Question};
 use super::record::{CallRecord, Line, Outcome, UsageSource};
 use super::repository::{self, GatewayRepository, News};
-use super::settle::Settler;
+use super::settle::{Doubt, Settler};
 use super::spending::{Spending, month_of};
 use crate::audit::{self, AuditEntry, Origin, Resource};
 use crate::auth::Auth;
@@ -110,6 +110,7 @@ pub(super) struct Inner {
     began: Instant,
     /// Milliseconds after `began` when the database was last heard of.
     heard_at: AtomicU64,
+    doubt: Doubt,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -157,6 +158,7 @@ impl Gateway {
             stale: Notify::new(),
             began: Instant::now(),
             heard_at: AtomicU64::new(0),
+            doubt: Doubt::default(),
             db,
             clock,
             billing,
@@ -491,6 +493,7 @@ impl Gateway {
             clock: inner.clock.clone(),
             billing: inner.billing.clone(),
             journal: inner.journal.clone(),
+            doubt: Arc::clone(&inner.doubt),
         };
         let calls = settler.settle_group().await?;
         inner.heard();

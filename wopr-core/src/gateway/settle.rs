@@ -2,6 +2,11 @@
 
 use jiff::Timestamp;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::SignedDuration;
+use uuid::Uuid;
+
 use super::error::GatewayError;
 use super::journal::Journal;
 use super::record::CallRecord;
@@ -13,6 +18,11 @@ use crate::ids::{CallId, TenantId};
 
 /// Calls in one transaction.
 const GROUP: usize = 500;
+/// For how long a call is tried again that fails while the database is there, if nothing says that its rows are to blame.
+const DOUBT: SignedDuration = SignedDuration::from_mins(1);
+
+/// The call that holds up those after it, and since when.
+pub(super) type Doubt = Arc<Mutex<Option<(Uuid, Timestamp)>>>;
 
 /// Settles what the journal has.
 #[derive(Clone)]
@@ -21,6 +31,7 @@ pub(super) struct Settler {
     pub(super) clock: SharedClock,
     pub(super) billing: Billing,
     pub(super) journal: Journal,
+    pub(super) doubt: Doubt,
 }
 
 impl Settler {
@@ -44,19 +55,38 @@ impl Settler {
         Ok(calls)
     }
 
-    /// A call that cannot be settled must not stop those after it: it is kept in a file, and somebody has to look at it.
+    /// A call that cannot be settled must not stop those after it: it is kept in a file, and somebody has to look at it. Whether it
+    /// cannot is known at once only if its rows were refused.
     async fn settle_each(&self, calls: &[CallRecord]) -> Result<(), GatewayError> {
         for call in calls {
             match self.write(std::slice::from_ref(call)).await {
                 Ok(()) => {}
-                Err(error) if is_away(&error) => return Err(error),
+                Err(error) if is_away(&error) => {
+                    self.trust();
+                    return Err(error);
+                }
+                Err(error) if !is_refusal(&error) && !self.has_doubted(call.id) => return Err(error),
                 Err(error) => {
                     tracing::error!(call = %call.id, "a call cannot be settled and is set aside: {error}");
                     self.journal.set_aside(call)?;
                 }
             }
         }
+        self.trust();
         Ok(())
+    }
+
+    fn trust(&self) {
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether this call has failed for long enough.
+    fn has_doubted(&self, call: Uuid) -> bool {
+        let now = self.clock.now();
+        let mut doubt = self.doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = doubt.filter(|(doubtful, _)| *doubtful == call).map_or(now, |(_, since)| since);
+        *doubt = Some((call, since));
+        now.duration_since(since) >= DOUBT
     }
 
     async fn write(&self, calls: &[CallRecord]) -> Result<(), GatewayError> {
@@ -79,6 +109,14 @@ impl Settler {
                 Ok(())
             })
             .await
+    }
+}
+
+/// Whether trying the same again cannot help.
+fn is_refusal(error: &GatewayError) -> bool {
+    match error {
+        GatewayError::Storage(error) => error.is_refusal(),
+        _ => true,
     }
 }
 

@@ -591,6 +591,42 @@ async fn a_snapshot_is_proven_when_every_byte_was_read_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn snapshots_on_demand_are_charged_by_the_day_once() {
+    const GIB: i64 = 1 << 30;
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    vault.saved(bot).await;
+    vault.backups.want(&origin(), tenant, bot, None).await.unwrap();
+    let snapshot = vault.saved(bot).await;
+    let sized = format!("UPDATE snapshots SET size_bytes = {} WHERE id = $1", 31 * GIB);
+    change(&vault, &sized, snapshot.id.as_uuid()).await;
+    let spent = async || 500 - vault.billing.balance(tenant).await.unwrap().balance.as_cents_rounded();
+    let charge = async || {
+        let metered = vault.backups.charge_storage().await.unwrap();
+        (metered.charged, metered.short)
+    };
+    assert_eq!((charge().await, spent().await), ((0, 0), 0), "the day is not over");
+    vault.pass(24);
+    // January has 31 days.
+    assert_eq!((charge().await, spent().await), ((1, 0), 5));
+    assert_eq!((charge().await, spent().await), ((0, 0), 5));
+    vault.pass(48);
+    let both = tokio::join!(vault.backups.charge_storage(), vault.backups.charge_storage());
+    assert!(both.0.is_ok() && both.1.is_ok());
+    assert_eq!((charge().await, spent().await), ((0, 0), 15), "two at once charge once");
+    vault.spend_all(tenant).await;
+    vault.pass(24);
+    assert_eq!(charge().await, (0, 1));
+    vault.backups.delete(&origin(), tenant, bot, snapshot.id).await.unwrap();
+    vault.pass(24);
+    let (kind, actor) = (TransferKind::Purchase, Actor::Webhook("stripe"));
+    let more = Transfer::to_wallet("more", kind, tenant, Money::from_cents(500), actor);
+    vault.billing.post(&[more]).await.unwrap();
+    assert_eq!((charge().await, spent().await), ((1, 0), 5), "the day before, and not the day it was deleted on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_volume_from_before_a_restore_goes_after_a_week() {
     let vault = Vault::open().await;
     let tenant = vault.customer(2_000).await;

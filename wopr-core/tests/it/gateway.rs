@@ -585,6 +585,49 @@ async fn a_call_that_the_database_refuses_is_set_aside_and_those_beside_it_are_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_fails_for_no_reason_of_its_own_is_tried_again_and_not_set_aside() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    // What a statement is answered when somebody ends its connection, as a server that goes down does.
+    world
+        .test
+        .execute(
+            "CREATE FUNCTION going_down() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE 'going down' USING ERRCODE = 'admin_shutdown'; END $$",
+        )
+        .await;
+    let trigger = "CREATE TRIGGER going_down BEFORE INSERT ON gateway_requests FOR EACH ROW";
+    world.test.execute(&format!("{trigger} EXECUTE FUNCTION going_down()")).await;
+    for text in ["a", "a b c"] {
+        whole(running.gateway.call(&caller, chat(text, json!({ "max_tokens": 1 }))).await.unwrap());
+    }
+    for _ in 0..5 {
+        assert!(matches!(running.gateway.settle().await, Err(GatewayError::Storage(_))));
+        world.clock.advance(jiff::SignedDuration::from_secs(10));
+    }
+    let refused = world.folder.join("refused.jsonl");
+    assert!(!refused.exists());
+    world.test.execute("DROP TRIGGER going_down ON gateway_requests").await;
+    until(async || running.gateway.unsettled_bytes() == 0).await;
+    assert!(!refused.exists());
+    assert_eq!(1_000_000_000 - world.balance().await, price(1, 1) + price(3, 1));
+
+    // One that stays so holds up those after it for a minute and no longer.
+    let only = "WHEN (NEW.input_units = 2)";
+    world.test.execute(&format!("{trigger} {only} EXECUTE FUNCTION going_down()")).await;
+    for text in ["a b", "a"] {
+        whole(running.gateway.call(&caller, chat(text, json!({ "max_tokens": 1 }))).await.unwrap());
+    }
+    assert!(running.gateway.settle().await.is_err());
+    world.clock.advance(jiff::SignedDuration::from_mins(1));
+    until(async || running.gateway.unsettled_bytes() == 0).await;
+    assert_eq!(std::fs::read_to_string(refused).unwrap().lines().count(), 1);
+    assert_eq!(1_000_000_000 - world.balance().await, price(1, 1) + price(3, 1) + price(1, 1));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_to_be_made_once_is_made_by_one_and_answered_to_whoever_comes_back() {
     let world = World::new(100).await;
     let running = world.start().await;

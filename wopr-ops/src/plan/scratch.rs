@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     platform::{self, BUCKET, DATABASE, Images, OBJECTS_PORT, VPS, service},
-    spec::{Ready, Service, Stack},
+    spec::{Mount, Ready, Service, Stack},
 };
 use crate::{
     images::recipes::{POSTGRES_UID, SERVICE_UID},
@@ -23,10 +23,18 @@ pub(crate) const VOLUME: &str = "wopr-scratch-postgres-data";
 /// The one-shot that fills it.
 pub(crate) const RESTORE: &str = "wopr-vps-scratch-restore";
 
-/// The services, and the users they run as.
-pub(crate) const USERS: [(&str, u32); 2] = [(POSTGRES, POSTGRES_UID), (RESTORE, SERVICE_UID)];
+/// The one-shot that writes what has to be kept elsewhere to read the platform's backups when all else is lost.
+pub(crate) const ESCROW: &str = "wopr-vps-scratch-escrow";
+/// The directory it writes to, beside the services' files, and the file there.
+pub(crate) const ESCROWED: &str = "wopr-vps-scratch-escrowed";
+pub(crate) const ESCROW_FILE: &str = "platform.json";
+/// What opens a repository: a ring, or an escrow file.
+pub(crate) const KEY: &str = "WOPR_BACKUP_KEY";
 
-/// The files of both. `secret` looks one up.
+/// The services, and the users they run as.
+pub(crate) const USERS: [(&str, u32); 3] = [(POSTGRES, POSTGRES_UID), (ESCROW, SERVICE_UID), (RESTORE, SERVICE_UID)];
+
+/// The files of all. `secret` looks one up.
 ///
 /// # Errors
 /// Those of `secret`.
@@ -34,9 +42,11 @@ pub(crate) fn handovers<'s>(
     secret: impl Fn(&str) -> anyhow::Result<&'s str>,
 ) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
     let password = secret("POSTGRES_PASSWORD")?.to_owned();
+    let restore = restore_files(&secret, POSTGRES)?;
     Ok(BTreeMap::from([
         (POSTGRES, Handover::from([("POSTGRES_PASSWORD".to_owned(), password)])),
-        (RESTORE, restore_files(&secret, POSTGRES)?),
+        (ESCROW, restore.clone()),
+        (RESTORE, restore),
     ]))
 }
 
@@ -48,7 +58,7 @@ pub(super) fn restore_files<'s>(
     let password = secret("POSTGRES_PASSWORD")?;
     let (id, key) = secret("BACKUP_ENCRYPTION_KEY")?.split_once(':').context("the key of backups has no name")?;
     let files = [
-        ("WOPR_BACKUP_KEY", json!({ "ring": [{ "id": id, "secret": key }] }).to_string()),
+        (KEY, json!({ "ring": [{ "id": id, "secret": key }] }).to_string()),
         ("WOPR_BACKUP_S3_ACCESS_KEY", secret("OBJECTS_ACCESS_KEY")?.to_owned()),
         ("WOPR_BACKUP_S3_SECRET_KEY", secret("OBJECTS_SECRET_KEY")?.to_owned()),
         ("WOPR_BACKUP_DATABASE_URL", format!("postgres://{DATABASE}:{password}@{host}:5432/{DATABASE}")),
@@ -73,7 +83,7 @@ pub(super) fn restore(mut service: Service) -> Service {
     service
 }
 
-/// Both, on the platform's network. Without a group all of the set is restored.
+/// All, on the platform's network; the escrow only if the set is restored with that. Without a group all of it is restored.
 pub(crate) fn stack(
     images: &Images,
     host: Ipv4Addr,
@@ -81,6 +91,7 @@ pub(crate) fn stack(
     handover_directory: &str,
     snapshot: &str,
     group: Option<&str>,
+    is_escrowed: bool,
 ) -> Stack {
     let make = |name: &'static str, image: &str, uid: u32| {
         let image = images.get(image).cloned().unwrap_or_default();
@@ -91,7 +102,18 @@ pub(crate) fn stack(
     restore.command = ["restore-database", "--snapshot", snapshot].map(str::to_owned).to_vec();
     restore.command.extend(group.iter().flat_map(|group| ["--group".to_owned(), (*group).to_owned()]));
     restore.after = vec![POSTGRES];
-    Stack { name: STACK, network: VPS.network, publish: Ipv4Addr::UNSPECIFIED, host, services: vec![database, restore] }
+    let mut services = vec![database, restore];
+    if is_escrowed {
+        let mut escrow = self::restore(make(ESCROW, "backup", SERVICE_UID));
+        escrow.command = vec!["escrow".to_owned(), "--to".to_owned(), format!("/{ESCROWED}/{ESCROW_FILE}")];
+        escrow.mounts.push(Mount::Bind {
+            source: format!("{handover_directory}/{ESCROWED}"),
+            target: format!("/{ESCROWED}"),
+            read_only: false,
+        });
+        services.push(escrow);
+    }
+    Stack { name: STACK, network: VPS.network, publish: Ipv4Addr::UNSPECIFIED, host, services }
 }
 
 #[cfg(test)]
@@ -103,8 +125,9 @@ mod tests {
         let secret = |name: &str| Ok(if name == "BACKUP_ENCRYPTION_KEY" { "k1:hidden" } else { "hidden" });
         let files = handovers(secret).unwrap();
         assert_eq!(files[RESTORE]["WOPR_BACKUP_KEY"], r#"{"ring":[{"id":"k1","secret":"hidden"}]}"#);
-        let stack = stack(&Images::new(), Ipv4Addr::LOCALHOST, &files, "/run", "abc", Some("core"));
+        let stack = stack(&Images::new(), Ipv4Addr::LOCALHOST, &files, "/run", "abc", Some("core"), true);
         assert_eq!(stack.services[1].command, ["restore-database", "--snapshot", "abc", "--group", "core"]);
+        assert_eq!(stack.services[2].command, ["escrow", "--to", "/wopr-vps-scratch-escrowed/platform.json"]);
         for service in &stack.services {
             assert!(!format!("{service:?}").contains("hidden"), "{service:?}");
             assert!(USERS.contains(&(service.name, service.user.split(':').next().unwrap().parse().unwrap())));

@@ -12,9 +12,12 @@ use tokio::{
 };
 
 use crate::{
-    cli::BenchGatewayArgs,
+    cli::{BenchGatewayArgs, BenchSoakArgs},
     failure::{Exit, Failure},
-    images::{binaries, recipes},
+    images::{
+        binaries::{self, Profile},
+        recipes,
+    },
     paths::Paths,
     ui::Ui,
 };
@@ -22,24 +25,41 @@ use crate::{
 const BENCH: recipes::Binary = recipes::Binary { package: "wopr-bench", name: "wopr-bench" };
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &BenchGatewayArgs) -> anyhow::Result<()> {
-    let api = recipes::API.source();
-    let built = binaries::compile(ui, paths, &[api, BENCH], args.profile).await?;
-    let executable = |name: &str| built.get(name).map(|built| &built.executable).context("a program was not compiled");
-    let mut command = Command::new(executable(BENCH.name)?);
-    command.arg("gateway").arg("--program").arg(executable(api.name)?);
-    // In the environment, where other users of this machine do not see the password.
-    command.env("WOPR_TEST_DATABASE_URL", &args.database).kill_on_drop(true).stdout(Stdio::piped());
-    for (option, value) in [
+    let mut options = options(&[
         ("--seconds", args.seconds),
         ("--rounds", args.rounds),
         ("--connections", args.connections),
         ("--rate", args.rate),
-    ] {
-        command.args([option, &value.to_string()]);
-    }
-    for peer in &args.peer {
-        command.args(["--peer", peer]);
-    }
+    ]);
+    options.extend(args.peer.iter().flat_map(|peer| ["--peer".to_owned(), peer.clone()]));
+    bench(ui, paths, args.profile, &args.database, "gateway", options).await
+}
+
+/// `bench soak`: how much memory it takes over a long time.
+pub(crate) async fn soak(ui: &Ui, paths: &Paths, args: &BenchSoakArgs) -> anyhow::Result<()> {
+    let options = options(&[("--minutes", args.minutes), ("--away", args.away), ("--rate", args.rate)]);
+    bench(ui, paths, args.profile, &args.database, "soak", options).await
+}
+
+fn options(numbers: &[(&str, u64)]) -> Vec<String> {
+    numbers.iter().flat_map(|(option, value)| [(*option).to_owned(), value.to_string()]).collect()
+}
+
+async fn bench(
+    ui: &Ui,
+    paths: &Paths,
+    profile: Profile,
+    database: &str,
+    what: &str,
+    options: Vec<String>,
+) -> anyhow::Result<()> {
+    let api = recipes::API.source();
+    let built = binaries::compile(ui, paths, &[api, BENCH], profile).await?;
+    let executable = |name: &str| built.get(name).map(|built| &built.executable).context("a program was not compiled");
+    let mut command = Command::new(executable(BENCH.name)?);
+    command.arg(what).arg("--program").arg(executable(api.name)?).args(options);
+    // In the environment, where other users of this machine do not see the password.
+    command.env("WOPR_TEST_DATABASE_URL", database).kill_on_drop(true).stdout(Stdio::piped());
     let mut child = command.spawn().context("wopr-bench could not be run")?;
     let mut lines = BufReader::new(child.stdout.take().context("wopr-bench has no output")?).lines();
     while let Some(line) = lines.next_line().await? {

@@ -2,9 +2,14 @@
 //!
 //! Somebody signs up and pays. An operator has a set made; the engine of backups restores it into an empty PostgreSQL beside
 //! the platform's, counts and hashes every table and compares them with the set's manifest; the newcomer and the payment
-//! must be there. Then one group alone. The platform goes on meanwhile, and is told that the set is good.
+//! must be there. It has nothing but the escrowed key for that. Then one group alone, with the ring. The platform goes on
+//! meanwhile, and is told that the set is good.
 
 use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    os::unix::fs::chown,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -31,16 +36,17 @@ use crate::{
     },
     failure::{Exit, Failure},
     happy_path::Customer,
-    images::existing,
+    images::{existing, recipes::SERVICE_UID},
     operator::{DatabaseSet, Operator},
-    paths::Paths,
+    paths::{Paths, private_directory},
     plan::{
         machines::{SHARED, VPS},
         platform::{DATABASE, Images, Ports},
         scratch,
+        spec::Stack,
         steps::plan,
     },
-    secrets::{Secrets, hand_over},
+    secrets::{Handover, Secrets, hand_over},
     ui::Ui,
 };
 
@@ -140,24 +146,30 @@ impl Scratch<'_> {
     /// Restores the set, or a group of it, into a new database; the answer is what the engine says of it.
     async fn restore(&self, set: &DatabaseSet, group: Option<&str>, objective: Duration) -> anyhow::Result<Value> {
         self.clear().await?;
-        let handovers = scratch::handovers(|name| self.secrets.get(name))?;
-        for (name, uid) in scratch::USERS {
-            if let Some(files) = handovers.get(name) {
-                hand_over(&self.files(name), files, uid)?;
-            }
+        let mut handovers = scratch::handovers(|name| self.secrets.get(name))?;
+        let is_escrowed = group.is_none();
+        let stack = |handovers: &BTreeMap<&'static str, Handover>| {
+            let directory = format!("{SHARED}/{FILES}");
+            scratch::stack(&self.images, self.host, handovers, &directory, &set.snapshot, group, is_escrowed)
+        };
+        if is_escrowed {
+            let directory = self.files(scratch::ESCROWED);
+            private_directory(&directory)?;
+            chown(&directory, Some(SERVICE_UID), Some(SERVICE_UID))
+                .with_context(|| format!("{} cannot be given to {}", directory.display(), scratch::ESCROW))?;
+            self.bring(stack(&handovers).only(&[scratch::ESCROW.to_owned()]), &handovers).await?;
+            let file = directory.join(scratch::ESCROW_FILE);
+            let key = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+            handovers.entry(scratch::RESTORE).or_default().insert(scratch::KEY.to_owned(), key);
         }
-        let directory = format!("{SHARED}/{FILES}");
-        let whole = scratch::stack(&self.images, self.host, &handovers, &directory, &set.snapshot, group);
-        let empty = whole.clone().only(&[scratch::POSTGRES.to_owned()]);
-        for stack in [empty, whole] {
-            let steps = plan(&stack, &observe(&self.vps, &stack).await?);
-            apply(self.ui, &self.vps, self.http, &stack, &steps).await?;
-        }
+        self.bring(stack(&handovers).only(&[scratch::POSTGRES.to_owned()]), &handovers).await?;
+        self.bring(stack(&handovers).only(&[scratch::RESTORE.to_owned()]), &handovers).await?;
         let report = self.report().await?;
         let took = Duration::from_millis(report["elapsed_ms"].as_u64().context("the engine tells no time")?);
         let tables = report["tables"].as_u64().context("the engine tells of no tables")?;
         anyhow::ensure!(tables > 0, "no table was compared: {report}");
-        let what = group.map_or_else(|| "all groups".to_owned(), |group| format!("the group {group}"));
+        let what = group
+            .map_or_else(|| "all groups, with the escrowed key alone".to_owned(), |group| format!("the group {group}"));
         let minutes = objective.as_secs() / 60;
         self.ui.done(
             format!(
@@ -167,6 +179,16 @@ impl Scratch<'_> {
         );
         anyhow::ensure!(took < objective, "{what} took longer than {minutes} minutes");
         Ok(report)
+    }
+
+    async fn bring(&self, stack: Stack, handovers: &BTreeMap<&'static str, Handover>) -> anyhow::Result<()> {
+        for (name, uid) in scratch::USERS {
+            if let Some(files) = handovers.get(name) {
+                hand_over(&self.files(name), files, uid)?;
+            }
+        }
+        let steps = plan(&stack, &observe(&self.vps, &stack).await?);
+        apply(self.ui, &self.vps, self.http, &stack, &steps).await
     }
 
     /// The line that the engine ended with.
@@ -180,8 +202,10 @@ impl Scratch<'_> {
     async fn clear(&self) -> anyhow::Result<()> {
         for (name, _) in scratch::USERS.into_iter().rev() {
             remove_container(&self.vps, name, false).await?;
-            match std::fs::remove_dir_all(self.files(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        }
+        for name in scratch::USERS.map(|(name, _)| name).into_iter().chain([scratch::ESCROWED]) {
+            match fs::remove_dir_all(self.files(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("the files of {name} stay"));
                 }
                 _ => {}
