@@ -575,7 +575,7 @@ mod tests {
                 "fault" => vec!["mend", "vps"],
                 "bundle" => vec!["all.tar"],
                 "logs" => vec!["api"],
-                "bench gateway" => vec!["--database", "postgres://localhost"],
+                "bench gateway" | "bench soak" => vec!["--database", "postgres://localhost"],
                 "stripe trigger" => {
                     vec!["checkout.session.completed", "--client-reference-id", "t", "--amount", "1"]
                 }

@@ -336,18 +336,18 @@ impl<'c> BackupRepository<'c> {
 
     /// Snapshots made on demand that were there after that.
     pub(super) async fn list_stored_on_demand(&mut self, after: Timestamp) -> Result<Vec<Stored>, DbError> {
-        let rows: Vec<(Uuid, Option<i64>, Option<Time>, Option<Time>)> = snapshots::table
+        let rows: Vec<SnapshotRow> = snapshots::table
             .filter(snapshots::kind.eq(SnapshotKind::OnDemand.as_str()))
             .filter(snapshots::size_bytes.is_not_null().and(snapshots::finished_at.is_not_null()))
             .filter(snapshots::deleted_at.is_null().or(snapshots::deleted_at.gt(after.to_diesel())))
-            .select((snapshots::tenant_id, snapshots::size_bytes, snapshots::finished_at, snapshots::deleted_at))
+            .select(SnapshotRow::as_select())
             .load(self.conn)
             .await?;
-        let read = |(tenant, bytes, from, to): (Uuid, Option<i64>, Option<Time>, Option<Time>)| {
-            let bytes = u64::try_from(bytes?).ok()?;
-            Some(Stored { tenant: TenantId::from_uuid(tenant), bytes, from: from?.to_jiff(), to: time(to) })
+        let rows = rows.into_iter().map(read_snapshot).collect::<Result<Vec<_>, _>>()?;
+        let stored = |row: Snapshot| {
+            Some(Stored { tenant: row.tenant_id, bytes: row.size_bytes?, from: row.finished_at?, to: row.deleted_at })
         };
-        Ok(rows.into_iter().filter_map(read).collect())
+        Ok(rows.into_iter().filter_map(stored).collect())
     }
 
     /// Bots with something in their repositories.
