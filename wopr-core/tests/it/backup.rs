@@ -597,6 +597,7 @@ async fn snapshots_on_demand_are_charged_by_the_day_once() {
     let tenant = vault.customer(500).await;
     let bot = vault.bot(tenant, "one").await;
     vault.saved(bot).await;
+    vault.pass(1);
     vault.backups.want(&origin(), tenant, bot, None).await.unwrap();
     let snapshot = vault.saved(bot).await;
     let sized = format!("UPDATE snapshots SET size_bytes = {} WHERE id = $1", 31 * GIB);
