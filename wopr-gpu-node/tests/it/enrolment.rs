@@ -62,15 +62,17 @@ async fn a_stage_that_takes_too_long_is_reported_with_its_reason_and_goes_on_whe
     let (gpu, control) = FakeGpu::new();
     control.fail("no such library");
     let agent = bench.start_with(gpu).await;
-    let failure = |stage: Stage| {
-        bench.platform.find("a failure", move |seen| {
-            let (_, report) = seen.reports.iter().find(|(of, report)| *of == stage && report.failed())?;
-            report.message.clone()
-        })
+    // The reason may be another before, and each is told.
+    let fails = async |stage: Stage, reason: &str| {
+        let is_told = |seen: &Seen| {
+            let mut failures = seen.reports.iter().filter(|(of, report)| *of == stage && report.failed());
+            failures.any(|(_, report)| report.message.as_deref() == Some(reason))
+        };
+        bench.platform.until("a failure", is_told).await;
     };
-    assert_eq!(failure(Stage::InstallingDrivers).await, "no card: no such library");
+    fails(Stage::InstallingDrivers, "no card: no such library").await;
     control.show(vec![FakeGpu::card(0)]);
-    assert_eq!(failure(Stage::DownloadingModels).await, format!("missing or empty: {}", model.display()));
+    fails(Stage::DownloadingModels, &format!("missing or empty: {}", model.display())).await;
     std::fs::write(&model, "").unwrap();
     assert_eq!(bench.platform.look(Seen::stages), Stage::REPORTED[..2], "an empty file is none");
     std::fs::write(&model, "gguf").unwrap();

@@ -30,9 +30,11 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 11] =
-    ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "offline", "stack", "power-cut"];
-/// The last step, which needs the stack.
+const STEPS: [&str; 12] =
+    ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "offline", "stack", POWER_CUT, BACKUPS];
+/// The last steps that need the stack, and others before them.
+const POWER_CUT: &str = "power-cut";
+const BACKUPS: &str = "backups";
 const CONFORMANCE: &str = "conformance";
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &TestArgs) -> anyhow::Result<()> {
@@ -83,8 +85,18 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
         runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
-        let rehearsal = drill::power_cut::rehearse(ui, paths, platform::Ports::default());
-        runner.step("power-cut", Box::pin(rehearsal)).await?;
+        let ports = platform::Ports::default();
+        runner.step(POWER_CUT, Box::pin(drill::power_cut::rehearse(ui, paths, ports))).await?;
+        let backups = async {
+            drill::tenant::rehearse(ui, paths, ports).await?;
+            drill::database::rehearse(ui, paths, ports).await?;
+            // Nobody's own machine is destroyed for a test.
+            if before {
+                return Ok(());
+            }
+            drill::server_loss::rehearse(ui, paths, ports).await
+        };
+        runner.step(BACKUPS, Box::pin(backups)).await?;
         let suites = ConformanceArgs { output: runner.args.output, only: Vec::new(), api_port: 3100 };
         let binaries = artifacts.clone().unwrap_or_default();
         runner.step(CONFORMANCE, conformance::suites(ui, paths, &suites, &binaries)).await?;
@@ -158,7 +170,7 @@ impl Runner<'_> {
 /// The steps asked for, and those that prepare what they work on.
 fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     let mut all = only.clone();
-    if [CONFORMANCE, "power-cut"].iter().any(|name| all.contains(name)) {
+    if [CONFORMANCE, BACKUPS, POWER_CUT].iter().any(|name| all.contains(name)) {
         all.insert("stack");
     }
     if ["offline", "stack", "tests"].iter().any(|name| all.contains(name)) {
