@@ -179,7 +179,9 @@ impl World {
         let port = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?.port();
         let log = std::fs::File::create(self.folder.join(format!("{sync}.log")))?;
         let secret = || Uuid::new_v4().simple().to_string();
-        let mut child = Command::new(program)
+        // It runs in another folder, from which a relative path is another file.
+        let program = program.canonicalize().with_context(|| format!("{} is not there", program.display()))?;
+        let mut child = Command::new(&program)
             .arg("serve")
             .env_clear()
             .current_dir(&self.folder)
