@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, GatewaySettings, KEYS, ModelAccount, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::cloud::DigitalOcean;
-use wopr_core::adapters::docker::{DockerHost, DockerJobs, JobSettings, RegistryLogin};
+use wopr_core::adapters::docker::{DockerHost, DockerJobs, JobSettings, PgBackRest, RegistryLogin};
 use wopr_core::adapters::inference::HttpProbe;
 use wopr_core::adapters::models::{Anthropic, Deepgram, ElevenLabs, OpenAiCompatible, Patience, Replicate};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::audit::Origin;
-use wopr_core::backup::{BackupError, BackupRunner};
+use wopr_core::backup::{BackupError, BackupRunner, LogArchive};
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
@@ -188,7 +188,21 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
     let models = models(&config.gateway)?;
     let journal = Journal::open(&config.gateway.journal, config.gateway.sync)?;
     let backups = backup_jobs(config)?;
-    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal, backups })
+    let archive = archive(config)?;
+    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal, backups, archive })
+}
+
+/// The archive of the database's log, if the database is in a container that has one.
+fn archive(config: &Config) -> anyhow::Result<Option<Arc<dyn LogArchive>>> {
+    let Some(backup) = &config.backup else { return Ok(None) };
+    let Some(container) = backup.database_container.clone() else {
+        tracing::info!(
+            "BACKUP_DATABASE_CONTAINER is not set: the database comes back as of a night, not of any instant"
+        );
+        return Ok(None);
+    };
+    let host = DockerHost::new(config.docker_host.as_deref(), None)?;
+    Ok(Some(Arc::new(PgBackRest::new(host, container, Arc::new(SystemClock)))))
 }
 
 /// Backup jobs on the bots' engine, if there is somewhere to keep backups.

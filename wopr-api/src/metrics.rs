@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use jiff::Timestamp;
 use wopr_core::auth::Scope;
 use wopr_core::backup::Summary;
 use wopr_core::gateway::{ErrorWindow, FIRST_BYTE_BOUNDS_MS, GatewayMetrics, ProviderHealth};
@@ -74,9 +75,18 @@ fn backups(summary: &Summary) -> String {
         ("proven", "When a backup of the database was last read back or restored.", database.last_proven_at),
     ];
     for (word, help, at) in times {
-        if let Some(at) = at {
-            let name = format!("wopr_backup_database_last_{word}_timestamp_seconds");
-            text.one(&name, "gauge", help, at.as_second());
+        text.time(&format!("wopr_backup_database_last_{word}_timestamp_seconds"), help, at);
+    }
+    if let Some(archive) = &database.archive {
+        let times = [
+            ("base_attempt", "When the last copy of the database's files was begun.", archive.last_attempt_at),
+            ("base_success", "When the last copy of the database's files was finished.", archive.last_success_at()),
+            ("base_proven", "When the archive of the log was last read back, or restored.", archive.last_proven_at),
+            ("log_archived", "When a piece of the database's log was last archived.", archive.logged_at),
+            ("log_refused", "When a piece of the database's log was last not archived.", archive.log_refused_at),
+        ];
+        for (word, help, at) in times {
+            text.time(&format!("wopr_backup_database_last_{word}_timestamp_seconds"), help, at);
         }
     }
     text.0
@@ -101,6 +111,13 @@ impl Text {
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
         self.0.push_str(&line.to_string());
         self.0.push('\n');
+    }
+
+    /// A family of one time, if there is one.
+    fn time(&mut self, name: &str, help: &str, at: Option<Timestamp>) {
+        if let Some(at) = at {
+            self.one(name, "gauge", help, at.as_second());
+        }
     }
 
     /// A family of one sample without labels.

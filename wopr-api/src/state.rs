@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wopr_core::auth::{AdminGrant, Auth, AuthConfig, AuthError, Email, EmptyKeyRing, KeyRing, Scope, Throttle};
-use wopr_core::backup::{BackupConfig, BackupRunner, Backups};
+use wopr_core::backup::{BackupConfig, BackupRunner, Backups, LogArchive};
 use wopr_core::billing::payments::{PaymentProvider, Payments, PaymentsConfig, PriceList, RedirectOrigins};
 use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
@@ -74,6 +74,8 @@ pub struct Adapters {
     pub journal: Journal,
     /// Runs backup jobs; without it none are made.
     pub backups: Option<Arc<dyn BackupRunner>>,
+    /// The archive of the database's log, if it has one.
+    pub archive: Option<Arc<dyn LogArchive>>,
 }
 
 /// Why the services cannot be put together.
@@ -120,8 +122,15 @@ impl AppState {
             nightly_hour: backup.nightly_hour,
             ..BackupConfig::default()
         });
-        let backups =
-            Backups::new(db.clone(), clock.clone(), billing.clone(), fleet.clone(), adapters.backups, backup_config);
+        let backups = Backups::new(
+            db.clone(),
+            clock.clone(),
+            billing.clone(),
+            fleet.clone(),
+            adapters.backups,
+            adapters.archive,
+            backup_config,
+        );
         let gpu = Gpu::new(db.clone(), clock.clone(), adapters.cloud, adapters.inference, gpu_config(&config));
         let payments =
             Payments::new(db.clone(), clock.clone(), billing.clone(), adapters.payments, payments_config(&config)?);
@@ -292,6 +301,11 @@ impl AppState {
         workers.add("backup.database", MINUTE, Some(wake), move || {
             let backups = backups.clone();
             async move { backups.save_database_due().await }
+        });
+        let backups = self.backups.clone();
+        workers.add("backup.base", MINUTE, None, move || {
+            let backups = backups.clone();
+            async move { backups.save_base_due().await }
         });
         let backups = self.backups.clone();
         workers.add("backup.tidy", 60 * MINUTE, None, move || {

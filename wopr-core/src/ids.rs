@@ -144,6 +144,8 @@ typed_ids! {
     RestoreId = hyphenated;
     /// A copy of the platform's database.
     DatabaseSetId = "dbset";
+    /// A copy of the database's files.
+    BaseBackupId = "base";
     /// A reboot of a GPU node.
     RebootId = "reboot";
 }

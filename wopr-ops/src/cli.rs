@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    clock::unix_seconds,
     images::binaries::Profile,
     plan::{disk::size, platform::Ports},
 };
@@ -88,12 +89,15 @@ impl Command {
             Self::Bundle(args) => ("bundle", args.output.json),
             Self::Bench(BenchCommand::Gateway(args)) => ("bench gateway", args.output.json),
             Self::Bench(BenchCommand::Soak(args)) => ("bench soak", args.output.json),
+            Self::Bench(BenchCommand::Backup(args)) => ("bench backup", args.output.json),
             Self::Fault(args) => ("fault", args.output.json),
             Self::Drill(DrillCommand::Offline(args)) => ("drill offline", args.output.json),
             Self::Drill(DrillCommand::PowerCut(args)) => ("drill power-cut", args.output.json),
             Self::Drill(DrillCommand::FullDisk(args)) => ("drill full-disk", args.output.json),
             Self::Drill(DrillCommand::Tenant(args)) => ("drill tenant", args.output.json),
             Self::Drill(DrillCommand::Database(args)) => ("drill database", args.output.json),
+            Self::Drill(DrillCommand::PointInTime(args)) => ("drill point-in-time", args.output.json),
+            Self::Drill(DrillCommand::Archive(args)) => ("drill archive", args.output.json),
             Self::Drill(DrillCommand::ServerLoss(args)) => ("drill server-loss", args.output.json),
             Self::Recover(args) => ("recover", args.output.json),
             Self::Stripe(StripeCommand::Trigger(args)) => ("stripe trigger", args.output.json),
@@ -191,6 +195,14 @@ pub(crate) enum BenchCommand {
     /// Calls and streams come at a steady rate, on this machine's loopback; then the database cannot be reached, and then it
     /// can be again. The measurement fails where memory has grown by 20 MiB, or the ledger has not every call once.
     Soak(BenchSoakArgs),
+    /// What a backup of half a gigabyte takes, beside `tar | gzip | copy`, and restic where it is installed
+    Backup(BenchBackupArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchBackupArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
@@ -353,8 +365,12 @@ pub(crate) enum DrillCommand {
     Tenant(DrillArgs),
     /// Makes a set of the database and restores it into a throw-away one, which must have every row then
     Database(DrillArgs),
+    /// Brings a throw-away database to an instant between two payments; it must have the first and not the second
+    PointInTime(DrillArgs),
+    /// Damages a copy of the archive of the database's log in every way; no database may come of it that lacks anything
+    Archive(DrillArgs),
     /// Destroys wopr-vps with everything on it and has it recovered; nobody may miss anything then
-    ServerLoss(DrillArgs),
+    ServerLoss(ServerLossArgs),
     /// What `offline` does in there
     #[command(hide = true)]
     OfflineInside(OfflineInsideArgs),
@@ -381,6 +397,17 @@ pub(crate) struct DrillArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ServerLossArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// The database comes from its newest set instead of the archive of its log
+    #[arg(long)]
+    pub(crate) from_set: bool,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct OfflineInsideArgs {
     /// The bundle
     pub(crate) bundle: std::path::PathBuf,
@@ -388,10 +415,26 @@ pub(crate) struct OfflineInsideArgs {
     pub(crate) scratch: std::path::PathBuf,
 }
 
+/// An instant that has been.
+fn past(text: &str) -> Result<jiff::Timestamp, String> {
+    let at: jiff::Timestamp = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    if at.as_second() > unix_seconds() { Err("it is still to come".to_owned()) } else { Ok(at) }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    /// The instant the database is brought back to, such as 2026-11-22T10:00:00Z; without it, the end of its archived log
+    #[arg(long, value_name = "TIME", value_parser = past)]
+    pub(crate) to: Option<jiff::Timestamp>,
+    /// The line of history the log is read along, such as 1; without it, the latest. A database that was restored from the
+    /// log has begun another
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) timeline: Option<u32>,
+    /// The database comes from its newest set instead of the archive of its log
+    #[arg(long, conflicts_with_all = ["to", "timeline"])]
+    pub(crate) from_set: bool,
     /// How the programs are compiled
     #[arg(long, value_enum, default_value_t = Profile::Dev)]
     pub(crate) profile: Profile,
@@ -533,6 +576,14 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn a_database_is_brought_to_an_instant_that_has_been() {
+        assert_eq!(past("1970-01-01T01:00:01+01:00").unwrap().as_second(), 1);
+        for wrong in ["2999-01-01T00:00:00Z", "2026-11-22", "yesterday"] {
+            past(wrong).unwrap_err();
+        }
+    }
 
     /// Commands without `--json`, and why.
     const WITHOUT_JSON: [(&str, &str); 3] = [

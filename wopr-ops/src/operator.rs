@@ -178,10 +178,26 @@ impl Operator<'_> {
         anyhow::bail!("the set was not made within {} s", SET_LIMIT.as_secs())
     }
 
-    /// Says that the set was restored into another database, which had every row then.
-    pub(crate) async fn note_proof(&self, set: &DatabaseSet) -> anyhow::Result<()> {
+    /// Waits until there is a copy of the database's files; the answer is its path.
+    pub(crate) async fn base_backup(&self) -> anyhow::Result<String> {
+        let since = Instant::now();
+        loop {
+            let (status, body) = self.ask(Method::GET, PLATFORM, None).await?;
+            anyhow::ensure!(status == StatusCode::OK, "{PLATFORM} answers {status}: {body}");
+            let archive = &body["archive"];
+            if let Some(path) = archive["lastBackupPath"].as_str() {
+                return Ok(path.to_owned());
+            }
+            let said = &archive["lastError"];
+            anyhow::ensure!(since.elapsed() < SET_LIMIT, "there is none after {} s: {said}", SET_LIMIT.as_secs());
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    /// Says that what is at this path was restored into another database, which then had what it has to have.
+    pub(crate) async fn note_proof(&self, path: &str) -> anyhow::Result<()> {
         let url = format!("http://localhost:{}{PLATFORM}/proofs", self.port);
-        let request = self.http.post(url).bearer_auth(self.token).json(&json!({ "remotePath": set.path }));
+        let request = self.http.post(url).bearer_auth(self.token).json(&json!({ "remotePath": path }));
         let response = request.send().await.context("the proof is not taken")?;
         let status = response.status();
         anyhow::ensure!(status == StatusCode::NO_CONTENT, "the proof is answered with {status}");

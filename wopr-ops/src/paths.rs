@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -81,6 +82,16 @@ fn checkout() -> anyhow::Result<Option<PathBuf>> {
     let here = std::env::current_dir().context("the current directory is gone")?;
     let is_ours = |path: &&Path| path.join("wopr-ops/Cargo.toml").is_file() && path.join("Cargo.lock").is_file();
     Ok(here.ancestors().find(is_ours).map(Path::to_path_buf))
+}
+
+/// Removes a directory with all that is in it, if it is there.
+pub(crate) fn remove_directory(directory: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be removed", directory.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Creates the directory and its parents; the last one only its owner may enter.

@@ -51,7 +51,8 @@ impl Shape {
 const HEX32: Shape = Shape { prefix: "", bytes: 32 };
 
 /// Every secret that is made, by the name the programs know it under.
-const INVENTORY: [(&str, Shape); 11] = [
+const INVENTORY: [(&str, Shape); 12] = [
+    ("ARCHIVE_PASSPHRASE", HEX32),
     // A name and a secret in base64, which these digits are as well.
     ("BACKUP_ENCRYPTION_KEY", Shape { prefix: "k1:", bytes: 32 }),
     ("BETTER_AUTH_SECRET", HEX32),
@@ -197,7 +198,7 @@ pub(crate) fn fingerprint_of(files: &Handover) -> String {
 }
 
 /// Writes through a temporary name: a reader sees the old content, or the new, never half of it.
-fn write_private(file: &Path, value: &str) -> anyhow::Result<()> {
+pub(crate) fn write_private(file: &Path, value: &str) -> anyhow::Result<()> {
     let draft = file.with_extension("new");
     if draft.exists() {
         fs::remove_file(&draft)?;

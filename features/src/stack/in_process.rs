@@ -157,6 +157,7 @@ fn adapters(config: &Config) -> Result<Adapters> {
         models: Vec::new(),
         journal: Journal::open(&config.gateway.journal, config.gateway.sync)?,
         backups: None,
+        archive: None,
     })
 }
 

@@ -512,6 +512,8 @@ impl Stage {
                 0..2 => (Order::Kill, Trouble::Dead),
                 2..4 => (Order::KillAll, Trouble::Dead),
                 4..6 => (Order::Freeze, Trouble::Frozen),
+                // One that has not come up yet reads its containers on a full disk.
+                _ if Engine::at(&self.engine.socket()).await.is_err() => (Order::Fill, Trouble::Blind),
                 _ => (Order::Fill, Trouble::Full),
             },
             // Sometimes it dies of it.

@@ -4,20 +4,31 @@
 //!
 //! Requests are signed with one pair of keys; unsigned ones are refused. `GET /-/health` needs no signature (no bucket can
 //! be called `-`): 200 while the directory can be written to, else 503. `wopr-objects health` asks a running server.
+//!
+//! It speaks plain HTTP, and on another port TLS, for clients that speak nothing else. The certificate is made at each start,
+//! by nobody whom a client could trust.
 
+use std::future::IntoFuture as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use async_trait::async_trait;
 use axum::Router;
 use axum::error_handling::HandleError;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use axum_server::Handle;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use clap::{Parser, Subcommand};
+use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
+use s3s::dto::{GetObjectInput, HeadObjectInput};
 use s3s::service::S3ServiceBuilder;
+use s3s::{S3Request, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use wopr_local::{probe, process, secret};
@@ -25,6 +36,8 @@ use wopr_local::{probe, process, secret};
 /// Where the server listens unless told otherwise.
 const PORT: u16 = 9000;
 const HEALTH: &str = "/-/health";
+/// How long requests over TLS may take to end once the server stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// S3's rule, which directory names of ours keep to.
 const BUCKET_NAME_LENGTHS: std::ops::RangeInclusive<usize> = 3..=63;
 
@@ -40,6 +53,9 @@ struct Args {
     /// Port to listen on.
     #[arg(long, env = "PORT", default_value_t = PORT, global = true)]
     port: u16,
+    /// Port to listen on for TLS; there is none without it.
+    #[arg(long, env = "OBJECTS_TLS_PORT")]
+    tls_port: Option<u16>,
     /// Where buckets lie.
     #[arg(long, env = "OBJECTS_DATA_DIR", default_value = "/data")]
     data_dir: PathBuf,
@@ -86,6 +102,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         FileSystem::new(&args.data_dir).map_err(|error| anyhow::anyhow!("{shown} cannot be used: {error:?}"))?;
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(access, key));
+    builder.set_access(OnlyObjects(args.data_dir.clone()));
     let objects = HandleError::new(builder.build(), async |error: s3s::HttpError| {
         tracing::error!("a request failed: {error:?}");
         StatusCode::INTERNAL_SERVER_ERROR
@@ -93,9 +110,66 @@ async fn main() -> anyhow::Result<ExitCode> {
     let app = Router::new().route(HEALTH, get(health)).fallback_service(objects).with_state(args.data_dir);
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let handle = Handle::new();
+    let tls = match args.tls_port {
+        Some(port) => Some(tls(SocketAddr::new(args.host, port), &handle).await?),
+        None => None,
+    };
     process::announce("object store", &format!("http://{}", listener.local_addr()?))?;
-    axum::serve(listener, app).with_graceful_shutdown(signals.wait()).await?;
+    if let Some((address, _)) = &tls {
+        process::announce("object store", &format!("https://{address}"))?;
+    }
+    let service = app.clone().into_make_service();
+    let tls = async {
+        match tls {
+            Some((_, server)) => server.serve(service).await,
+            None => Ok(()),
+        }
+    };
+    let stop = async move {
+        signals.wait().await;
+        handle.graceful_shutdown(Some(STOP_PATIENCE));
+    };
+    tokio::try_join!(axum::serve(listener, app).with_graceful_shutdown(stop).into_future(), tls)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever signs may do everything. What objects have in common at the beginning of their keys is a directory here and nothing
+/// in S3, where asking for it is answered with 404.
+struct OnlyObjects(PathBuf);
+
+impl OnlyObjects {
+    async fn refuse_prefix(&self, bucket: &str, key: &str) -> S3Result<()> {
+        let found = tokio::fs::metadata(self.0.join(bucket).join(key)).await;
+        if found.is_ok_and(|found| found.is_dir()) { Err(s3_error!(NoSuchKey)) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl S3Access for OnlyObjects {
+    async fn head_object(&self, request: &mut S3Request<HeadObjectInput>) -> S3Result<()> {
+        self.refuse_prefix(&request.input.bucket, &request.input.key).await
+    }
+
+    async fn get_object(&self, request: &mut S3Request<GetObjectInput>) -> S3Result<()> {
+        self.refuse_prefix(&request.input.bucket, &request.input.key).await
+    }
+}
+
+/// A server for TLS at that address, with a certificate of its own making, and the address it listens on.
+async fn tls(
+    address: SocketAddr,
+    handle: &Handle<SocketAddr>,
+) -> anyhow::Result<(SocketAddr, axum_server::Server<SocketAddr, RustlsAcceptor>)> {
+    // Whoever installed one before chose as well.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let certified =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).context("no certificate can be made")?;
+    let (certificate, key) = (certified.cert.der().to_vec(), certified.signing_key.serialize_der());
+    let config = RustlsConfig::from_der(vec![certificate], key).await.context("the certificate made is refused")?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?.into_std()?;
+    Ok((listener.local_addr()?, axum_server::from_tcp_rustls(listener, config)?.handle(handle.clone())))
 }
 
 fn make(data: &Path, bucket: &str) -> anyhow::Result<()> {

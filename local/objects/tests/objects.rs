@@ -16,6 +16,7 @@ const KEY: &str = "a key for tests";
 struct Server {
     child: Child,
     address: String,
+    tls_address: String,
     data: PathBuf,
 }
 
@@ -28,6 +29,7 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_wopr-objects"))
             .env("HOST", "127.0.0.1")
             .env("PORT", "0")
+            .env("OBJECTS_TLS_PORT", "0")
             .env("OBJECTS_DATA_DIR", data.join("volume"))
             .env("OBJECTS_BUCKETS", "backups,exports")
             .env("OBJECTS_ACCESS_KEY", ACCESS)
@@ -35,9 +37,10 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let line = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
-        let address = line.split("http://").nth(1).unwrap().to_owned();
-        Self { child, address, data }
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut next = |scheme: &str| lines.next().unwrap().unwrap().split(scheme).nth(1).unwrap().to_owned();
+        let (address, tls_address) = (next("http://"), next("https://"));
+        Self { child, address, tls_address, data }
     }
 
     /// Signs as in <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
@@ -100,6 +103,13 @@ async fn objects_come_back_and_only_to_who_signs() {
     let listed = server.ask(Method::GET, "/backups?list-type=2&prefix=tenant%2F", KEY, b"", None).await;
     assert!(listed.text().await.unwrap().contains("<Key>tenant/one.tar</Key>"));
 
+    for method in [Method::GET, Method::HEAD] {
+        let prefix = server.ask(method.clone(), "/backups/tenant", KEY, b"", None).await;
+        assert_eq!(prefix.status(), 404, "{method}: what keys begin with is no object");
+        let unknown = server.ask(method, "/backups/tenant", "another key", b"", None).await;
+        assert_eq!(unknown.status(), 403);
+    }
+
     assert_eq!(server.ask(Method::GET, path, "another key", b"", None).await.status(), 403);
     let unsigned = reqwest::get(format!("http://{}{path}", server.address)).await.unwrap();
     assert_eq!(unsigned.status(), 403);
@@ -119,4 +129,19 @@ async fn health_needs_no_signature_and_sees_a_lost_volume() {
     assert_eq!(health().await, 200);
     std::fs::rename(server.data.join("volume"), server.data.join("elsewhere")).unwrap();
     assert_eq!(health().await, 503);
+}
+
+#[tokio::test]
+async fn it_speaks_tls_too_with_a_certificate_that_nobody_can_trust() {
+    let server = Server::start();
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let health = format!("https://{}/-/health", server.tls_address);
+    let refused = reqwest::Client::new().get(&health).send().await.unwrap_err();
+    assert!(refused.is_connect(), "{refused:?}");
+    let trusting = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap();
+    let answer = trusting.get(&health).send().await.unwrap();
+    assert_eq!(
+        (answer.status(), answer.text().await.unwrap().as_str()),
+        (reqwest::StatusCode::OK, r#"{"status":"ok"}"#)
+    );
 }

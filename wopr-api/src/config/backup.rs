@@ -20,7 +20,11 @@ impl Reader {
         let keys = self.ring("BACKUP_ENCRYPTION_KEY");
         let database_url = self.backup_database_url();
         let missing: Vec<_> = needed.into_iter().filter(|name| self.text(name).is_none()).collect();
+        let database_container = self.text("BACKUP_DATABASE_CONTAINER");
         if missing.len() == needed.len() {
+            if database_container.is_some() {
+                self.wrong(format!("BACKUP_DATABASE_CONTAINER needs backups: {}", missing.join(", ")));
+            }
             return None;
         }
         if !missing.is_empty() {
@@ -40,6 +44,7 @@ impl Reader {
             image: self.text("BACKUP_IMAGE").unwrap_or_default(),
             network: self.text("BACKUP_NETWORK"),
             database_url,
+            database_container,
             tier,
             nightly_hour,
         })

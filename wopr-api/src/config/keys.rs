@@ -59,7 +59,7 @@ pub(super) const OUR_PREFIXES: [&str; 19] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 91] = [
+pub static KEYS: [Key; 92] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -225,6 +225,12 @@ pub static KEYS: [Key; 91] = [
     secret(
         "BACKUP_DATABASE_URL",
         "the PostgreSQL URL as jobs on that network reach it, without TLS; DATABASE_URL unless given",
+    ),
+    plain(
+        "BACKUP_DATABASE_CONTAINER",
+        "backup-database-container",
+        None,
+        "the database's container on the bots' engine, where pgBackRest archives its log; no point-in-time recovery without it",
     ),
     plain("BACKUP_TIER", "backup-tier", Some("free"), "what every tenant may keep: free, starter, pro or enterprise"),
     plain("BACKUP_NIGHTLY_HOUR", "backup-nightly-hour", Some("3"), "the hour (UTC) from which on nights are saved"),

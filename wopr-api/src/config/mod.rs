@@ -149,6 +149,8 @@ pub struct BackupSettings {
     pub network: Option<String>,
     /// The database's URL as jobs reach it; `None` is [`Config::database_url`].
     pub database_url: Option<SecretString>,
+    /// The container of the database, in which pgBackRest archives its log; `None` is no archive.
+    pub database_container: Option<String>,
     /// What every tenant may keep.
     pub tier: Tier,
     /// The hour (UTC) from which on a night's snapshots are made.

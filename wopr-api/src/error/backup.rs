@@ -39,7 +39,7 @@ impl From<BackupError> for ApiError {
                 Self::conflict("The bot is being restored already").code("RESTORE_UNDER_WAY")
             }
             BackupError::Busy(_) => Self::unavailable("The bot's backups are being worked on"),
-            BackupError::NoSet(_) => Self::not_found("Backup not found"),
+            BackupError::NoSet(_) | BackupError::NoBase(_) => Self::not_found("Backup not found"),
             BackupError::DatabaseBusy => Self::unavailable("The database's backups are being worked on"),
             BackupError::Job(error) => job(error),
             BackupError::Fleet(error) => error.into(),

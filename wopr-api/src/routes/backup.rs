@@ -398,15 +398,16 @@ async fn create_archive(
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ProofInput {
-    /// A path as `GET /api/admin/backups/platform/snapshots` lists them.
+    /// A path as `GET /api/admin/backups/platform/snapshots` lists them, or the one of `archive` in
+    /// `GET /api/admin/backups/platform`.
     remote_path: String,
 }
 
-/// Notes that a set of the database was restored into another database, and that every row was there then: whoever did
-/// that says so.
+/// Notes that a set of the database was restored into another database, and that every row was there then; or that a copy
+/// of its files was brought to an instant there: whoever did that says so.
 #[utoipa::path(post, path = "/api/admin/backups/{containerId}/proofs", tag = "backups", request_body = ProofInput,
     params(("containerId" = String, Path,)),
-    responses((status = 204), (status = 404, description = "It is not the database, or there is no such set")),
+    responses((status = 204), (status = 404, description = "It is not the database, or there is no such set or copy")),
     security(("bearer" = ["platform_admin"]), ("session" = ["platform_admin"])))]
 async fn note_proof(
     State(state): State<AppState>,
@@ -416,10 +417,12 @@ async fn note_proof(
     Json(input): Json<ProofInput>,
 ) -> Result<StatusCode, ApiError> {
     require_platform(&container)?;
+    let origin = origin(&parts, Some(&caller));
     let sets = state.backups.list_database_sets().await?;
-    let set = sets.iter().find(|set| set.path() == input.remote_path);
-    let set = set.ok_or_else(|| ApiError::not_found("Backup not found"))?;
-    state.backups.note_database_restored(&origin(&parts, Some(&caller)), set.id).await?;
+    match sets.iter().find(|set| set.path() == input.remote_path) {
+        Some(set) => state.backups.note_database_restored(&origin, set.id).await?,
+        None => state.backups.note_base_restored(&origin, &input.remote_path).await?,
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

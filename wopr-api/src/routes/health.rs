@@ -47,6 +47,9 @@ struct DatabaseHealth {
     last_success_at: Option<String>,
     /// When one was last read back to its last byte, or restored.
     last_proven_at: Option<String>,
+    /// When the archive last took a piece of its log, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_archived_at: Option<String>,
 }
 
 impl From<Summary> for BackupHealth {
@@ -59,6 +62,7 @@ impl From<Summary> for BackupHealth {
                 last_attempt_at: text(summary.database.last_attempt_at),
                 last_success_at: text(summary.database.last_success_at()),
                 last_proven_at: text(summary.database.last_proven_at),
+                log_archived_at: text(summary.database.archive.as_ref().and_then(|archive| archive.logged_at)),
             },
         }
     }

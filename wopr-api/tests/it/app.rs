@@ -19,14 +19,15 @@ use wopr_api::config::{Config, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::audit::Origin;
 use wopr_core::auth::{Email, Scope, SignUp, SignedIn};
-use wopr_core::backup::BackupRunner;
+use wopr_core::backup::{BackupRunner, LogArchive};
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SharedClock;
 use wopr_core::gateway::{Journal, Sync};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::TenantId;
 use wopr_core::testing::{
-    FixedClock, MemoryBackups, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments, MemoryProbe, TestDb,
+    FixedClock, MemoryArchive, MemoryBackups, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments,
+    MemoryProbe, TestDb,
 };
 
 /// The page that is allowed to call.
@@ -142,6 +143,8 @@ impl TestApp {
         let (cloud, probe) = (MemoryCloud::default(), MemoryProbe::default());
         let models = Arc::new(MemoryModels::new("openrouter"));
         let folder = std::env::temp_dir().join(format!("wopr-api-test-{}", uuid::Uuid::new_v4()));
+        let archives = config.backup.as_ref().is_some_and(|backup| backup.database_container.is_some());
+        let archive = MemoryArchive::of(&db.db, Arc::clone(&shared)).await.unwrap();
         let adapters = Adapters {
             containers: containers.clone(),
             mailer: Some(mailer.clone()),
@@ -154,6 +157,7 @@ impl TestApp {
                 .backup
                 .is_some()
                 .then(|| Arc::new(MemoryBackups::new(containers.clone())) as Arc<dyn BackupRunner>),
+            archive: archives.then(|| Arc::new(archive) as Arc<dyn LogArchive>),
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());

@@ -10,11 +10,12 @@ use wopr_core::money::Money;
 use crate::app::{As, TestApp, TestUser};
 
 /// What switches backups on.
-pub(crate) const STORE: [(&str, &str); 5] = [
+pub(crate) const STORE: [(&str, &str); 6] = [
     ("S3_BUCKET", "wopr-backups"),
     ("DO_SPACES_ENDPOINT", "http://objects:9000"),
     ("DO_SPACES_ACCESS_KEY", "access"),
     ("DO_SPACES_SECRET_KEY", "0123456789abcdef"),
+    ("BACKUP_DATABASE_CONTAINER", "postgres"),
     ("BACKUP_ENCRYPTION_KEY", "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
 ];
 
@@ -61,6 +62,7 @@ impl World {
         for _ in 0..6 {
             self.app.state.backups.save_due().await.unwrap();
             self.app.state.backups.save_database_due().await.unwrap();
+            self.app.state.backups.save_base_due().await.unwrap();
             self.app.state.backups.advance().await.unwrap();
             self.app.state.fleet.advance().await.unwrap();
             self.app.clock.advance(jiff::SignedDuration::from_secs(2));
@@ -252,6 +254,50 @@ async fn an_operator_copies_the_database_and_says_that_it_was_restored() {
     assert_eq!(status, StatusCode::CONFLICT, "{refused}");
     let bot = format!("/api/admin/backups/wopr-bot-{}/snapshots", world.bot);
     assert_eq!(world.operate(Method::POST, &bot, None).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_the_archive_of_the_databases_log_and_says_that_it_was_restored() {
+    let world = World::open().await;
+    let platform = "/api/admin/backups/platform";
+    world.work().await;
+    let (_, shown) = world.operate(Method::GET, platform, None).await;
+    let archive = &shown["archive"];
+    assert_eq!(
+        (&archive["lastBackupPath"], &archive["isLogStuck"], &archive["lastProvenAt"]),
+        (&json!("platform/base/copy-1"), &json!(false), &Value::Null)
+    );
+    let body = json!({ "remotePath": archive["lastBackupPath"] });
+    let proofs = format!("{platform}/proofs");
+    let noted = world.app.call(As::Key(&world.operator), Method::POST, &proofs, Some(&body)).await;
+    assert_eq!(noted.status, StatusCode::NO_CONTENT);
+    let (_, shown) = world.operate(Method::GET, platform, None).await;
+    assert!(shown["archive"]["lastProvenAt"].is_string(), "{shown}");
+    let metrics = world.app.call(As::Key(&world.operator), Method::GET, "/metrics", None).await;
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    for word in ["base_attempt", "base_success", "base_proven"] {
+        let name = format!("wopr_backup_database_last_{word}_timestamp_seconds ");
+        assert!(metrics.lines().any(|line| line.starts_with(&name)), "{name}: {metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_is_copied_before_it_is_given_another_image() {
+    let world = World::open().await;
+    let path = format!("/fleet/bots/{}/update", world.bot);
+    let workers = std::pin::pin!(async {
+        loop {
+            world.app.state.fleet.advance().await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    });
+    let answer = std::pin::pin!(world.call(Method::POST, &path, None));
+    let futures_util::future::Either::Left(((status, body), _)) = futures_util::future::select(answer, workers).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let (_, listed) = world.call(Method::GET, &format!("/api/bots/{}/snapshots", world.bot), None).await;
+    let listed = listed["snapshots"].as_array().unwrap();
+    let made: Vec<_> = listed.iter().map(|one| (&one["type"], &one["trigger"], &one["state"])).collect();
+    assert_eq!(made, [(&json!("pre-update"), &json!("pre_update"), &json!("ready"))]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,7 +42,8 @@ impl Process {
         let port = tokio::time::timeout(PATIENCE, async {
             loop {
                 let line = lines.next_line().await.unwrap().expect("the program ended before it listened");
-                let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+                let line: serde_json::Value =
+                    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
                 if line["message"].as_str().is_some_and(|message| message.starts_with("listening")) {
                     return u16::try_from(line["port"].as_u64().unwrap()).unwrap();
                 }

@@ -103,6 +103,7 @@ impl Backups {
             last_error: attempt.and_then(|attempt| attempt.error),
             last_success: sets.find_last_success().await?,
             last_proven_at: totals.proven_at,
+            archive: self.archive_status().await?,
         }))
     }
 
@@ -260,7 +261,12 @@ impl Backups {
 }
 
 /// Whether the set of the night is to be made: there is none, and the last attempt did not fail just now.
-fn is_night_due(failed_at: Option<Timestamp>, last_night: Option<Date>, night: Date, now: Timestamp) -> bool {
+pub(super) fn is_night_due(
+    failed_at: Option<Timestamp>,
+    last_night: Option<Date>,
+    night: Date,
+    now: Timestamp,
+) -> bool {
     let pauses = failed_at.is_some_and(|at| now.duration_since(at) < SignedDuration::from_mins(RETRY_MINUTES));
     !pauses && last_night.is_none_or(|last| last < night)
 }

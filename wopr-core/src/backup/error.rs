@@ -58,6 +58,9 @@ pub enum BackupError {
     /// No such complete copy of the database.
     #[error("there is no complete set {0}")]
     NoSet(DatabaseSetId),
+    /// There is no such complete copy of the database's files.
+    #[error("there is no copy {0} of the database's files")]
+    NoBase(String),
     /// Something else is being done with the database's backups.
     #[error("the backups of the database are being worked on")]
     DatabaseBusy,

@@ -42,7 +42,7 @@ const GROUPS: [(&str, &[&str]); 8] = [
     ("audit", &["audit_log"]),
     ("quotas", &["spending_limits", "throttle_counters"]),
     ("tenant-keys", &["api_keys"]),
-    ("snapshots", &["backup_leases", "database_set_lease", "database_sets", "restores", "snapshots"]),
+    ("snapshots", &["backup_leases", "base_backups", "database_set_lease", "database_sets", "restores", "snapshots"]),
     (
         CORE,
         &[

@@ -12,9 +12,13 @@
 //!   was read back.
 //! - The platform's own database has a repository too. A copy of it is all tables as of one instant, by [`groups`]; a job
 //!   that is attached to the database's network makes it every night and on demand.
+//! - Where the database archives its log ([`LogArchive`]), its files are copied every night besides: those with the log
+//!   bring back any instant since.
 //!
 //! [`Backups`] is the handle; without a [`BackupRunner`] it makes none and says so.
 
+mod archive;
+pub(crate) mod base_repository;
 mod database;
 mod error;
 pub mod groups;
@@ -32,9 +36,9 @@ mod sets_repository;
 pub use self::error::{BackupError, JobError};
 pub use self::metering::{Metered, PER_GIB_MONTH};
 pub use self::model::{
-    BackupStatus, DatabaseSet, DatabaseStatus, Lost, NODE, NewRestore, PLATFORM, Restore, RestorePhase, Snapshot,
-    SnapshotKind, SnapshotState, snapshot_path,
+    ArchiveStatus, BackupStatus, BaseBackup, DatabaseSet, DatabaseStatus, History, Lost, NODE, NewRestore, PLATFORM,
+    Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState, snapshot_path,
 };
-pub use self::ports::{BackupRunner, Job, RunningJob};
+pub use self::ports::{Archived, BackupRunner, Job, LogArchive, RunningJob};
 pub use self::saving::Tidied;
 pub use self::service::{BackupConfig, Backups, Summary};

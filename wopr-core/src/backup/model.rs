@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::fleet::container::container_name;
-use crate::ids::{BotId, DatabaseSetId, RestoreId, SnapshotId, TenantId};
+use crate::ids::{BaseBackupId, BotId, DatabaseSetId, RestoreId, SnapshotId, TenantId};
 
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
@@ -46,6 +46,8 @@ words! {
         OnDemand = "on-demand",
         /// Before a restore, of what was there.
         PreRestore = "pre-restore",
+        /// Before the bot is given another image.
+        PreUpdate = "pre-update",
     }
 }
 
@@ -139,6 +141,9 @@ pub fn snapshot_path(kind: SnapshotKind, bot: BotId, tenant: TenantId, id: Snaps
         SnapshotKind::PreRestore => {
             format!("pre-restore/{container}/{container}_pre_restore_{}", at.as_millisecond())
         }
+        SnapshotKind::PreUpdate => {
+            format!("pre-update/{container}/{container}_pre_update_{}", at.as_millisecond())
+        }
     }
 }
 
@@ -179,6 +184,51 @@ impl DatabaseSet {
     pub fn path(&self) -> String {
         let date = self.started_at.to_zoned(TimeZone::UTC).date().strftime("%Y%m%d");
         format!("{PLATFORM}/{date}/{}", self.id)
+    }
+}
+
+/// Which database it is, and which of its lines of history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// The system identifier: a database that was made anew has another.
+    pub cluster: i64,
+    /// The timeline: a database that was brought to an instant begins another.
+    pub timeline: i32,
+}
+
+/// A copy of the database's files, or an attempt at one. The archived log brings it to any later instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseBackup {
+    /// Its id.
+    pub id: BaseBackupId,
+    /// What it is a copy of.
+    pub history: History,
+    /// How far it has got: being made, complete, given up, or removed by the archive.
+    pub state: SnapshotState,
+    /// What the archive calls it.
+    pub label: Option<String>,
+    /// Bytes of the database's files.
+    pub size_bytes: Option<u64>,
+    /// Bytes that it added to the store.
+    pub added_bytes: Option<u64>,
+    /// Why it was given up.
+    pub error: Option<String>,
+    /// When the attempt began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When every byte of the archive, this copy's included, was last read back.
+    pub verified_at: Option<Timestamp>,
+    /// What was not as it was then.
+    pub verify_error: Option<String>,
+    /// When it was last brought to an instant in another database, which was then what it had been.
+    pub restored_at: Option<Timestamp>,
+}
+
+impl BaseBackup {
+    /// Where runbooks say it is: `platform/base/LABEL`; nothing until there is one.
+    pub fn path(&self) -> Option<String> {
+        self.label.as_ref().map(|label| format!("{PLATFORM}/base/{label}"))
     }
 }
 
@@ -286,6 +336,8 @@ pub struct DatabaseStatus {
     pub last_success: Option<DatabaseSet>,
     /// When one was last read back to its last byte, or restored.
     pub last_proven_at: Option<Timestamp>,
+    /// The archive of its log, where there is one.
+    pub archive: Option<ArchiveStatus>,
 }
 
 impl DatabaseStatus {
@@ -297,8 +349,63 @@ impl DatabaseStatus {
     /// Whether something is wrong: the last attempt failed, or the last copy is older than a day.
     pub fn is_stale(&self, now: Timestamp) -> bool {
         is_stale(self.last_error.as_deref(), self.last_success_at().unwrap_or(self.since), now)
+            || self.archive.as_ref().is_some_and(|archive| archive.is_stale(now))
     }
 }
+
+/// How it stands with the archive of the database's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveStatus {
+    /// Since when the database's files are copied: when the first attempt began, or this process.
+    pub since: Timestamp,
+    /// When the last attempt at a copy of the files began.
+    pub last_attempt_at: Option<Timestamp>,
+    /// Why it failed, if it did.
+    pub last_error: Option<String>,
+    /// The last copy that was finished.
+    pub last_success: Option<BaseBackup>,
+    /// When the archive was last read back to its last byte, or a copy brought to an instant.
+    pub last_proven_at: Option<Timestamp>,
+    /// When the archive last took a piece of the log.
+    pub logged_at: Option<Timestamp>,
+    /// When it last did not take one.
+    pub log_refused_at: Option<Timestamp>,
+    /// Since when the database has counted both.
+    pub log_counted_since: Option<Timestamp>,
+    /// When all of it was last read back.
+    pub verified_at: Option<Timestamp>,
+    /// What was not as it was then.
+    pub verify_error: Option<String>,
+}
+
+impl ArchiveStatus {
+    /// When the last copy of the files was finished.
+    pub fn last_success_at(&self) -> Option<Timestamp> {
+        self.last_success.as_ref().and_then(|base| base.finished_at)
+    }
+
+    /// Whether the last piece of the log was refused, and none was taken for longer than that may be.
+    pub fn is_log_stuck(&self, now: Timestamp) -> bool {
+        let since = self.logged_at.or(self.log_counted_since).unwrap_or(self.since);
+        self.log_refused_at > self.logged_at
+            && now.duration_since(since) > jiff::SignedDuration::from_mins(STUCK_MINUTES)
+    }
+
+    /// Whether something is wrong: the last copy of the files failed or is too old, the log is stuck, or what was read back
+    /// was not as it was.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        let age = now.duration_since(self.last_success_at().unwrap_or(self.since));
+        self.last_error.is_some()
+            || age > jiff::SignedDuration::from_hours(BASE_STALE_HOURS)
+            || self.is_log_stuck(now)
+            || self.verify_error.is_some()
+    }
+}
+
+/// How old the last copy of the database's files may be, in hours: a day, and as long as a copy in full takes.
+const BASE_STALE_HOURS: i64 = 26;
+/// How long the log may be refused, in minutes.
+const STUCK_MINUTES: i64 = 15;
 
 /// How old the last copy may be, in hours.
 const STALE_HOURS: i64 = 24;

@@ -1,8 +1,10 @@
 //! What backups need from outside.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use super::error::JobError;
+use super::model::History;
 use crate::ids::{BotId, TenantId};
 use crate::protocol::backup::{Report, Work};
 
@@ -32,6 +34,38 @@ pub trait BackupRunner: Send + Sync + 'static {
 
     /// Begins work on the platform's own repository, where its database's copies are. One at a time, as for a bot.
     async fn begin_on_platform(&self, work: &Work) -> Result<Box<dyn RunningJob>, JobError>;
+}
+
+/// A copy of the database's files that the archive has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archived {
+    /// What the archive calls it.
+    pub label: String,
+    /// What it is a copy of.
+    pub history: History,
+    /// When copying began.
+    pub started_at: Timestamp,
+    /// When it ended: the log brings the copy to any instant from then on.
+    pub finished_at: Timestamp,
+    /// Bytes of the database's files.
+    pub size_bytes: u64,
+    /// Bytes that it added to the store.
+    pub added_bytes: u64,
+}
+
+/// The archive of the database's log. The database itself puts the log there, piece by piece; with a copy of the
+/// database's files from before, that brings back any instant since.
+#[async_trait]
+pub trait LogArchive: Send + Sync + 'static {
+    /// Copies the database's files, what has changed since the last time or, once a week and when asked to, in full; lets go
+    /// of what the archive keeps no longer.
+    async fn copy(&self, in_full: bool) -> Result<(), JobError>;
+
+    /// Reads every byte of all copies and of the log; answers with what is not as it was written, if anything.
+    async fn verify(&self) -> Result<Option<String>, JobError>;
+
+    /// All copies that can be restored, the newest first.
+    async fn list(&self) -> Result<Vec<Archived>, JobError>;
 }
 
 /// A job under way. One that is dropped is left to itself, and its outcome is never known.

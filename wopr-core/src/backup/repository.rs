@@ -414,6 +414,16 @@ impl<'c> BackupRepository<'c> {
         u32::try_from(last.unwrap_or(0)).map_err(|error| DbError::inconsistent("restores", error))
     }
 
+    /// Whether the bot's data is on its way: not in its place yet, and nothing has failed so far.
+    pub(super) async fn is_returning(&mut self, bot: BotId) -> Result<bool, DbError> {
+        let under_way = restores::table
+            .filter(restores::bot_id.eq(bot.as_uuid()))
+            .filter(restores::finished_at.is_null())
+            .filter(restores::switched_at.is_null())
+            .filter(restores::error.is_null());
+        Ok(diesel::select(exists(under_way)).get_result(self.conn).await?)
+    }
+
     /// Restores to go on with now, the longest due first.
     pub(super) async fn list_due_restores(&mut self, now: Timestamp, limit: i64) -> Result<Vec<RestoreId>, DbError> {
         let ids: Vec<Uuid> = restores::table

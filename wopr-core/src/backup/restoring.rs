@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::error::{BackupError, JobError};
+use super::error::BackupError;
 use super::model::{Restore, RestorePhase, SnapshotKind, SnapshotState};
 use super::repository::BackupRepository;
 use super::service::{Backups, Repository};
@@ -92,17 +92,11 @@ impl Backups {
 
     /// Copies what is there. Where nothing is, nothing can be lost.
     async fn save_before(&self, restore: &mut Restore, bot: &Bot) -> Result<(), BackupError> {
-        if bot.desired != DesiredState::Destroyed {
+        if bot.desired != DesiredState::Destroyed && self.has_volume(bot).await? {
             let origin = Origin::system("backup");
             let kind = SnapshotKind::PreRestore;
             let snapshot = self.new_snapshot(bot.id, bot.tenant_id, kind, SnapshotState::Creating, &origin);
-            match self.save(snapshot).await {
-                Ok(saved) => restore.safety_id = Some(saved.id),
-                Err(BackupError::Job(JobError::NoVolume(volume))) => {
-                    tracing::warn!(bot.id = %bot.id, "{volume} is not there: nothing is copied before the restore");
-                }
-                Err(error) => return Err(error),
-            }
+            restore.safety_id = Some(self.save(snapshot).await?.id);
         }
         restore.phase = RestorePhase::Filling;
         Ok(())

@@ -106,7 +106,7 @@ pub struct Aged {
 /// Which of a bot's complete snapshots stay.
 ///
 /// Of nightly ones the newest of each of the last nights, then the newest of each ISO week before; of hot ones the newest;
-/// those made on demand until they expire; those from before a restore for [`PRE_RESTORE_DAYS`]. Nothing is older than the
+/// those made on demand until they expire; those from before a restore or an update for [`PRE_RESTORE_DAYS`]. Nothing is older than the
 /// tier allows, but for the newest of all: that always stays.
 pub fn keep(tier: Tier, snapshots: &[Aged], now: Timestamp) -> BTreeSet<SnapshotId> {
     let mut newest_first = snapshots.to_vec();
@@ -120,7 +120,8 @@ pub fn keep(tier: Tier, snapshots: &[Aged], now: Timestamp) -> BTreeSet<Snapshot
     kept.extend(of(SnapshotKind::Hot).take(1).filter(|snapshot| young(snapshot, tier.days())).map(|one| one.id));
     let expires = |snapshot: &Aged| snapshot.expires_at.unwrap_or_else(|| tier.expiry(snapshot.at));
     kept.extend(of(SnapshotKind::OnDemand).filter(|snapshot| now < expires(snapshot)).map(|one| one.id));
-    kept.extend(of(SnapshotKind::PreRestore).filter(|one| young(one, PRE_RESTORE_DAYS)).map(|one| one.id));
+    let before = of(SnapshotKind::PreRestore).chain(of(SnapshotKind::PreUpdate));
+    kept.extend(before.filter(|one| young(one, PRE_RESTORE_DAYS)).map(|one| one.id));
     kept
 }
 
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_own_time() {
-        use SnapshotKind::{Hot, Nightly, OnDemand, PreRestore};
+        use SnapshotKind::{Hot, Nightly, OnDemand, PreRestore, PreUpdate};
         let table = [
             (Nightly, "2026-11-20T03:00:00Z", true),
             (Hot, "2026-11-21T00:00:00Z", true),
@@ -246,6 +247,8 @@ mod tests {
             (OnDemand, "2026-11-14T12:00:00Z", false),
             (PreRestore, "2026-10-22T12:00:00Z", true),
             (PreRestore, "2026-10-22T11:59:59Z", false),
+            (PreUpdate, "2026-10-22T12:00:00Z", true),
+            (PreUpdate, "2026-10-22T11:59:59Z", false),
         ];
         let snapshots: Vec<_> = table.iter().map(|(kind, made, _)| snapshot(*kind, made)).collect();
         let kept = keep(Tier::Free, &snapshots, at("2026-11-21T12:00:00Z"));
@@ -288,6 +291,7 @@ mod tests {
             SnapshotKind::Hot,
             SnapshotKind::OnDemand,
             SnapshotKind::PreRestore,
+            SnapshotKind::PreUpdate,
         ]);
         prop::collection::vec((kind, 0_i64..50_000), 1..80).prop_map(|all| {
             let newest = at("2026-11-21T03:00:00Z");
@@ -309,7 +313,8 @@ mod tests {
             let newest = snapshots.iter().max_by_key(|snapshot| (snapshot.at, snapshot.id)).unwrap();
             prop_assert!(kept.contains(&newest.id));
             for snapshot in snapshots.iter().filter(|snapshot| kept.contains(&snapshot.id) && snapshot.id != newest.id) {
-                let limit = if snapshot.kind == SnapshotKind::PreRestore { PRE_RESTORE_DAYS } else { tier.days() };
+                let is_before = matches!(snapshot.kind, SnapshotKind::PreRestore | SnapshotKind::PreUpdate);
+                let limit = if is_before { PRE_RESTORE_DAYS } else { tier.days() };
                 prop_assert!(now.duration_since(snapshot.at) <= days(limit));
             }
         }

@@ -26,6 +26,9 @@ const BATCH: i64 = 16;
 /// How soon after a failure a bot's turn comes again, in minutes.
 pub(super) const RETRY_MINUTES: i64 = 10;
 
+/// How old a copy from before an update may be for another attempt at that update.
+const FRESH_BEFORE_UPDATE: SignedDuration = SignedDuration::from_mins(10);
+
 /// What a run of [`Backups::tidy`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tidied {
@@ -78,6 +81,44 @@ impl Backups {
         Ok(saved.buffer_unordered(PARALLEL).filter(|tried| std::future::ready(*tried)).count().await)
     }
 
+    /// Copies a bot before it is given another image, unless that was done minutes ago. Where backups are off, or the bot has no
+    /// data, nothing is copied.
+    ///
+    /// # Errors
+    /// [`BackupError::Fleet`] for a bot that is not the tenant's; [`BackupError::Busy`]; [`BackupError::Job`] if it is not
+    /// copied: the image had better stay then.
+    pub async fn save_before_update(&self, origin: &Origin, tenant: TenantId, bot: BotId) -> Result<(), BackupError> {
+        let bot = self.inner.fleet.get(tenant, bot).await?;
+        if !self.is_on() || !has_data(&bot) {
+            return Ok(());
+        }
+        let saved = self.alone(Repository::Bot(bot.id), async {
+            let is_fresh = |snapshot: &Snapshot| {
+                snapshot.kind == SnapshotKind::PreUpdate
+                    && self.now().duration_since(snapshot.started_at) < FRESH_BEFORE_UPDATE
+            };
+            if self.list_ready(bot.id).await?.iter().any(is_fresh) {
+                return Ok(());
+            }
+            // Meanwhile it may have been given another volume.
+            if !self.has_volume(&self.bot(bot.id).await?).await? {
+                return Ok(());
+            }
+            let (kind, state) = (SnapshotKind::PreUpdate, SnapshotState::Creating);
+            self.save(self.new_snapshot(bot.id, tenant, kind, state, origin)).await.map(drop)
+        });
+        Box::pin(saved).await
+    }
+
+    /// Whether the bot's volume is there: what is not cannot be lost, and an attempt to copy it would be a failure.
+    pub(super) async fn has_volume(&self, bot: &Bot) -> Result<bool, BackupError> {
+        let is_there = self.runner()?.has_volume(bot.id, bot.spec.volume).await?;
+        if !is_there {
+            tracing::warn!(bot.id = %bot.id, "the volume of bot {} is not there: nothing is copied", bot.id);
+        }
+        Ok(is_there)
+    }
+
     /// Another process may have had its turn before this one had the bot's backups to itself.
     async fn save_if_due(&self, snapshot: Snapshot) -> Result<bool, BackupError> {
         let (bot, tenant) = (snapshot.bot_id, snapshot.tenant_id);
@@ -86,8 +127,21 @@ impl Backups {
         } else {
             self.due_of(bot, tenant, &self.pasts(Some(bot)).await?)
         };
-        let Some(snapshot) = due else { return Ok(false) };
-        self.save(snapshot).await.map(|_| true)
+        match due {
+            Some(due) if snapshot.state == SnapshotState::Wanted || !self.is_returning(bot).await? => {
+                self.save(due).await.map(|_| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether there is nothing to copy yet: the bot's volume was lost, and is on its way back.
+    async fn is_returning(&self, bot: BotId) -> Result<bool, BackupError> {
+        let is_restored = {
+            let mut conn = self.inner.db.connection().await?;
+            BackupRepository::new(&mut conn).is_returning(bot).await?
+        };
+        Ok(is_restored && !self.has_volume(&self.bot(bot).await?).await?)
     }
 
     fn due_of(&self, bot: BotId, tenant: TenantId, pasts: &HashMap<BotId, Past>) -> Option<Snapshot> {
@@ -179,8 +233,8 @@ impl Backups {
         tokio::time::timeout(deadline, work).await.unwrap_or_else(late)
     }
 
-    /// Reads every byte of the newest snapshot of each bot, and of the newest set of the database, that has not had that for
-    /// too long; answers how many were read.
+    /// Reads every byte of the newest snapshot of each bot, of the newest set of the database, and of the archive of its log,
+    /// that has not had that for too long; answers how many were read.
     ///
     /// # Errors
     /// [`BackupError::Storage`]; a snapshot that is not as it was is told of, and the next one is made anew.
@@ -205,7 +259,7 @@ impl Backups {
                 }
             }
         }
-        Ok(read + usize::from(self.verify_database_due().await?))
+        Ok(read + usize::from(self.verify_database_due().await?) + usize::from(self.verify_archive_due().await?))
     }
 
     /// Reads every byte of a snapshot and compares it with what was saved.

@@ -6,11 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::base_repository::BaseRepository;
 use super::error::BackupError;
 use super::model::{
     BackupStatus, DatabaseStatus, NewRestore, Restore, RestorePhase, Snapshot, SnapshotKind, SnapshotState,
 };
-use super::ports::BackupRunner;
+use super::ports::{BackupRunner, LogArchive};
 use super::repository::{BackupRepository, ONE_RESTORE};
 use super::retention::Tier;
 use super::sets_repository::SetRepository;
@@ -87,6 +88,7 @@ pub(super) struct Inner {
     pub(super) config: BackupConfig,
     pub(super) billing: Billing,
     runner: Option<Arc<dyn BackupRunner>>,
+    pub(super) archive: Option<Arc<dyn LogArchive>>,
     wake: Arc<Notify>,
     wake_save: Arc<Notify>,
     pub(super) wake_database: Arc<Notify>,
@@ -102,13 +104,15 @@ impl std::fmt::Debug for Backups {
 }
 
 impl Backups {
-    /// The domain on this database and these bots. Without a `runner` nothing is copied, and whoever asks is told so.
+    /// The domain on this database and these bots. Without a `runner` nothing is copied, and whoever asks is told so; without
+    /// an `archive` the database comes back as of a night, not of any instant.
     pub fn new(
         db: Db,
         clock: SharedClock,
         billing: Billing,
         fleet: Fleet,
         runner: Option<Arc<dyn BackupRunner>>,
+        archive: Option<Arc<dyn LogArchive>>,
         config: BackupConfig,
     ) -> Self {
         let began_at = clock.now();
@@ -120,6 +124,7 @@ impl Backups {
                 config,
                 billing,
                 runner,
+                archive,
                 wake: Arc::default(),
                 wake_save: Arc::default(),
                 wake_database: Arc::default(),
@@ -515,7 +520,10 @@ impl Backups {
         let mut conn = self.inner.db.connection().await?;
         match repository {
             Repository::Bot(bot) => BackupRepository::new(&mut conn).fail_interrupted(bot, now).await?,
-            Repository::Platform => SetRepository::new(&mut conn).fail_interrupted(now).await?,
+            Repository::Platform => {
+                BaseRepository::new(&mut conn).fail_interrupted(now).await?
+                    + SetRepository::new(&mut conn).fail_interrupted(now).await?
+            }
         };
         Ok(())
     }

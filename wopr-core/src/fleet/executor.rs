@@ -31,7 +31,7 @@ const MAX_SUBNETS: usize = 32;
 const TRANSIENT_PAUSE: i64 = 5;
 /// The longest pause after other failures.
 const PERMANENT_PAUSE: i64 = 30;
-/// After so many failures in a row a bot's container is made anew, once.
+/// After so many failures in a row, whatever they were, a bot's container is made anew, once.
 const REMADE_AFTER: i32 = 3;
 /// How a message begins that outlives the success of what it tells of.
 pub(super) const ROLLED_BACK: &str = "the last change was rolled back: ";
@@ -494,6 +494,7 @@ impl Fleet {
                 self.note(bot, owner, |bot| {
                     bot.phase = phase;
                     bot.attempts = 0;
+                    bot.remade = false;
                     bot.next_attempt_at = None;
                     bot.last_error.take_if(|error| !error.starts_with(ROLLED_BACK));
                     if phase == Phase::Running {
@@ -531,11 +532,13 @@ impl Fleet {
         };
         // An engine that was killed may have made the container by halves, such as with an empty volume that is not its
         // user's. All that a bot keeps is in its volumes: another container is no worse.
-        if bot.attempts == REMADE_AFTER && bot.fallback.is_none() && aimed == Aim::Run {
+        if bot.attempts >= REMADE_AFTER && !bot.remade && bot.fallback.is_none() && aimed == Aim::Run {
             let removed = self.bounded(self.config().deadlines.stop, self.host().remove_container(bot.id)).await;
             if let Err(error) = removed {
                 return self.fail(bot, owner, &error).await;
             }
+            let generation = bot.generation;
+            self.record(bot.id, move |bot| bot.remade |= bot.generation == generation).await?;
         }
         self.give_way(bot, owner, reason, false).await
     }

@@ -56,6 +56,8 @@ pub struct Bot {
     pub last_error: Option<String>,
     /// How often the way there failed in a row.
     pub attempts: i32,
+    /// Whether its container was made anew since it last was as wanted.
+    pub remade: bool,
     /// When it is looked at again, if there is a reason to.
     pub next_attempt_at: Option<Timestamp>,
     /// When it was made.

@@ -55,6 +55,7 @@ struct ProgressRow {
     keyed_container: Option<String>,
     last_error: Option<String>,
     attempts: i32,
+    remade: bool,
     next_attempt_at: Option<jiff_diesel::Timestamp>,
 }
 
@@ -154,6 +155,7 @@ fn assemble((row, progress): (BotRow, ProgressRow)) -> Result<Bot, DbError> {
         keyed_container: progress.keyed_container,
         last_error: progress.last_error,
         attempts: progress.attempts,
+        remade: progress.remade,
         next_attempt_at: time(progress.next_attempt_at),
         created_at: row.created_at.to_jiff(),
         updated_at: row.updated_at.to_jiff(),
@@ -308,6 +310,7 @@ impl<'c> BotRepository<'c> {
                 bot_progress::keyed_container.eq(&bot.keyed_container),
                 bot_progress::last_error.eq(&bot.last_error),
                 bot_progress::attempts.eq(bot.attempts),
+                bot_progress::remade.eq(bot.remade),
                 bot_progress::next_attempt_at.eq(bot.next_attempt_at.map(ToDiesel::to_diesel)),
             ))
             .execute(self.conn)

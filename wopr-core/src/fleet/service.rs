@@ -194,6 +194,7 @@ impl Fleet {
             keyed_container: None,
             last_error: None,
             attempts: 0,
+            remade: false,
             next_attempt_at: Some(now),
             created_at: now,
             updated_at: now,
@@ -550,6 +551,7 @@ pub(super) async fn save_change_in(
     bot.generation += 1;
     bot.updated_at = now;
     bot.attempts = 0;
+    bot.remade = false;
     bot.last_error = None;
     bot.next_attempt_at = Some(now);
     bot.settle_running_since(now);

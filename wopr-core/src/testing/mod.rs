@@ -1,6 +1,7 @@
 //! For tests of this crate and of its hosts: a database per test, a clock that stands still, an outside world in memory,
 //! and what a port's implementations must have in common.
 
+mod archive;
 mod backups;
 mod clock;
 mod cloud;
@@ -12,6 +13,7 @@ mod payments;
 mod payments_contract;
 mod probe;
 
+pub use self::archive::{ArchiveFault, MemoryArchive};
 pub use self::backups::{JobFault, MemoryBackups};
 pub use self::clock::FixedClock;
 pub use self::cloud::MemoryCloud;

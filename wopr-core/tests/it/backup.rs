@@ -53,8 +53,15 @@ impl Vault {
             Fleet::new(test.db.clone(), Arc::new(clock.clone()), billing.clone(), host.clone(), FleetConfig::default());
         let jobs = MemoryBackups::new(host.clone());
         let runner = Some(Arc::new(jobs.clone()) as _);
-        let backups =
-            Backups::new(test.db.clone(), Arc::new(clock.clone()), billing.clone(), fleet.clone(), runner, config);
+        let backups = Backups::new(
+            test.db.clone(),
+            Arc::new(clock.clone()),
+            billing.clone(),
+            fleet.clone(),
+            runner,
+            None,
+            config,
+        );
         Self { test, clock, billing, host, fleet, jobs, backups }
     }
 
@@ -62,7 +69,7 @@ impl Vault {
     fn another(&self) -> Backups {
         let runner = Some(Arc::new(self.jobs.clone()) as _);
         let (db, clock, fleet) = (self.test.db.clone(), Arc::new(self.clock.clone()), self.fleet.clone());
-        Backups::new(db, clock, self.billing.clone(), fleet, runner, BackupConfig::default())
+        Backups::new(db, clock, self.billing.clone(), fleet, runner, None, BackupConfig::default())
     }
 
     async fn customer(&self, cents: i32) -> TenantId {
@@ -667,10 +674,33 @@ async fn a_bot_without_a_fresh_snapshot_is_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn before_an_update_the_bot_is_copied_and_not_twice_in_minutes() {
+    let vault = Vault::open().await;
+    let tenant = vault.customer(500).await;
+    let bot = vault.bot(tenant, "one").await;
+    vault.host.write_data(bot, b"forty-two");
+    let before = async || vault.backups.save_before_update(&origin(), tenant, bot).await;
+    vault.jobs.fault(Some(JobFault::AtEnd(failure(FailureKind::StoreAway))));
+    assert!(matches!(before().await, Err(BackupError::Job(_))));
+    before().await.unwrap();
+    before().await.unwrap();
+    let kinds = async || -> Vec<_> {
+        vault.backups.list_ready(bot).await.unwrap().iter().map(|snapshot| snapshot.kind).collect()
+    };
+    assert_eq!(kinds().await, [SnapshotKind::PreUpdate]);
+    vault.clock.advance(SignedDuration::from_mins(10));
+    before().await.unwrap();
+    assert_eq!(kinds().await, [SnapshotKind::PreUpdate; 2]);
+    let stranger = vault.customer(500).await;
+    let refused = vault.backups.save_before_update(&origin(), stranger, bot).await;
+    assert!(matches!(refused, Err(BackupError::Fleet(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_store_nothing_is_done_and_it_is_said() {
     let vault = Vault::open().await;
     let (db, clock, fleet) = (vault.test.db.clone(), Arc::new(vault.clock.clone()), vault.fleet.clone());
-    let off = Backups::new(db, clock, vault.billing.clone(), fleet, None, BackupConfig::default());
+    let off = Backups::new(db, clock, vault.billing.clone(), fleet, None, None, BackupConfig::default());
     let tenant = vault.customer(500).await;
     let bot = vault.bot(tenant, "one").await;
     assert!(matches!(off.want(&origin(), tenant, bot, None).await, Err(BackupError::Off)));
@@ -727,6 +757,29 @@ async fn after_the_loss_of_a_machine_bots_have_what_the_store_has_and_not_only_w
     let kept = vault.jobs.snapshots_of(bot);
     let engine = |snapshot: &Snapshot| snapshot.engine_snapshot.clone().unwrap();
     assert!([&known, &unknown].iter().all(|snapshot| kept.contains(&engine(snapshot))), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_is_copied_once_its_data_is_back_and_not_before() {
+    let vault = Vault::open().await;
+    let bot = vault.bot(vault.customer(3_000).await, "one").await;
+    vault.saved(bot).await;
+    vault.pass(25);
+    vault.host.lose_container(bot);
+    vault.host.lose_volumes(bot);
+    let [restore] = vault.backups.restore_lost(&origin()).await.unwrap().restores.try_into().unwrap();
+    assert_eq!(vault.backups.save_due().await.unwrap(), 0, "there is nothing to copy yet");
+    vault.over(&restore).await;
+    vault.saved(bot).await;
+    // What does not come back is told of.
+    vault.pass(25);
+    vault.host.lose_container(bot);
+    vault.host.lose_volumes(bot);
+    vault.backups.restore_lost(&origin()).await.unwrap();
+    vault.jobs.fault(Some(JobFault::AtEnd(failure(FailureKind::Damaged))));
+    vault.backups.advance().await.unwrap();
+    assert_eq!(vault.backups.save_due().await.unwrap(), 1);
+    assert_eq!(vault.backups.list_ready(bot).await.unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,7 +71,7 @@ fn backups(test: &TestDb, clock: &FixedClock, jobs: Option<&MemoryBackups>) -> B
     let host = Arc::new(MemoryHost::default());
     let fleet = Fleet::new(db.clone(), clock.clone(), billing.clone(), host, FleetConfig::default());
     let runner = jobs.map(|jobs| Arc::new(jobs.clone()) as _);
-    Backups::new(db, clock, billing, fleet, runner, BackupConfig::default())
+    Backups::new(db, clock, billing, fleet, runner, None, BackupConfig::default())
 }
 
 #[derive(diesel::QueryableByName)]

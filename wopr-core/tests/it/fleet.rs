@@ -158,6 +158,30 @@ async fn a_container_that_was_made_by_halves_is_made_anew_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_made_by_halves_is_made_anew_however_long_the_engine_was_away_before() {
+    let yard = Yard::open().await;
+    let tenant = yard.customer(500).await;
+    let id = yard.running(tenant).await;
+    yard.host.wreck_container(id);
+    let away = || Fault::Fail(HostError::Unreachable("gone".to_owned()));
+    for _ in 0..6 {
+        yard.host.fault(yard.host.calls().len(), away());
+        yard.clock.advance(SignedDuration::from_secs(31));
+        yard.fleet.drive(id).await.unwrap();
+    }
+    assert_eq!(yard.fleet.get(tenant, id).await.unwrap().attempts, 6);
+    // Nor is it given up when it cannot be removed at once.
+    let removal = ["observe", "start_container", "observe", "remove_container"];
+    let at = yard.host.calls().len();
+    yard.host.fault(at + removal.len() - 1, away());
+    yard.clock.advance(SignedDuration::from_secs(31));
+    yard.fleet.drive(id).await.unwrap();
+    assert_eq!(yard.host.calls()[at..], removal);
+    yard.settle().await;
+    yard.assert_runs(tenant, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_tenants_bot_does_not_exist() {
     let yard = Yard::open().await;
     let (owner, stranger) = (yard.customer(500).await, yard.customer(500).await);

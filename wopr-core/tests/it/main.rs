@@ -4,6 +4,7 @@
 
 mod auth;
 mod backup;
+mod base_backups;
 mod billing;
 #[cfg(feature = "cloud")]
 mod cloud;

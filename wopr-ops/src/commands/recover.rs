@@ -1,7 +1,7 @@
 //! `recover`: the platform's machine is lost; it is made again, with all it had.
 //!
-//! The database comes from the newest set in the object store, each bot from its newest snapshot. Besides the store only the
-//! secrets are needed, which are kept apart from it.
+//! The database comes from the archive of its log, or from the newest set, in the object store; each bot from its newest
+//! snapshot. Besides the store only the secrets are needed, which are kept apart from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,10 @@ use crate::{
     images::binaries::Profile,
     operator::Operator,
     paths::Paths,
-    plan::platform::Ports,
+    plan::{
+        archive::Target,
+        platform::{Ports, Source},
+    },
     secrets::Secrets,
     ui::Ui,
 };
@@ -30,9 +33,10 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &RecoverArgs) -> anyhow::R
     let _lock = super::lock(paths)?;
     ui.heading("Docker engine");
     let engine = engine::ensure(ui, paths).await?;
+    let source = if args.from_set { Source::Set } else { Source::Log(Target { to: args.to, timeline: args.timeline }) };
     let args = up_args(args.ports, args.profile);
     let images = up::images(ui, paths, &engine, &args).await?;
-    bring_back(ui, paths, &engine, &images, &args).await?;
+    bring_back(ui, paths, &engine, &images, &args, source).await?;
     ui.done("the machine is back", since.elapsed());
     Ok(())
 }
@@ -59,6 +63,7 @@ pub(crate) async fn bring_back(
     engine: &Docker,
     images: &References,
     args: &UpArgs,
+    source: Source,
 ) -> anyhow::Result<()> {
     let secrets = Secrets::read(&paths.data.join("secrets")).map_err(|error| {
         anyhow::Error::from(
@@ -68,8 +73,8 @@ pub(crate) async fn bring_back(
         )
     })?;
     let work = Work::new(ui, paths, engine, images, args).await?;
-    let recovery = work.recover().await?;
-    ui.note(format!("{} snapshots and sets were in the store that the set did not know", recovery.found));
+    let recovery = work.recover(source).await?;
+    ui.note(format!("{} snapshots and sets were in the store that the database did not know", recovery.found));
 
     let since = Instant::now();
     let http = http_client()?;

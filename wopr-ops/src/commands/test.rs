@@ -25,7 +25,12 @@ use crate::{
         recipes::Binary,
     },
     paths::Paths,
-    plan::{machines, platform, removal::Scope},
+    plan::{
+        archive::Target,
+        machines,
+        platform::{self, Source},
+        removal::Scope,
+    },
     ui::{Ui, seconds},
 };
 
@@ -90,11 +95,14 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
         let backups = async {
             drill::tenant::rehearse(ui, paths, ports).await?;
             drill::database::rehearse(ui, paths, ports).await?;
+            drill::point_in_time::rehearse(ui, paths, ports).await?;
+            drill::archive::rehearse(ui, paths, ports).await?;
             // Nobody's own machine is destroyed for a test.
             if before {
                 return Ok(());
             }
-            drill::server_loss::rehearse(ui, paths, ports).await
+            drill::server_loss::rehearse(ui, paths, ports, Source::Log(Target::default())).await?;
+            drill::server_loss::rehearse(ui, paths, ports, Source::Set).await
         };
         runner.step(BACKUPS, Box::pin(backups)).await?;
         let suites = ConformanceArgs { output: runner.args.output, only: Vec::new(), api_port: 3100 };
@@ -183,7 +191,8 @@ fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
 }
 
 /// Runs cargo with its output passed through.
-async fn cargo_step(ui: &Ui, paths: &Paths, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<()> {
+/// Runs cargo in the checkout.
+pub(crate) async fn cargo_step(ui: &Ui, paths: &Paths, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<()> {
     let status = cargo()
         .args(arguments)
         .envs(env.iter().copied())

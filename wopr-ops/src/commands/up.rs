@@ -1,6 +1,7 @@
 //! `up`: from nothing, or from whatever is there, to a stack that sells a running bot.
 
-mod recovering;
+pub(crate) mod log_end;
+pub(crate) mod recovering;
 
 use std::{
     collections::BTreeMap,

@@ -36,7 +36,7 @@ pub(crate) async fn wait(
         let state = container(engine, service.name).await?.map(|container| container.state);
         match (&service.ready, state) {
             (_, None) => return Err(not_ready(engine, service, "its container has gone").await),
-            (Ready::Finished, Some(State::Exited(0))) => return Ok(()),
+            (Ready::Finished, Some(State::Exited(0))) | (Ready::Started, Some(State::Running)) => return Ok(()),
             (_, Some(State::Exited(code))) => {
                 return Err(not_ready(engine, service, &format!("it ended with {code}")).await);
             }
@@ -67,6 +67,7 @@ fn condition(ready: &Ready) -> String {
             format!("GET {} still does not answer 200", pages.join(" or "))
         }
         Ready::Engine(socket) => format!("the engine at {} still does not answer", socket.display()),
+        Ready::Started => "it does not run".to_owned(),
         Ready::Finished => "it still runs".to_owned(),
     }
 }

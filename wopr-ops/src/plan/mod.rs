@@ -1,5 +1,6 @@
 //! Deciding what to do: what is wanted and what was seen become a list of steps. Nothing here touches the world.
 
+pub(crate) mod archive;
 pub(crate) mod disk;
 pub(crate) mod inference;
 pub(crate) mod machines;

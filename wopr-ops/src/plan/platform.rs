@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use serde_json::json;
 
 use super::{
+    archive::{self, Target},
     machines::SHARED,
     scratch,
     spec::{Mount, Ready, SECRETS, Service, Stack},
@@ -86,6 +87,8 @@ pub(crate) const MAIL_WEB_PORT: u16 = 3120;
 pub(crate) const API_PORT: u16 = 3100;
 pub(crate) const HTTP_PORT: u16 = 80;
 pub(super) const OBJECTS_PORT: u16 = 9000;
+/// Where the object store speaks TLS.
+pub(super) const OBJECTS_TLS_PORT: u16 = 9443;
 /// Where backups are kept in the object store.
 pub(crate) const BUCKET: &str = "wopr-backups";
 /// The proxy listens above 1024, where no privilege is needed.
@@ -209,7 +212,7 @@ pub(crate) fn names(place: Place) -> &'static Names {
 /// The user a service runs as, who must be able to read its files.
 pub(crate) fn uid(service: &str) -> u32 {
     match service {
-        _ if [FLAT.postgres, VPS.postgres].contains(&service) => POSTGRES_UID,
+        _ if [FLAT.postgres, VPS.postgres, REPLAY].contains(&service) => POSTGRES_UID,
         _ if [FLAT.caddy, VPS.caddy].contains(&service) => CADDY_UID,
         _ => SERVICE_UID,
     }
@@ -236,8 +239,12 @@ pub(crate) fn handovers<'s>(
         "STRIPE_WEBHOOK_SECRET",
     ])?;
     api.insert("DATABASE_URL".to_owned(), url);
+    let mut postgres = files(&["POSTGRES_PASSWORD"])?;
+    if place != Place::Here {
+        postgres.extend(archive::files(&secret)?);
+    }
     let mut all = BTreeMap::from([
-        (names.postgres, files(&["POSTGRES_PASSWORD"])?),
+        (names.postgres, postgres),
         (names.stripe, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
     ]);
     if place != Place::Here {
@@ -296,8 +303,29 @@ pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
 
 /// The one-shot that fills the database of a machine that was lost, from the store's newest set.
 pub(crate) const RESTORE: &str = "wopr-vps-restore";
+/// The one-shot that fills it from the archive of its log instead.
+pub(crate) const REPLAY: &str = "wopr-vps-replay";
 /// The one-shot that wants every bot restored that the machine had.
 pub(crate) const RECOVER: &str = "wopr-vps-recover";
+
+/// What a lost database is made again from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The newest set.
+    Set,
+    /// The archive of its log.
+    Log(Target),
+}
+
+impl Source {
+    /// The one-shot that reads it.
+    pub(crate) const fn reader(self) -> &'static str {
+        match self {
+            Self::Set => RESTORE,
+            Self::Log(_) => REPLAY,
+        }
+    }
+}
 
 /// The files of the services of [`recovery`].
 ///
@@ -308,13 +336,26 @@ pub(crate) fn recovery_handovers<'s>(
     secret: impl Fn(&str) -> anyhow::Result<&'s str>,
 ) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
     let restore = scratch::restore_files(&secret, names(place).postgres)?;
+    let replay = archive::files(&secret)?;
     let mut all = handovers(place, secret)?;
-    all.insert(RESTORE, restore);
+    all.extend([(RESTORE, restore), (REPLAY, replay)]);
     Ok(all)
 }
 
-/// The platform of a machine that was lost: two one-shots run before the API. The first is left out once it has ended well.
-pub(crate) fn recovery(inputs: &Inputs<'_>, is_restored: bool) -> Stack {
+/// How far the database is of a machine that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It is to be filled.
+    Empty,
+    /// It has been filled, and may have to read its log.
+    Filled,
+    /// It is the platform's.
+    Whole,
+}
+
+/// The platform of a machine that was lost: two one-shots run before the API. The first, which restores the database, is left
+/// out once it has ended well.
+pub(crate) fn recovery(inputs: &Inputs<'_>, source: Source, progress: Progress) -> Stack {
     let names = inputs.names();
     let mut stack = stack(inputs);
     let mut recover = api(inputs);
@@ -327,16 +368,33 @@ pub(crate) fn recovery(inputs: &Inputs<'_>, is_restored: bool) -> Stack {
         if service.name == names.api {
             service.after.push(RECOVER);
         }
-        if service.name == names.migrate && !is_restored {
-            service.after.push(RESTORE);
+        let waits = match source {
+            Source::Set => names.migrate,
+            Source::Log(_) => names.postgres,
+        };
+        if service.name == waits && progress == Progress::Empty {
+            service.after.push(source.reader());
+        }
+        if service.name == names.postgres && matches!(source, Source::Log(_)) && progress != Progress::Whole {
+            archive::holding(service);
+            service.after.push(names.objects);
         }
     }
     stack.services.push(recover);
-    if !is_restored {
-        let mut restore = scratch::restore(base(inputs, RESTORE, "backup"));
-        restore.command = vec!["restore-database".to_owned()];
-        restore.after = vec![names.postgres, names.objects];
-        stack.services.push(restore);
+    if progress == Progress::Empty {
+        stack.services.push(match source {
+            Source::Set => {
+                let mut restore = scratch::restore(base(inputs, RESTORE, "backup"));
+                restore.command = vec!["restore-database".to_owned()];
+                restore.after = vec![names.postgres, names.objects];
+                restore
+            }
+            Source::Log(target) => {
+                let mut replay = archive::restore(base(inputs, REPLAY, "postgres"), POSTGRES_VOLUME, target);
+                replay.after = vec![names.objects];
+                replay
+            }
+        });
     }
     stack
 }
@@ -355,7 +413,7 @@ fn ui(inputs: &Inputs<'_>) -> Service {
 
 fn objects(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, inputs.names().objects, "objects");
-    service.set([("OBJECTS_BUCKETS", BUCKET.to_owned())]);
+    service.set([("OBJECTS_BUCKETS", BUCKET.to_owned()), ("OBJECTS_TLS_PORT", OBJECTS_TLS_PORT.to_string())]);
     service.mounts.push(elsewhere(inputs, "objects", "wopr-objects-data"));
     service.ready = Ready::Probe(OBJECTS_HEALTH.to_vec());
     service
@@ -389,6 +447,9 @@ fn postgres(inputs: &Inputs<'_>) -> Service {
     let mut service = database(base(inputs, inputs.names().postgres, "postgres"), POSTGRES_VOLUME);
     // Which asks the database whenever it is asked.
     service.shown_by = Some(inputs.names().api);
+    if inputs.place != Place::Here {
+        archive::writing(&mut service);
+    }
     service
 }
 
@@ -489,6 +550,7 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
             ("DO_SPACES_ENDPOINT", format!("http://{}:{OBJECTS_PORT}", inputs.names().objects)),
             ("BACKUP_IMAGE", inputs.images.get("backup").cloned().unwrap_or_default()),
             ("BACKUP_NETWORK", inputs.names().network.to_owned()),
+            ("BACKUP_DATABASE_CONTAINER", inputs.names().postgres.to_owned()),
         ]);
     }
     let seen_by_bots = if inputs.place == Place::Here { inputs.ports.api_port } else { API_PORT };

@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::{
+    archive::{self, Target},
     platform::{self, BUCKET, DATABASE, Images, OBJECTS_PORT, VPS, service},
     spec::{Mount, Ready, Service, Stack},
 };
@@ -25,14 +26,17 @@ pub(crate) const RESTORE: &str = "wopr-vps-scratch-restore";
 
 /// The one-shot that writes what has to be kept elsewhere to read the platform's backups when all else is lost.
 pub(crate) const ESCROW: &str = "wopr-vps-scratch-escrow";
-/// The directory it writes to, beside the services' files, and the file there.
+/// The one-shot that fills the database's volume from the archive of the platform's log.
+pub(crate) const REPLAY: &str = "wopr-vps-scratch-replay";
+/// The directory that the escrow is written to, beside the services' files, and the file there.
 pub(crate) const ESCROWED: &str = "wopr-vps-scratch-escrowed";
 pub(crate) const ESCROW_FILE: &str = "platform.json";
 /// What opens a repository: a ring, or an escrow file.
 pub(crate) const KEY: &str = "WOPR_BACKUP_KEY";
 
 /// The services, and the users they run as.
-pub(crate) const USERS: [(&str, u32); 3] = [(POSTGRES, POSTGRES_UID), (ESCROW, SERVICE_UID), (RESTORE, SERVICE_UID)];
+pub(crate) const USERS: [(&str, u32); 4] =
+    [(POSTGRES, POSTGRES_UID), (REPLAY, POSTGRES_UID), (ESCROW, SERVICE_UID), (RESTORE, SERVICE_UID)];
 
 /// The files of all. `secret` looks one up.
 ///
@@ -43,11 +47,10 @@ pub(crate) fn handovers<'s>(
 ) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
     let password = secret("POSTGRES_PASSWORD")?.to_owned();
     let restore = restore_files(&secret, POSTGRES)?;
-    Ok(BTreeMap::from([
-        (POSTGRES, Handover::from([("POSTGRES_PASSWORD".to_owned(), password)])),
-        (ESCROW, restore.clone()),
-        (RESTORE, restore),
-    ]))
+    let replay = archive::files(&secret)?;
+    let mut postgres = Handover::from([("POSTGRES_PASSWORD".to_owned(), password)]);
+    postgres.extend(replay.clone());
+    Ok(BTreeMap::from([(POSTGRES, postgres), (REPLAY, replay), (ESCROW, restore.clone()), (RESTORE, restore)]))
 }
 
 /// The files of a one-shot that restores into the database on that host.
@@ -116,6 +119,24 @@ pub(crate) fn stack(
     Stack { name: STACK, network: VPS.network, publish: Ipv4Addr::UNSPECIFIED, host, services }
 }
 
+/// A database on the platform's network with what the platform's had, from the archive of its log. It puts nothing there
+/// itself.
+pub(crate) fn replayed(
+    images: &Images,
+    host: Ipv4Addr,
+    handovers: &BTreeMap<&'static str, Handover>,
+    handover_directory: &str,
+    target: Target,
+) -> Stack {
+    let image = images.get("postgres").cloned().unwrap_or_default();
+    let make = |name: &'static str| service(name, image.clone(), handovers.get(name), handover_directory, POSTGRES_UID);
+    let mut database = platform::database(make(POSTGRES), VOLUME);
+    archive::replaying(&mut database);
+    database.after = vec![REPLAY];
+    let services = vec![database, archive::restore(make(REPLAY), VOLUME, target)];
+    Stack { name: STACK, network: VPS.network, publish: Ipv4Addr::UNSPECIFIED, host, services }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +149,8 @@ mod tests {
         let stack = stack(&Images::new(), Ipv4Addr::LOCALHOST, &files, "/run", "abc", Some("core"), true);
         assert_eq!(stack.services[1].command, ["restore-database", "--snapshot", "abc", "--group", "core"]);
         assert_eq!(stack.services[2].command, ["escrow", "--to", "/wopr-vps-scratch-escrowed/platform.json"]);
-        for service in &stack.services {
+        let replayed = replayed(&Images::new(), Ipv4Addr::LOCALHOST, &files, "/run", Target::default());
+        for service in stack.services.iter().chain(&replayed.services) {
             assert!(!format!("{service:?}").contains("hidden"), "{service:?}");
             assert!(USERS.contains(&(service.name, service.user.split(':').next().unwrap().parse().unwrap())));
         }

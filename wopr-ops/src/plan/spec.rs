@@ -125,6 +125,8 @@ pub(crate) enum Ready {
     Http(Vec<(u16, &'static str)>),
     /// The engine behind this socket answers.
     Engine(PathBuf),
+    /// It runs: whoever started it knows better what to wait for.
+    Started,
     /// The container itself ends with 0: it is work, not a server.
     Finished,
 }

@@ -1,8 +1,9 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::{
+    archive::Target,
     inference, machines,
-    platform::{self, FLAT, Images, Inputs, Place, Ports, VPS},
+    platform::{self, FLAT, Images, Inputs, Place, Ports, Progress, Source, VPS},
     spec::{Container, Mount, Observed, Ready, Stack, State},
     steps::{Step, plan},
 };
@@ -231,7 +232,7 @@ fn a_lost_platform_has_its_database_and_knows_its_bots_before_it_serves() {
     let place = Place::Machine(Ipv4Addr::new(172, 18, 0, 2));
     let secret = |name: &str| Ok(if name == "BACKUP_ENCRYPTION_KEY" { "k1:hunter2" } else { "hunter2" });
     let handovers = platform::recovery_handovers(place, secret).unwrap();
-    let recovery = |is_restored| {
+    let recovery = |source, progress| {
         let inputs = Inputs {
             images: &images("bb"),
             place,
@@ -240,9 +241,10 @@ fn a_lost_platform_has_its_database_and_knows_its_bots_before_it_serves() {
             handovers: &handovers,
             handover_directory: "/data/run",
         };
-        platform::recovery(&inputs, is_restored)
+        platform::recovery(&inputs, source, progress)
     };
-    assert!(!format!("{:?}", recovery(false).services).contains("hunter2"));
+    assert!(!format!("{:?}", recovery(Source::Set, Progress::Empty).services).contains("hunter2"));
+    assert!(!format!("{:?}", recovery(Source::Log(Target::default()), Progress::Empty).services).contains("hunter2"));
     let order = |stack: &Stack| {
         let levels = plan(stack, &Observed::default()).levels;
         let level = |name: &str| {
@@ -250,22 +252,39 @@ fn a_lost_platform_has_its_database_and_knows_its_bots_before_it_serves() {
                 level.iter().flatten().any(|step| *step == Step::Await { service: name_of(stack, name) })
             })
         };
-        [VPS.postgres, platform::RESTORE, VPS.migrate, platform::RECOVER, VPS.api].map(level)
+        [VPS.postgres, platform::RESTORE, platform::REPLAY, VPS.migrate, platform::RECOVER, VPS.api].map(level)
     };
-    let [Some(postgres), Some(restore), Some(migrate), Some(recover), Some(api)] = order(&recovery(false)) else {
-        panic!("something is not there")
+    let of_set = order(&recovery(Source::Set, Progress::Empty));
+    let [Some(postgres), Some(restore), None, Some(migrate), Some(recover), Some(api)] = of_set else {
+        panic!("something is not there: {of_set:?}")
     };
     assert!(postgres < restore && restore < migrate && migrate < recover && recover < api);
-    let [_, None, Some(migrate), Some(recover), Some(api)] = order(&recovery(true)) else {
-        panic!("what is restored is not restored over")
+    let of_log = order(&recovery(Source::Log(Target::default()), Progress::Empty));
+    let [Some(postgres), None, Some(replay), Some(migrate), Some(recover), Some(api)] = of_log else {
+        panic!("something is not there: {of_log:?}")
     };
-    assert!(migrate < recover && recover < api);
+    assert!(replay < postgres && postgres < migrate && migrate < recover && recover < api);
+    for source in [Source::Set, Source::Log(Target::default())] {
+        let done = order(&recovery(source, Progress::Filled));
+        let [_, None, None, Some(migrate), Some(recover), Some(api)] = done else {
+            panic!("what is restored is not restored over: {done:?}")
+        };
+        assert!(migrate < recover && recover < api);
+    }
+    // Nobody follows the line of a database that has not read all.
+    for progress in [Progress::Empty, Progress::Filled] {
+        let reading = recovery(Source::Log(Target::default()), progress);
+        let database = reading.services.iter().find(|service| service.name == VPS.postgres).unwrap();
+        assert!(database.command.contains(&"archive_command=false".to_owned()), "{progress:?}: {:?}", database.command);
+    }
     // What serves afterwards is what `up` would have made.
     let stack = stack_at(place, "bb", Ports::default(), "hunter2");
-    let made = recovery(false);
-    for service in &stack.services {
-        let same = made.services.iter().find(|other| other.name == service.name).unwrap();
-        assert_eq!(same.env, service.env, "{}", service.name);
+    for source in [Source::Set, Source::Log(Target::default())] {
+        let made = recovery(source, Progress::Whole);
+        for service in &stack.services {
+            let same = made.services.iter().find(|other| other.name == service.name).unwrap();
+            assert_eq!((&same.env, &same.command), (&service.env, &service.command), "{}", service.name);
+        }
     }
 }
 

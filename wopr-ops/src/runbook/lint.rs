@@ -126,8 +126,10 @@ fn secrets_of(runbook: &Runbook, planned: &Planned, problems: &mut Vec<String>) 
     let made: BTreeMap<&str, usize> = secrets::inventory().collect();
     let mut handed: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (service, files) in &planned.handovers {
-        // A file with an extension is configuration.
-        for name in files.keys().filter(|name| !name.contains('.')) {
+        // A file with an extension is configuration, in which secrets may be.
+        let (configuration, alone): (Vec<_>, Vec<_>) = files.iter().partition(|(name, _)| name.contains('.'));
+        let within = made.keys().filter(|name| configuration.iter().any(|(_, text)| text.contains(**name)));
+        for name in alone.into_iter().map(|(name, _)| name.as_str()).chain(within.copied()) {
             handed.entry(name).or_default().insert(service);
         }
     }

@@ -15,7 +15,7 @@ use crate::{
         platform::{self, Images, Inputs, Place, Ports},
         spec::Stack,
     },
-    secrets::Handover,
+    secrets::{Handover, inventory},
 };
 
 /// The stacks, and the files of their services.
@@ -67,7 +67,7 @@ impl Planned {
         Ok(Self { here, vps, gpu, handovers })
     }
 
-    /// As it would be on any machine: with images called what `images --only` calls them, and no secret.
+    /// As it would be on any machine: with images called what `images --only` calls them, and names instead of secrets.
     ///
     /// # Errors
     /// None: no secret is looked up.
@@ -80,7 +80,7 @@ impl Planned {
             capabilities: &[],
             group: 0,
             addresses: (super::NOWHERE, super::NOWHERE),
-            secret: |_: &str| Ok("value"),
+            secret: |name: &str| Ok(inventory().find(|(known, _)| *known == name).map_or("value", |(known, _)| known)),
         })
     }
 

@@ -1,7 +1,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use wopr_core::backup::{
-    BackupStatus, DatabaseSet, DatabaseStatus, PLATFORM, Restore, RestorePhase, Snapshot, SnapshotKind,
+    ArchiveStatus, BackupStatus, BaseBackup, DatabaseSet, DatabaseStatus, PLATFORM, Restore, RestorePhase, Snapshot,
+    SnapshotKind,
 };
 use wopr_core::fleet::container::container_name;
 
@@ -51,7 +52,11 @@ impl From<&Snapshot> for SnapshotView {
             name: snapshot.name.clone(),
             r#type: snapshot.kind.as_str(),
             state: snapshot.state.as_str(),
-            trigger: if snapshot.kind == SnapshotKind::OnDemand { "manual" } else { "scheduled" },
+            trigger: match snapshot.kind {
+                SnapshotKind::OnDemand => "manual",
+                SnapshotKind::PreUpdate => "pre_update",
+                SnapshotKind::Nightly | SnapshotKind::Hot | SnapshotKind::PreRestore => "scheduled",
+            },
             storage_path: snapshot.path(),
             size_mb: mib(snapshot.size_bytes.unwrap_or(0)),
             size_bytes: snapshot.size_bytes,
@@ -82,6 +87,44 @@ pub(super) struct BackupView {
     created_at: String,
     updated_at: String,
     is_stale: bool,
+    /// Of the database, where it archives its log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive: Option<ArchiveView>,
+}
+
+/// How it stands with the archive of the database's log, which brings back any instant.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ArchiveView {
+    /// The last copy of the database's files.
+    last_backup_path: Option<String>,
+    last_success_at: Option<String>,
+    last_attempt_at: Option<String>,
+    last_error: Option<String>,
+    /// When all of it was last read back, or a copy brought to an instant in another database.
+    last_proven_at: Option<String>,
+    /// What was not as it was when all of it was last read back.
+    verify_error: Option<String>,
+    /// When the archive last took a piece of the log.
+    log_archived_at: Option<String>,
+    /// It refused the last piece, and has taken none for a quarter of an hour.
+    is_log_stuck: bool,
+}
+
+impl ArchiveView {
+    fn new(status: &ArchiveStatus, now: Timestamp) -> Self {
+        let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
+        Self {
+            last_backup_path: status.last_success.as_ref().and_then(BaseBackup::path),
+            last_success_at: text(status.last_success_at()),
+            last_attempt_at: text(status.last_attempt_at),
+            last_error: status.last_error.clone(),
+            last_proven_at: text(status.last_proven_at),
+            verify_error: status.verify_error.clone(),
+            log_archived_at: text(status.logged_at),
+            is_log_stuck: status.is_log_stuck(now),
+        }
+    }
 }
 
 impl BackupView {
@@ -102,6 +145,7 @@ impl BackupView {
             created_at: status.since.to_string(),
             updated_at: updated.unwrap_or(status.since).to_string(),
             is_stale: status.is_stale(now),
+            archive: status.archive.as_ref().map(|archive| ArchiveView::new(archive, now)),
         }
     }
 
@@ -127,6 +171,7 @@ impl BackupView {
             created_at: status.bot_created_at.to_string(),
             updated_at: updated.unwrap_or(status.bot_created_at).to_string(),
             is_stale: status.is_stale(now),
+            archive: None,
         }
     }
 }

@@ -7,7 +7,9 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use wopr_core::audit::Origin;
 use wopr_core::fleet::{Bot, ImageDigest, ImageStatus, Update};
+use wopr_core::ids::{BotId, TenantId};
 
 use super::{Writer, bot_id, tenant_for};
 use crate::error::ApiError;
@@ -63,11 +65,12 @@ impl UpdateView {
     }
 }
 
-/// `POST /fleet/bots/{id}/update`: the bot runs what its image means now, or what it ran before.
+/// `POST /fleet/bots/{id}/update`: the bot runs what its image means now, or what it ran before. It is copied first.
 #[utoipa::path(post, path = "/fleet/bots/{id}/update", params(("id" = String, Path,)),
     responses((status = OK, body = UpdateView), (status = ACCEPTED, body = UpdateView, description = "It is not over yet"),
         (status = CONFLICT, body = UpdateView, description = "Another change came in between"),
         (status = INTERNAL_SERVER_ERROR, body = UpdateView, description = "It was rolled back"),
+        (status = SERVICE_UNAVAILABLE, description = "It is being copied first, or cannot be"),
         (status = NOT_FOUND, description = "No such bot")),
     security(("bearer" = ["write"]), ("session" = [])))]
 async fn update(
@@ -78,12 +81,30 @@ async fn update(
     let id = bot_id(&id)?;
     let tenant = tenant_for(&state, &caller, id).await?;
     let before = state.fleet.get(tenant, id).await?;
+    // Short enough that the answer is in time; what takes longer goes on without it.
+    let patience = Duration::from_secs(state.config.request_timeout_seconds.into()) / 3;
+    save_before(&state, &origin, tenant, id, patience).await?;
     let updated = state.fleet.update_image(&origin, tenant, id).await?;
-    // Short enough that the answer is in time; an update that takes longer goes on without it.
-    let patience = Duration::from_secs(state.config.request_timeout_seconds.into()) * 2 / 3;
     let (now, update) = state.fleet.await_update(&updated, patience).await?;
     let (status, view) = UpdateView::of(&before, &now, &update);
     Ok((status, Json(view)))
+}
+
+/// Copies the bot first. A copy that takes longer than `patience` goes on; whoever asks again has it.
+async fn save_before(
+    state: &AppState,
+    origin: &Origin,
+    tenant: TenantId,
+    id: BotId,
+    patience: Duration,
+) -> Result<(), ApiError> {
+    let (backups, origin) = (state.backups.clone(), origin.clone());
+    let saving = tokio::spawn(async move { backups.save_before_update(&origin, tenant, id).await });
+    match tokio::time::timeout(patience, saving).await {
+        Ok(Ok(saved)) => Ok(saved?),
+        Ok(Err(error)) => Err(ApiError::internal(error)),
+        Err(_) => Err(ApiError::unavailable("The bot is being copied before its update; ask again in a minute")),
+    }
 }
 
 /// What a bot's image is, and what its name means by now.

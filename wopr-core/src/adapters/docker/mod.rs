@@ -1,5 +1,6 @@
 //! A Docker engine as a [`ContainerHost`], over its socket or TCP.
 
+mod archive;
 mod containers;
 mod images;
 mod jobs;
@@ -21,6 +22,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use secrecy::SecretString;
 
+pub use self::archive::PgBackRest;
 pub use self::jobs::{DockerJobs, JobSettings};
 use crate::fleet::container::{
     BOT_LABEL, ContainerSpec, MANAGED_LABEL, MANAGED_NETWORK_LABEL, TENANT_LABEL, container_name, data_volume_name,

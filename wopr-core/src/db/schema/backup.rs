@@ -74,4 +74,29 @@ diesel::table! {
     }
 }
 
-diesel::allow_tables_to_appear_in_same_query!(snapshots, restores, backup_leases, database_sets, database_set_lease);
+diesel::table! {
+    base_backups (id) {
+        id -> Uuid,
+        cluster -> BigInt,
+        timeline -> Integer,
+        state -> Text,
+        label -> Nullable<Text>,
+        size_bytes -> Nullable<BigInt>,
+        added_bytes -> Nullable<BigInt>,
+        error -> Nullable<Text>,
+        started_at -> Timestamptz,
+        finished_at -> Nullable<Timestamptz>,
+        verified_at -> Nullable<Timestamptz>,
+        verify_error -> Nullable<Text>,
+        restored_at -> Nullable<Timestamptz>,
+    }
+}
+
+diesel::allow_tables_to_appear_in_same_query!(
+    snapshots,
+    restores,
+    backup_leases,
+    database_sets,
+    database_set_lease,
+    base_backups
+);

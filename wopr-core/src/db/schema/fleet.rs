@@ -34,6 +34,7 @@ diesel::table! {
         keyed_container -> Nullable<Text>,
         last_error -> Nullable<Text>,
         attempts -> Integer,
+        remade -> Bool,
         next_attempt_at -> Nullable<Timestamptz>,
         lease_owner -> Nullable<Uuid>,
         lease_until -> Nullable<Timestamptz>,

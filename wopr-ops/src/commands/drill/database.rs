@@ -8,17 +8,14 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::ErrorKind,
     os::unix::fs::chown,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use bollard::Docker;
 use serde_json::Value;
 
-use super::tenant_data::FIRST_CENTS;
+use super::{tenant_data::FIRST_CENTS, throw_away::Scratch};
 use crate::{
     cli::DrillArgs,
     clock::unix_seconds,
@@ -27,26 +24,14 @@ use crate::{
         up::{FILES, require_root},
     },
     engine,
-    exec::{
-        apply::{apply, remove_container},
-        observe::observe,
-        ready::{logs_of, output_of},
-        remove::volume as remove_volume,
-        sites::{address, inside},
-    },
+    exec::ready::logs_of,
     failure::{Exit, Failure},
     happy_path::Customer,
-    images::{existing, recipes::SERVICE_UID},
+    images::recipes::SERVICE_UID,
     operator::{DatabaseSet, Operator},
     paths::{Paths, private_directory},
-    plan::{
-        machines::{SHARED, VPS},
-        platform::{DATABASE, Images, Ports},
-        scratch,
-        spec::Stack,
-        steps::plan,
-    },
-    secrets::{Handover, Secrets, hand_over},
+    plan::{machines::SHARED, platform::Ports, scratch},
+    secrets::{Handover, Secrets},
     ui::Ui,
 };
 
@@ -54,7 +39,6 @@ use crate::{
 const GROUP: &str = "core";
 /// How many groups there are.
 const GROUPS: usize = 8;
-const NANOS_PER_CENT: i64 = 10_000_000;
 /// How long all groups may take, and one.
 const ALL_OBJECTIVE: Duration = Duration::from_mins(15);
 const GROUP_OBJECTIVE: Duration = Duration::from_mins(5);
@@ -69,16 +53,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Res
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
     let (engine, http) = (engine::require().await?, http_client()?);
     let secrets = Secrets::existing(&paths.data.join("secrets"))?;
-    let images = existing(&engine, &["postgres", "backup"]).await?;
-    let scratch = Scratch {
-        ui,
-        paths,
-        http: &http,
-        vps: inside(paths, VPS).await?,
-        host: address(&engine, VPS).await?,
-        secrets: &secrets,
-        images: images.into_iter().map(|(name, image)| (name, image.reference)).collect(),
-    };
+    let scratch = Scratch::new(ui, paths, &engine, &http, &secrets).await?;
     let operator = Operator { http: &http, port: ports.api_port, token: secrets.get("FLEET_API_TOKEN_ADMIN")? };
 
     let task = ui.start("somebody signs up and pays");
@@ -106,20 +81,9 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
         )
     })?;
     cleared?;
-    operator.note_proof(&set).await?;
+    operator.note_proof(&set.path).await?;
     ui.note("the platform knows that this set was restored");
     Ok(())
-}
-
-/// The throw-away database, on the platform's engine.
-struct Scratch<'a> {
-    ui: &'a Ui,
-    paths: &'a Paths,
-    http: &'a reqwest::Client,
-    vps: Docker,
-    host: std::net::Ipv4Addr,
-    secrets: &'a Secrets,
-    images: Images,
 }
 
 impl Scratch<'_> {
@@ -128,18 +92,9 @@ impl Scratch<'_> {
         let groups = report["groups"].as_array().map_or(0, Vec::len);
         anyhow::ensure!(groups == GROUPS, "{groups} groups were restored instead of {GROUPS}: {report}");
         let task = self.ui.start(customer.email());
-        let found = async {
-            let query = format!(
-                "SELECT balance_nanos FROM wopr.users JOIN wopr.wallets ON tenant_id = id WHERE email = '{}'",
-                customer.email()
-            );
-            let command = ["psql", "-h", "/run/postgresql", "-U", DATABASE, "-Atc", &query];
-            let output = output_of(&self.vps, scratch::POSTGRES, &command).await?;
-            let (has, paid) = (output.trim(), (FIRST_CENTS * NANOS_PER_CENT).to_string());
-            anyhow::ensure!(has == paid, "the restored database knows of {has:?} nano-dollars, and {paid} were paid");
-            anyhow::Ok(paid)
-        };
-        task.ends(found.await, |paid| format!("is there with {paid} nano-dollars"))?;
+        task.ends(self.has_paid(customer.email(), FIRST_CENTS).await, |paid| {
+            format!("is there with {paid} nano-dollars")
+        })?;
         self.restore(set, Some(GROUP), GROUP_OBJECTIVE).await.map(drop)
     }
 
@@ -181,41 +136,10 @@ impl Scratch<'_> {
         Ok(report)
     }
 
-    async fn bring(&self, stack: Stack, handovers: &BTreeMap<&'static str, Handover>) -> anyhow::Result<()> {
-        for (name, uid) in scratch::USERS {
-            if let Some(files) = handovers.get(name) {
-                hand_over(&self.files(name), files, uid)?;
-            }
-        }
-        let steps = plan(&stack, &observe(&self.vps, &stack).await?);
-        apply(self.ui, &self.vps, self.http, &stack, &steps).await
-    }
-
     /// The line that the engine ended with.
     async fn report(&self) -> anyhow::Result<Value> {
         let text = logs_of(&self.vps, scratch::RESTORE).await?;
         let line = text.lines().last().context("the restore said nothing")?;
         serde_json::from_str(line).with_context(|| format!("the restore said {line}"))
-    }
-
-    /// Removes the database with its volume, and the files with its secrets.
-    async fn clear(&self) -> anyhow::Result<()> {
-        for (name, _) in scratch::USERS.into_iter().rev() {
-            remove_container(&self.vps, name, false).await?;
-        }
-        for name in scratch::USERS.map(|(name, _)| name).into_iter().chain([scratch::ESCROWED]) {
-            match fs::remove_dir_all(self.files(name)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("the files of {name} stay"));
-                }
-                _ => {}
-            }
-        }
-        remove_volume(&self.vps, scratch::VOLUME).await
-    }
-
-    /// Where a service's files lie, seen from this machine.
-    fn files(&self, name: &str) -> PathBuf {
-        self.paths.machines().join(VPS).join(FILES).join(name)
     }
 }

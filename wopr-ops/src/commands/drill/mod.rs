@@ -1,8 +1,12 @@
 //! `drill`: rehearsals of what must not cost anything.
 
+pub(crate) mod archive;
+mod archived;
 pub(crate) mod database;
 pub(crate) mod offline;
+pub(crate) mod point_in_time;
 pub(crate) mod power_cut;
 pub(crate) mod server_loss;
 pub(crate) mod tenant;
 mod tenant_data;
+mod throw_away;

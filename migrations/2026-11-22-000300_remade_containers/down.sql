@@ -1,0 +1,1 @@
+ALTER TABLE bot_progress DROP COLUMN remade;
