@@ -49,6 +49,7 @@ struct LockDocument {
 /// A lock that is held until it is dropped; another thread renews it.
 #[derive(Debug)]
 pub struct Lock {
+    number: u64,
     renewal: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -70,10 +71,26 @@ impl Lock {
         }
     }
 
+    /// Tries to create the lock again: a store that lets this succeed would let two hold it.
+    ///
+    /// # Errors
+    /// [`BackupError::Usage`] where it does; as every command.
+    pub(crate) fn prove(&self, objects: &Objects) -> Result<(), BackupError> {
+        let path = objects.path(&name(self.number));
+        if objects.create(&path, Bytes::new())? {
+            return Err(BackupError::Usage(format!(
+                "{path}: the store created it though it was there: it does not know If-None-Match, and two could work on a \
+                 repository at a time"
+            )));
+        }
+        Ok(())
+    }
+
     fn renewed(objects: Arc<Objects>, held: Held, expiry: Duration) -> Self {
         let (stop, stopped) = channel();
+        let number = held.number;
         let thread = std::thread::spawn(move || held.keep(&objects, expiry, &stopped));
-        Self { renewal: Some((stop, thread)) }
+        Self { number, renewal: Some((stop, thread)) }
     }
 }
 

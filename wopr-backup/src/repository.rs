@@ -95,7 +95,7 @@ impl Backups {
     /// Makes the repository, if it is not there. One that is there must open.
     ///
     /// # Errors
-    /// As every command.
+    /// As every command; [`BackupError::Usage`] where the store writes over what must not be there yet.
     pub fn init(&self) -> Result<InitReport, BackupError> {
         let objects = self.objects();
         let lock = Lock::take(&objects, "init", &self.lock)?;
@@ -103,6 +103,7 @@ impl Backups {
             let session = self.open(objects, Some(lock))?;
             return Ok(InitReport { created: false, key: session.key });
         }
+        lock.prove(&objects)?;
         // A key without a configuration is what a run left that was killed between the two: it opens nothing.
         for (id, _) in objects.list_kind(FileType::Key)? {
             objects.remove_kind(FileType::Key, &id)?;

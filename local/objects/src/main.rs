@@ -1,12 +1,7 @@
-//! An S3-speaking object store for local stacks: buckets are directories, objects are files.
-//!
-//! Unlike S3, putting an object into a bucket that does not exist makes the bucket.
-//!
-//! Requests are signed with one pair of keys; unsigned ones are refused. `GET /-/health` needs no signature (no bucket can
-//! be called `-`): 200 while the directory can be written to, else 503. `wopr-objects health` asks a running server.
+//! The object store as a program; what it does is in the library.
 //!
 //! It speaks plain HTTP, and on another port TLS, for clients that speak nothing else. The certificate is made at each start,
-//! by nobody whom a client could trust.
+//! by nobody whom a client could trust. `wopr-objects health` asks a running server.
 
 use std::future::IntoFuture as _;
 use std::net::{IpAddr, SocketAddr};
@@ -15,27 +10,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
-use axum::Router;
-use axum::error_handling::HandleError;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
 use axum_server::Handle;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use clap::{Parser, Subcommand};
-use s3s::access::S3Access;
-use s3s::auth::SimpleAuth;
-use s3s::dto::{GetObjectInput, HeadObjectInput};
-use s3s::service::S3ServiceBuilder;
-use s3s::{S3Request, S3Result, s3_error};
-use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use wopr_local::{probe, process, secret};
+use wopr_objects::HEALTH;
 
 /// Where the server listens unless told otherwise.
 const PORT: u16 = 9000;
-const HEALTH: &str = "/-/health";
 /// How long requests over TLS may take to end once the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// S3's rule, which directory names of ours keep to.
@@ -97,17 +80,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     for bucket in &args.bucket {
         make(&args.data_dir, bucket)?;
     }
-    let shown = args.data_dir.display();
-    let files =
-        FileSystem::new(&args.data_dir).map_err(|error| anyhow::anyhow!("{shown} cannot be used: {error:?}"))?;
-    let mut builder = S3ServiceBuilder::new(files);
-    builder.set_auth(SimpleAuth::from_single(access, key));
-    builder.set_access(OnlyObjects(args.data_dir.clone()));
-    let objects = HandleError::new(builder.build(), async |error: s3s::HttpError| {
-        tracing::error!("a request failed: {error:?}");
-        StatusCode::INTERNAL_SERVER_ERROR
-    });
-    let app = Router::new().route(HEALTH, get(health)).fallback_service(objects).with_state(args.data_dir);
+    let app = wopr_objects::router(&args.data_dir, &access, key)?;
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let handle = Handle::new();
@@ -134,28 +107,6 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whoever signs may do everything. What objects have in common at the beginning of their keys is a directory here and nothing
-/// in S3, where asking for it is answered with 404.
-struct OnlyObjects(PathBuf);
-
-impl OnlyObjects {
-    async fn refuse_prefix(&self, bucket: &str, key: &str) -> S3Result<()> {
-        let found = tokio::fs::metadata(self.0.join(bucket).join(key)).await;
-        if found.is_ok_and(|found| found.is_dir()) { Err(s3_error!(NoSuchKey)) } else { Ok(()) }
-    }
-}
-
-#[async_trait]
-impl S3Access for OnlyObjects {
-    async fn head_object(&self, request: &mut S3Request<HeadObjectInput>) -> S3Result<()> {
-        self.refuse_prefix(&request.input.bucket, &request.input.key).await
-    }
-
-    async fn get_object(&self, request: &mut S3Request<GetObjectInput>) -> S3Result<()> {
-        self.refuse_prefix(&request.input.bucket, &request.input.key).await
-    }
-}
-
 /// A server for TLS at that address, with a certificate of its own making, and the address it listens on.
 async fn tls(
     address: SocketAddr,
@@ -178,15 +129,4 @@ fn make(data: &Path, bucket: &str) -> anyhow::Result<()> {
     anyhow::ensure!(named, "{bucket:?} is no name for a bucket: 3 to 63 lower-case letters, digits and hyphens");
     let path = data.join(bucket);
     std::fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))
-}
-
-async fn health(State(data): State<PathBuf>) -> (StatusCode, axum::Json<serde_json::Value>) {
-    let probe = data.join(".health");
-    match tokio::fs::write(&probe, b"").await {
-        Ok(()) => (StatusCode::OK, axum::Json(serde_json::json!({ "status": "ok" }))),
-        Err(error) => {
-            tracing::error!("{} does not take a write: {error}", data.display());
-            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(serde_json::json!({ "status": "read-only" })))
-        }
-    }
 }

@@ -44,7 +44,14 @@ impl Server {
     }
 
     /// Signs as in <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
-    async fn ask(&self, method: Method, path: &str, key: &str, body: &[u8], range: Option<&str>) -> Response {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        key: &str,
+        body: &[u8],
+        header: Option<(&'static str, &str)>,
+    ) -> Response {
         // Already installed when another test was first.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         #[expect(clippy::disallowed_methods, reason = "the server compares with its own clock")]
@@ -74,8 +81,8 @@ impl Server {
             .header("x-amz-date", time)
             .header("authorization", format!("AWS4-HMAC-SHA256 {credential}"))
             .body(body.to_vec());
-        if let Some(range) = range {
-            request = request.header("range", range);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         request.send().await.unwrap()
     }
@@ -98,7 +105,7 @@ async fn objects_come_back_and_only_to_who_signs() {
     assert_eq!(put.status(), 200, "{}", put.text().await.unwrap());
     let got = server.ask(Method::GET, path, KEY, b"", None).await;
     assert_eq!(got.bytes().await.unwrap().as_ref(), b"0123456789");
-    let part = server.ask(Method::GET, path, KEY, b"", Some("bytes=2-4")).await;
+    let part = server.ask(Method::GET, path, KEY, b"", Some(("range", "bytes=2-4"))).await;
     assert_eq!((part.status().as_u16(), part.text().await.unwrap()), (206, "234".to_owned()));
     let listed = server.ask(Method::GET, "/backups?list-type=2&prefix=tenant%2F", KEY, b"", None).await;
     assert!(listed.text().await.unwrap().contains("<Key>tenant/one.tar</Key>"));
@@ -118,6 +125,25 @@ async fn objects_come_back_and_only_to_who_signs() {
     assert_eq!(server.ask(Method::PUT, "/unknown-bucket/one", KEY, b"1", None).await.status(), 200);
     assert_eq!(server.ask(Method::DELETE, path, KEY, b"", None).await.status(), 204);
     assert_eq!(server.ask(Method::GET, path, KEY, b"", None).await.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_create_the_same_object_one_succeeds() {
+    let server = Server::start();
+    for round in 0..20 {
+        let path = format!("/backups/lock-{round}");
+        let bodies: Vec<_> = (b'a'..b'i').map(|who| vec![who; 100_000]).collect();
+        let create = async |body: &Vec<u8>| {
+            let created = server.ask(Method::PUT, &path, KEY, body, Some(("if-none-match", "*"))).await;
+            created.status().as_u16()
+        };
+        let statuses = futures_util::future::join_all(bodies.iter().map(create)).await;
+        let created: Vec<_> = std::iter::zip(&bodies, &statuses).filter(|(_, status)| **status == 200).collect();
+        let [(body, _)] = created[..] else { panic!("round {round}: {statuses:?}") };
+        assert!(statuses.iter().all(|status| [200, 412].contains(status)), "round {round}: {statuses:?}");
+        let found = server.ask(Method::GET, &path, KEY, b"", None).await.bytes().await.unwrap();
+        assert!(found == *body, "round {round}: what is there is not the winner's");
+    }
 }
 
 #[tokio::test]

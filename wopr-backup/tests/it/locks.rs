@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::ObjectStore;
 use wopr_backup::keys::Keys;
 use wopr_backup::lock::LockSettings;
 use wopr_backup::retention::KeepRules;
@@ -23,6 +24,19 @@ fn held_up_at_a_pack(site: &Site) -> Arc<Wayward> {
             if call == Call::Put && object.contains("/data/") { Deed::Wait } else { Deed::Obey }
         },
     )
+}
+
+#[test]
+fn a_store_on_which_two_could_hold_a_lock_is_refused() {
+    let site = Site::saved();
+    let careless = Wayward::new(&site.store, |_, _, _| Deed::Overwrite);
+    let made = |store: Arc<dyn ObjectStore>, name| {
+        Backups::new(store, name, Keys::parse(RING).unwrap(), lock(), handle()).unwrap().init()
+    };
+    let error = made(careless, "bots/another").unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Usage);
+    assert!(error.to_string().contains("If-None-Match"), "{error}");
+    assert!(made(Arc::clone(&site.store), "bots/another").unwrap().created, "nothing of it was left behind");
 }
 
 #[test]

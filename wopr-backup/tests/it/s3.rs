@@ -21,16 +21,22 @@ use crate::support::{REPOSITORY, RING, Scratch, assert_same, handle, lock, plant
 
 fn serve(directory: &Path) -> String {
     std::fs::create_dir_all(directory.join("backups")).unwrap();
-    listen(S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory).unwrap()))
+    listen(wopr_objects::router(directory, "access", "secret").unwrap())
 }
 
-fn listen(mut builder: S3ServiceBuilder) -> String {
+/// The double of a service that does one thing.
+fn double(service: impl S3) -> String {
+    let mut builder = S3ServiceBuilder::new(service);
     builder.set_auth(SimpleAuth::from_single("access", "secret"));
     let service = HandleError::new(builder.build(), async |_: s3s::HttpError| StatusCode::INTERNAL_SERVER_ERROR);
+    listen(axum::Router::new().fallback_service(service))
+}
+
+fn listen(app: axum::Router) -> String {
     handle().block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(axum::serve(listener, axum::Router::new().fallback_service(service)).into_future());
+        tokio::spawn(axum::serve(listener, app).into_future());
         format!("http://{address}")
     })
 }
@@ -166,7 +172,7 @@ fn a_bucket_is_made_what_it_has_to_be() {
     let set_up = |blocks: bool, rules: &[&str], secret: &str| {
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
-        let endpoint = listen(S3ServiceBuilder::new(Service { blocks, rules, asked: asked.clone() }));
+        let endpoint = double(Service { blocks, rules, asked: asked.clone() });
         let settings = S3Settings { secret_key: secret.into(), ..settings(&endpoint) };
         let outcome = handle().block_on(settings.set_up());
         (outcome, asked.lock().unwrap().clone())

@@ -290,6 +290,8 @@ pub(crate) enum Deed {
     Away,
     /// Only half of what is put arrives, and nobody says so.
     Halve,
+    /// What must not be there yet is written over.
+    Overwrite,
     /// It is held up until the gate is opened.
     Wait,
 }
@@ -382,12 +384,13 @@ impl std::fmt::Display for Wayward {
 #[async_trait]
 impl ObjectStore for Wayward {
     async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let payload = match self.heed(Call::Put, location.as_ref()).await? {
+        let (payload, options) = match self.heed(Call::Put, location.as_ref()).await? {
             Deed::Halve => {
                 let whole: Vec<u8> = payload.iter().flat_map(|bytes| bytes.to_vec()).collect();
-                PutPayload::from(whole[..whole.len() / 2].to_vec())
+                (PutPayload::from(whole[..whole.len() / 2].to_vec()), options)
             }
-            _ => payload,
+            Deed::Overwrite => (payload, PutOptions::default()),
+            _ => (payload, options),
         };
         self.inner.put_opts(location, payload, options).await
     }
