@@ -110,7 +110,7 @@ impl Command {
             | Self::Logs(_)
             | Self::Exec(_)
             | Self::Bench(BenchCommand::Up(_))
-            | Self::Drill(DrillCommand::OfflineInside(_))
+            | Self::Drill(DrillCommand::OfflineInside(_) | DrillCommand::ServerLossInside(_))
             | Self::Completions(_)
             | Self::Doctor(_)
             | Self::Runbook(_) => return None,
@@ -371,6 +371,9 @@ pub(crate) enum DrillCommand {
     Archive(DrillArgs),
     /// Destroys wopr-vps with everything on it and has it recovered; nobody may miss anything then
     ServerLoss(ServerLossArgs),
+    /// What a process of `server-loss` does that is killed
+    #[command(hide = true)]
+    ServerLossInside(ServerLossInsideArgs),
     /// What `offline` does in there
     #[command(hide = true)]
     OfflineInside(OfflineInsideArgs),
@@ -403,6 +406,15 @@ pub(crate) struct ServerLossArgs {
     /// The database comes from its newest set instead of the archive of its log
     #[arg(long)]
     pub(crate) from_set: bool,
+    /// A piece of the log is missing at first, which must be noticed; then the recovery is killed so many times
+    #[arg(long, value_name = "NUMBER", conflicts_with = "from_set")]
+    pub(crate) kills: Option<u32>,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServerLossInsideArgs {
     #[command(flatten)]
     pub(crate) ports: Ports,
 }
@@ -583,6 +595,28 @@ mod tests {
         for wrong in ["2999-01-01T00:00:00Z", "2026-11-22", "yesterday"] {
             past(wrong).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_process_of_a_drill_is_told_the_same_ports() {
+        let mut ports = Ports::default();
+        let all = [
+            &mut ports.api_port,
+            &mut ports.stripe_port,
+            &mut ports.mail_port,
+            &mut ports.http_port,
+            &mut ports.llama_port,
+            &mut ports.chatterbox_port,
+            &mut ports.whisper_port,
+            &mut ports.embeddings_port,
+        ];
+        for (port, other) in all.into_iter().zip(4000..) {
+            *port = other;
+        }
+        let command = ["wopr-ops", "drill", "server-loss-inside"].map(str::to_owned);
+        let told = Cli::try_parse_from(command.into_iter().chain(ports.flags())).unwrap().command;
+        let Command::Drill(DrillCommand::ServerLossInside(args)) = told else { panic!("{told:?}") };
+        assert_eq!(args.ports, ports);
     }
 
     /// Commands without `--json`, and why.

@@ -68,6 +68,13 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
     error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit)
 }
 
+/// All that an error tells whoever ran the command.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    let why = failure.and_then(|failure| failure.why.clone()).unwrap_or_default();
+    format!("{error:#}\n{why}")
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;

@@ -106,6 +106,9 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Drill(DrillCommand::PointInTime(args)) => commands::drill::point_in_time::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Archive(args)) => commands::drill::archive::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::ServerLoss(args)) => commands::drill::server_loss::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::ServerLossInside(args)) => {
+            commands::drill::server_loss::inside_process(ui, &paths, args.ports).await
+        }
         Command::Drill(DrillCommand::OfflineInside(args)) => commands::drill::offline::inside(ui, &args).await,
         Command::Recover(args) => commands::recover::run(ui, &paths, &args).await,
         Command::Engine(_) => engine::ensure(ui, &paths).await.map(drop),

@@ -11,7 +11,8 @@ use anyhow::Context;
 use bollard::Docker;
 
 use super::{
-    conformance, drill,
+    conformance,
+    drill::{self, server_loss::Loss},
     images::{Programs, References},
     up,
 };
@@ -25,12 +26,7 @@ use crate::{
         recipes::Binary,
     },
     paths::Paths,
-    plan::{
-        archive::Target,
-        machines,
-        platform::{self, Source},
-        removal::Scope,
-    },
+    plan::{machines, platform, removal::Scope},
     ui::{Ui, seconds},
 };
 
@@ -101,8 +97,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
             if before {
                 return Ok(());
             }
-            drill::server_loss::rehearse(ui, paths, ports, Source::Log(Target::default())).await?;
-            drill::server_loss::rehearse(ui, paths, ports, Source::Set).await
+            drill::server_loss::rehearse(ui, paths, ports, &[Loss::Log, Loss::Disturbed { kills: 1 }, Loss::Set]).await
         };
         runner.step(BACKUPS, Box::pin(backups)).await?;
         let suites = ConformanceArgs { output: runner.args.output, only: Vec::new(), api_port: 3100 };

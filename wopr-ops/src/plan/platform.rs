@@ -132,6 +132,23 @@ pub(crate) struct Ports {
     pub(crate) embeddings_port: u16,
 }
 
+impl Ports {
+    /// As they are told on the command line.
+    pub(crate) fn flags(self) -> Vec<String> {
+        let flags = [
+            ("api", self.api_port),
+            ("stripe", self.stripe_port),
+            ("mail", self.mail_port),
+            ("http", self.http_port),
+            ("llama", self.llama_port),
+            ("chatterbox", self.chatterbox_port),
+            ("whisper", self.whisper_port),
+            ("embeddings", self.embeddings_port),
+        ];
+        flags.map(|(name, port)| format!("--{name}-port={port}")).to_vec()
+    }
+}
+
 impl Default for Ports {
     fn default() -> Self {
         Self {

@@ -20,42 +20,32 @@ use bollard::{
 use rand::Rng;
 
 use super::{
-    archived::{archive_full, archive_now},
-    tenant_data::FIRST_CENTS,
+    archived::{archive_directory, archive_full, archive_now, entries, name_of, piece_before_last},
+    stage::Stage,
+    tenant_data::{FIRST_CENTS, SECOND_CENTS},
     throw_away::Scratch,
 };
 use crate::{
     cli::DrillArgs,
-    clock::unix_seconds,
-    commands::{
-        http_client,
-        up::{
-            FILES,
-            log_end::has_read_all,
-            recovering::{until_promoted, wake_archiving},
-            require_root,
-        },
+    commands::up::{
+        FILES,
+        log_end::{PIECE_NAME, has_read_all},
+        recovering::{until_promoted, wake_archiving},
+        require_root,
     },
-    engine,
-    failure::Failure,
-    happy_path::Customer,
-    operator::Operator,
+    failure::told,
     paths::{Paths, remove_directory},
     plan::{
         archive::{self, Target},
         machines::SHARED,
-        platform::{BUCKET, ELSEWHERE, Ports},
+        platform::Ports,
         scratch,
         spec::{Mount, Stack},
     },
-    secrets::{Handover, Secrets},
+    secrets::Handover,
     ui::Ui,
 };
 
-/// What is paid the second time, in US cents.
-const SECOND_CENTS: i64 = 700;
-/// How long the name of a piece of the log is; a dash follows.
-const PIECE_NAME: usize = 24;
 /// The copy that is damaged, beside the archive in the bucket.
 const COPY: &str = "archive-drill";
 /// How long a container may take to run.
@@ -124,17 +114,15 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Res
 
 /// The drill, on the two machines that are up.
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
-    let (engine, http) = (engine::require().await?, http_client()?);
-    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
-    let scratch = Scratch::new(ui, paths, &engine, &http, &secrets).await?;
-    let operator = Operator { http: &http, port: ports.api_port, token: secrets.get("FLEET_API_TOKEN_ADMIN")? };
+    let stage = Stage::new(paths, ports).await?;
+    let scratch = Scratch::new(ui, paths, &stage).await?;
+    let operator = stage.operator()?;
 
     let task = ui.start("the platform has a copy of its database's files");
     task.ends(operator.base_backup().await, Clone::clone)?;
 
     let task = ui.start("somebody signs up and pays twice, and the log of it is in the archive");
-    let name = format!("archive-drill-{}", unix_seconds());
-    let mut customer = Customer::new(&http, ports.api_port, secrets.get("STRIPE_WEBHOOK_SECRET")?, &name);
+    let mut customer = stage.customer("archive-drill")?;
     let pay = async {
         customer.sign_up().await?;
         customer.first_balance().await?;
@@ -150,8 +138,9 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
     };
     task.ends(pay.await, |_| format!("{} cents", FIRST_CENTS + SECOND_CENTS))?;
 
-    let bucket = paths.machines().join(crate::plan::machines::VPS).join(ELSEWHERE).join("objects").join(BUCKET);
-    let trial = Trial { scratch: &scratch, archive: bucket.join("archive"), copy: bucket.join(COPY) };
+    let archive = archive_directory(paths);
+    let copy = archive.with_file_name(COPY);
+    let trial = Trial { scratch: &scratch, archive, copy };
     let result = trial.faults(customer.email()).await;
     // Whatever came of it, nothing of it stays.
     let cleared = scratch.clear().await.and(remove_directory(&trial.copy));
@@ -242,7 +231,7 @@ impl Trial<'_> {
 
     fn stack(&self, fault: Option<Fault>) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
         let scratch = self.scratch;
-        let mut handovers = scratch::handovers(|name| scratch.secrets.get(name))?;
+        let mut handovers = scratch.handovers()?;
         let mut options =
             vec![("repo1-path", format!("/{COPY}")), ("io-timeout", "1".to_owned()), ("job-retry", "0".to_owned())];
         if let Some(Fault::Option(option, value)) = fault {
@@ -315,36 +304,12 @@ impl Trial<'_> {
                 .into_iter()
                 .collect::<anyhow::Result<_>>()?,
             Object::Files => entries(&newest()?.join("bundle"))?,
-            Object::Piece => {
-                let mut pieces = Vec::new();
-                // Each database that was made anew has another number, the last is the present one's.
-                let number = |path: &PathBuf| name_of(path).ok()?.rsplit_once('-')?.1.parse::<u32>().ok();
-                let databases = entries(&self.copy.join("archive/platform"))?.into_iter().filter(|path| path.is_dir());
-                let present = databases.max_by_key(number).context("there is no log")?;
-                for part in entries(&present)?.into_iter().filter(|path| path.is_dir()) {
-                    pieces.extend(entries(&part)?);
-                }
-                pieces.retain(|path| name_of(path).is_ok_and(|name| name.as_bytes().get(PIECE_NAME) == Some(&b'-')));
-                pieces.sort_by_key(|path| name_of(path).unwrap_or_default());
-                pieces.pop();
-                pieces.pop().into_iter().collect()
-            }
+            Object::Piece => vec![piece_before_last(&self.copy)?],
         };
         found.retain(|path| path.is_file());
         ensure!(!found.is_empty(), "there is no {object:?} in {}", self.copy.display());
         Ok(found)
     }
-}
-
-fn name_of(path: &Path) -> anyhow::Result<String> {
-    path.file_name().and_then(|name| name.to_str()).map(str::to_owned).context("a path has a name")
-}
-
-fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let read = fs::read_dir(directory).with_context(|| format!("{} cannot be read", directory.display()))?;
-    let mut paths: Vec<PathBuf> = read.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    paths.sort();
-    Ok(paths)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -376,11 +341,4 @@ fn do_harm(path: &Path, harm: Harm) -> anyhow::Result<()> {
         Harm::Halved => content.truncate(content.len() / 2),
     }
     fs::write(path, content).with_context(|| format!("{} cannot be written", path.display()))
-}
-
-/// All that an error tells whoever ran the command.
-fn told(error: &anyhow::Error) -> String {
-    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
-    let why = failure.and_then(|failure| failure.why.clone()).unwrap_or_default();
-    format!("{error:#}\n{why}")
 }

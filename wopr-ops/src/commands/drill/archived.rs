@@ -1,12 +1,25 @@
-//! The archive of the platform's log, as its database tells of it.
+//! The archive of the platform's log: as its database tells of it, and as it lies in the object store.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
+use anyhow::Context;
 use bollard::Docker;
 
 use crate::{
-    commands::up::recovering::{answer, wake_archiving},
-    plan::{archive::TIMEOUT_SECONDS, platform::VPS},
+    commands::up::{
+        log_end::PIECE_NAME,
+        recovering::{answer, wake_archiving},
+    },
+    paths::Paths,
+    plan::{
+        archive::TIMEOUT_SECONDS,
+        machines,
+        platform::{BUCKET, ELSEWHERE, VPS},
+    },
 };
 
 /// How long what is written may take to be in the archive.
@@ -46,4 +59,36 @@ async fn until_in_archive(engine: &Docker, piece: &str) -> anyhow::Result<Durati
         tokio::time::sleep(PACE).await;
     }
     Ok(since.elapsed())
+}
+
+/// Where the archive is.
+pub(super) fn archive_directory(paths: &Paths) -> PathBuf {
+    paths.machines().join(machines::VPS).join(ELSEWHERE).join("objects").join(BUCKET).join("archive")
+}
+
+/// The piece of the present database's log before its last, in the archive or in a copy of it.
+pub(super) fn piece_before_last(archive: &Path) -> anyhow::Result<PathBuf> {
+    // Each database that was made anew has another number, the last is the present one's.
+    let number = |path: &PathBuf| name_of(path).ok()?.rsplit_once('-')?.1.parse::<u32>().ok();
+    let databases = entries(&archive.join("archive/platform"))?.into_iter().filter(|path| path.is_dir());
+    let present = databases.max_by_key(number).context("there is no log")?;
+    let mut pieces = Vec::new();
+    for part in entries(&present)?.into_iter().filter(|path| path.is_dir()) {
+        pieces.extend(entries(&part)?);
+    }
+    pieces.retain(|path| name_of(path).is_ok_and(|name| name.as_bytes().get(PIECE_NAME) == Some(&b'-')));
+    pieces.sort_by_key(|path| name_of(path).unwrap_or_default());
+    pieces.pop();
+    pieces.pop().context("the log has no piece before its last")
+}
+
+pub(super) fn name_of(path: &Path) -> anyhow::Result<String> {
+    path.file_name().and_then(|name| name.to_str()).map(str::to_owned).context("a path has a name")
+}
+
+pub(super) fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let read = fs::read_dir(directory).with_context(|| format!("{} cannot be read", directory.display()))?;
+    let mut paths: Vec<PathBuf> = read.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    paths.sort();
+    Ok(paths)
 }

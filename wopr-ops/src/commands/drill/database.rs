@@ -15,23 +15,18 @@ use std::{
 use anyhow::Context;
 use serde_json::Value;
 
-use super::{tenant_data::FIRST_CENTS, throw_away::Scratch};
+use super::{stage::Stage, tenant_data::FIRST_CENTS, throw_away::Scratch};
 use crate::{
     cli::DrillArgs,
-    clock::unix_seconds,
-    commands::{
-        http_client,
-        up::{FILES, require_root},
-    },
-    engine,
+    commands::up::{FILES, require_root},
     exec::ready::logs_of,
     failure::{Exit, Failure},
     happy_path::Customer,
     images::recipes::SERVICE_UID,
-    operator::{DatabaseSet, Operator},
+    operator::DatabaseSet,
     paths::{Paths, private_directory},
     plan::{machines::SHARED, platform::Ports, scratch},
-    secrets::{Handover, Secrets},
+    secrets::Handover,
     ui::Ui,
 };
 
@@ -51,14 +46,12 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Res
 
 /// The drill, on the two machines that are up.
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
-    let (engine, http) = (engine::require().await?, http_client()?);
-    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
-    let scratch = Scratch::new(ui, paths, &engine, &http, &secrets).await?;
-    let operator = Operator { http: &http, port: ports.api_port, token: secrets.get("FLEET_API_TOKEN_ADMIN")? };
+    let stage = Stage::new(paths, ports).await?;
+    let scratch = Scratch::new(ui, paths, &stage).await?;
+    let operator = stage.operator()?;
 
     let task = ui.start("somebody signs up and pays");
-    let name = format!("database-drill-{}", unix_seconds());
-    let mut customer = Customer::new(&http, ports.api_port, secrets.get("STRIPE_WEBHOOK_SECRET")?, &name);
+    let mut customer = stage.customer("database-drill")?;
     let arrive = async {
         customer.sign_up().await?;
         customer.first_balance().await?;
@@ -101,7 +94,7 @@ impl Scratch<'_> {
     /// Restores the set, or a group of it, into a new database; the answer is what the engine says of it.
     async fn restore(&self, set: &DatabaseSet, group: Option<&str>, objective: Duration) -> anyhow::Result<Value> {
         self.clear().await?;
-        let mut handovers = scratch::handovers(|name| self.secrets.get(name))?;
+        let mut handovers = self.handovers()?;
         let is_escrowed = group.is_none();
         let stack = |handovers: &BTreeMap<&'static str, Handover>| {
             let directory = format!("{SHARED}/{FILES}");

@@ -7,6 +7,7 @@ pub(crate) mod offline;
 pub(crate) mod point_in_time;
 pub(crate) mod power_cut;
 pub(crate) mod server_loss;
+mod stage;
 pub(crate) mod tenant;
 mod tenant_data;
 mod throw_away;

@@ -9,22 +9,20 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jiff::Timestamp;
 
-use super::{archived::archive_now, tenant_data::FIRST_CENTS, throw_away::Scratch};
+use super::{
+    archived::archive_now,
+    stage::Stage,
+    tenant_data::{FIRST_CENTS, SECOND_CENTS},
+    throw_away::Scratch,
+};
 use crate::{
     cli::DrillArgs,
-    clock::unix_seconds,
-    commands::{
-        http_client,
-        up::{
-            FILES,
-            recovering::{answer, until_promoted},
-            require_root,
-        },
+    commands::up::{
+        FILES,
+        recovering::{answer, until_promoted},
+        require_root,
     },
-    engine,
     failure::{Exit, Failure},
-    happy_path::Customer,
-    operator::Operator,
     paths::Paths,
     plan::{
         archive::Target,
@@ -32,12 +30,9 @@ use crate::{
         platform::{Ports, VPS},
         scratch,
     },
-    secrets::Secrets,
     ui::Ui,
 };
 
-/// What is paid the second time, in US cents.
-const SECOND_CENTS: i64 = 700;
 /// How long it may take from the wish for a database of then to the database.
 const OBJECTIVE: Duration = Duration::from_mins(15);
 
@@ -49,17 +44,15 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Res
 
 /// The drill, on the two machines that are up.
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
-    let (engine, http) = (engine::require().await?, http_client()?);
-    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
-    let scratch = Scratch::new(ui, paths, &engine, &http, &secrets).await?;
-    let operator = Operator { http: &http, port: ports.api_port, token: secrets.get("FLEET_API_TOKEN_ADMIN")? };
+    let stage = Stage::new(paths, ports).await?;
+    let scratch = Scratch::new(ui, paths, &stage).await?;
+    let operator = stage.operator()?;
 
     let task = ui.start("the platform has a copy of its database's files");
     let path = task.ends(operator.base_backup().await, Clone::clone)?;
 
     let task = ui.start("somebody signs up and pays twice");
-    let name = format!("point-in-time-{}", unix_seconds());
-    let mut customer = Customer::new(&http, ports.api_port, secrets.get("STRIPE_WEBHOOK_SECRET")?, &name);
+    let mut customer = stage.customer("point-in-time")?;
     let pay = async {
         customer.sign_up().await?;
         customer.first_balance().await?;
@@ -96,7 +89,7 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
 async fn prove(scratch: &Scratch<'_>, between: Timestamp, email: &str) -> anyhow::Result<()> {
     scratch.clear().await?;
     let since = Instant::now();
-    let handovers = scratch::handovers(|name| scratch.secrets.get(name))?;
+    let handovers = scratch.handovers()?;
     let directory = format!("{SHARED}/{FILES}");
     let target = Target { to: Some(between), timeline: None };
     let stack = scratch::replayed(&scratch.images, scratch.host, &handovers, &directory, target);

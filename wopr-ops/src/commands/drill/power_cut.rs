@@ -15,19 +15,19 @@ use anyhow::Context;
 use bollard::Docker;
 use futures_util::future::{join_all, try_join_all};
 
-use super::tenant_data::{BYTES, FIRST_CENTS, Files, customer_with_bot, files, give_bytes};
+use super::{
+    stage::Stage,
+    tenant_data::{BYTES, FIRST_CENTS, Files, customer_with_bot, files, give_bytes},
+};
 use crate::{
     cli::{DrillArgs, StartArgs},
-    clock::unix_seconds,
-    commands::{fault, http_client, start, up::require_root, wait_until},
-    engine,
+    commands::{fault, start, up::require_root, wait_until},
     exec::{observe::name_of, sites::inside},
     failure::{Exit, Failure},
     happy_path::{Customer, Movement},
     paths::Paths,
     plan::{machines::VPS, platform::Ports},
     runbook::{self, verify::World},
-    secrets::Secrets,
     ui::Ui,
 };
 
@@ -87,15 +87,12 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
 
 /// A drill, on the two machines that are up.
 async fn meets(ui: &Ui, paths: &Paths, ports: Ports, disaster: Disaster) -> anyhow::Result<()> {
-    let (engine, http) = (engine::require().await?, http_client()?);
-    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
-    let secret = secrets.get("STRIPE_WEBHOOK_SECRET")?;
+    let stage = Stage::new(paths, ports).await?;
     let vps = inside(paths, VPS).await?;
 
     let task = ui.start(format!("{CUSTOMERS} customers pay and get a bot with {BYTES} bytes of their own"));
     let arrive = (0..CUSTOMERS).map(async |number| {
-        let name = format!("{}-{}-{number}", disaster.name(), unix_seconds());
-        let customer = customer_with_bot(Customer::new(&http, ports.api_port, secret, &name)).await?;
+        let customer = customer_with_bot(stage.customer(&format!("{}-{number}", disaster.name()))?).await?;
         let container = name_of(&customer.container(&vps).await?);
         give_bytes(&vps, &container).await?;
         let holdings = Holdings { movements: customer.history().await?, files: files(&vps, &container).await? };
@@ -110,19 +107,19 @@ async fn meets(ui: &Ui, paths: &Paths, ports: Ports, disaster: Disaster) -> anyh
         let since = match disaster {
             Disaster::PowerCut => {
                 let task = ui.start(format!("{VPS} is killed while payments arrive"));
-                task.ends(fault::kill(&engine, VPS).await, |_| String::new())?;
+                task.ends(fault::kill(&stage.engine, VPS).await, |_| String::new())?;
                 let since = Instant::now();
                 start::bring(ui, paths, &StartArgs { flat: false, dry_run: false, json: false, ports }).await?;
                 since
             }
             Disaster::FullDisk => {
                 let task = ui.start(format!("the disk of {VPS} is filled while payments arrive"));
-                task.ends(fault::fill(paths, &engine, VPS).await, Clone::clone)?;
+                task.ends(fault::fill(paths, &stage.engine, VPS).await, Clone::clone)?;
                 // Everybody mends what was filled, however the rest ends.
-                let noticed = is_noticed(ui, paths, &engine, ports, &payers).await;
+                let noticed = is_noticed(ui, paths, &stage, &payers).await;
                 let since = Instant::now();
                 let task = ui.start("room is made again");
-                task.ends(fault::mend(paths, &engine, VPS).await, Clone::clone)?;
+                task.ends(fault::mend(paths, &stage.engine, VPS).await, Clone::clone)?;
                 noticed?;
                 since
             }
@@ -198,14 +195,14 @@ async fn wait_for_more(payers: &[Payer<'_>]) -> anyhow::Result<()> {
 }
 
 /// Waits until everybody was refused, and sees that the runbook's check fails.
-async fn is_noticed(ui: &Ui, paths: &Paths, engine: &Docker, ports: Ports, payers: &[Payer<'_>]) -> anyhow::Result<()> {
+async fn is_noticed(ui: &Ui, paths: &Paths, stage: &Stage, payers: &[Payer<'_>]) -> anyhow::Result<()> {
     let task = ui.start("payments are refused");
     let refused = || async { Ok(payers.iter().all(|payer| payer.repeated.load(Ordering::SeqCst) > 0).then_some(())) };
     let refused = wait_until(LIMIT, refused).await?;
     let refused = refused.with_context(|| format!("nobody is refused within {} s", LIMIT.as_secs()));
     task.ends(refused, |()| String::new())?;
     let task = ui.start(format!("the check {CHECK} of the runbook"));
-    let world = World { paths, engine: engine.clone(), http: http_client()?, ports };
+    let world = World { paths, engine: stage.engine.clone(), http: stage.http.clone(), ports: stage.ports };
     let seen = world.check(&runbook::parse(runbook::TEXT)?, CHECK).await.and_then(|outcome| {
         anyhow::ensure!(!outcome.passed, "it passes: {}", outcome.detail);
         Ok(outcome.detail)

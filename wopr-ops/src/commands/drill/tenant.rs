@@ -13,18 +13,18 @@ use bollard::{
 };
 use tokio::sync::Mutex;
 
-use super::tenant_data::{BYTES, customer_with_bot, files, give_bytes};
+use super::{
+    stage::Stage,
+    tenant_data::{BYTES, customer_with_bot, files, give_bytes},
+};
 use crate::{
     cli::DrillArgs,
-    clock::unix_seconds,
-    commands::{http_client, up::require_root, wait_until},
+    commands::{up::require_root, wait_until},
     exec::{observe::name_of, sites::inside},
     failure::{Exit, Failure},
-    happy_path::Customer,
-    operator::{LIMIT, Operator},
+    operator::LIMIT,
     paths::Paths,
     plan::{machines::VPS, platform::Ports},
-    secrets::Secrets,
     ui::Ui,
 };
 
@@ -39,16 +39,12 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DrillArgs) -> anyhow::Res
 
 /// The drill, on the two machines that are up.
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
-    let http = http_client()?;
-    let secrets = Secrets::existing(&paths.data.join("secrets"))?;
-    let vps = inside(paths, VPS).await?;
-    let operator = Operator { http: &http, port: ports.api_port, token: secrets.get("FLEET_API_TOKEN_ADMIN")? };
+    let stage = Stage::new(paths, ports).await?;
+    let (vps, operator) = (inside(paths, VPS).await?, stage.operator()?);
 
     let task = ui.start(format!("a customer gets a bot with {BYTES} bytes of its own"));
-    let name = format!("tenant-drill-{}", unix_seconds());
     let arrive = async {
-        let secret = secrets.get("STRIPE_WEBHOOK_SECRET")?;
-        let customer = customer_with_bot(Customer::new(&http, ports.api_port, secret, &name)).await?;
+        let customer = customer_with_bot(stage.customer("tenant-drill")?).await?;
         let container = name_of(&customer.container(&vps).await?);
         give_bytes(&vps, &container).await?;
         let had = files(&vps, &container).await?;

@@ -15,6 +15,8 @@ use crate::happy_path::Customer;
 
 /// What pays for the bot, in US cents.
 pub(super) const FIRST_CENTS: i64 = 3000;
+/// What is paid the second time, where somebody pays twice.
+pub(super) const SECOND_CENTS: i64 = 700;
 /// What each bot's volume is given, in bytes.
 pub(super) const BYTES: usize = 1 << 20;
 /// Where a bot keeps what is its tenant's.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use bollard::Docker;
 
+use super::stage::Stage;
 use crate::{
     commands::up::{FILES, recovering::answer},
     exec::{
@@ -15,7 +16,7 @@ use crate::{
     images::existing,
     paths::{Paths, remove_directory},
     plan::{machines::VPS, platform::Images, scratch, spec::Stack, steps::plan},
-    secrets::{Handover, Secrets, hand_over},
+    secrets::{Handover, hand_over},
     ui::Ui,
 };
 
@@ -25,25 +26,23 @@ const NANOS_PER_CENT: i64 = 10_000_000;
 pub(super) struct Scratch<'a> {
     pub(super) ui: &'a Ui,
     paths: &'a Paths,
-    http: &'a reqwest::Client,
+    stage: &'a Stage,
     pub(super) vps: Docker,
     pub(super) host: std::net::Ipv4Addr,
-    pub(super) secrets: &'a Secrets,
     pub(super) images: Images,
 }
 
 impl<'a> Scratch<'a> {
-    pub(super) async fn new(
-        ui: &'a Ui,
-        paths: &'a Paths,
-        engine: &Docker,
-        http: &'a reqwest::Client,
-        secrets: &'a Secrets,
-    ) -> anyhow::Result<Self> {
-        let images = existing(engine, &["postgres", "backup"]).await?;
+    pub(super) async fn new(ui: &'a Ui, paths: &'a Paths, stage: &'a Stage) -> anyhow::Result<Self> {
+        let images = existing(&stage.engine, &["postgres", "backup"]).await?;
         let images = images.into_iter().map(|(name, image)| (name, image.reference)).collect();
-        let (vps, host) = (inside(paths, VPS).await?, address(engine, VPS).await?);
-        Ok(Self { ui, paths, http, vps, host, secrets, images })
+        let (vps, host) = (inside(paths, VPS).await?, address(&stage.engine, VPS).await?);
+        Ok(Self { ui, paths, stage, vps, host, images })
+    }
+
+    /// The files that its services are handed.
+    pub(super) fn handovers(&self) -> anyhow::Result<BTreeMap<&'static str, Handover>> {
+        scratch::handovers(|name| self.stage.secrets.get(name))
     }
 }
 
@@ -55,7 +54,7 @@ impl Scratch<'_> {
             }
         }
         let steps = plan(&stack, &observe(&self.vps, &stack).await?);
-        apply(self.ui, &self.vps, self.http, &stack, &steps).await
+        apply(self.ui, &self.vps, &self.stage.http, &stack, &steps).await
     }
 
     /// Removes the database with its volume, and the files with its secrets.

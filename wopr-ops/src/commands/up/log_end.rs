@@ -22,7 +22,7 @@ use crate::{
 const PIECE: u64 = 16 << 20;
 /// How long the name of a piece is. Whatever is more in the name of a file begins with something else than a dash unless the
 /// file is a whole piece.
-const NAME: usize = 24;
+pub(crate) const PIECE_NAME: usize = 24;
 /// Where a piece is put to be looked at.
 const BROUGHT: &str = "/tmp/last-piece";
 
@@ -46,7 +46,7 @@ impl Position {
     /// Where the piece of that name ends.
     fn end_of(name: &str) -> Option<Self> {
         let number = |range| u64::from_str_radix(name.get(range)?, 16).ok();
-        Some(Self((number(8..16)? << 32) + (number(16..NAME)? + 1) * PIECE))
+        Some(Self((number(8..16)? << 32) + (number(16..PIECE_NAME)? + 1) * PIECE))
     }
 }
 
@@ -110,14 +110,14 @@ fn directory(info: &str, cluster: i64) -> anyhow::Result<String> {
 
 /// The newest of what is listed of that line of history: a directory, or a whole piece in one.
 fn newest(listing: &str, timeline: u32) -> Option<&str> {
-    let is_whole = |name: &&str| name.as_bytes().get(NAME).is_none_or(|byte| *byte == b'-');
+    let is_whole = |name: &&str| name.as_bytes().get(PIECE_NAME).is_none_or(|byte| *byte == b'-');
     let of_line = |name: &&str| name.get(..8).and_then(|text| u32::from_str_radix(text, 16).ok()) == Some(timeline);
     listing.lines().map(str::trim).filter(|name| of_line(name) && is_whole(name)).max()
 }
 
 /// Whether a piece has the sum that the name of its file tells.
 fn is_as_written(piece: &str, sum: &str) -> bool {
-    let told = piece.get(NAME + 1..).unwrap_or_default();
+    let told = piece.get(PIECE_NAME + 1..).unwrap_or_default();
     sum.split_whitespace().any(|word| word.len() == 40 && told.starts_with(word))
 }
 
@@ -154,7 +154,7 @@ pub(crate) async fn has_read_all(engine: &Docker, database: &str) -> anyhow::Res
         return Ok(());
     }
     if let Some(piece) = piece.filter(|piece| piece.starts_with(&read.at.piece(read.timeline))) {
-        let name = &piece[..NAME];
+        let name = &piece[..PIECE_NAME];
         let bring = format!("pgbackrest {STANZA} archive-get {name} {BROUGHT} && sha1sum {BROUGHT}; rm -f {BROUGHT}");
         let sum = output_of(engine, database, &["sh", "-c", &bring]).await?;
         if is_as_written(&piece, &sum) {
