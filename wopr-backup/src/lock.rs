@@ -77,7 +77,9 @@ impl Lock {
     /// [`BackupError::Usage`] where it does; as every command.
     pub(crate) fn prove(&self, objects: &Objects) -> Result<(), BackupError> {
         let path = objects.path(&name(self.number));
-        if objects.create(&path, Bytes::new())? {
+        // What is there: a store that writes over it leaves a lock that can be read.
+        let held = objects.get(&path)?;
+        if objects.create(&path, held)? {
             return Err(BackupError::Usage(format!(
                 "{path}: the store created it though it was there: it does not know If-None-Match, and two could work on a \
                  repository at a time"

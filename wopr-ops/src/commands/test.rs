@@ -97,7 +97,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
             if before {
                 return Ok(());
             }
-            drill::server_loss::rehearse(ui, paths, ports, &[Loss::Log, Loss::Disturbed { kills: 1 }, Loss::Set]).await
+            drill::server_loss::rehearse(ui, paths, ports, &[Loss::Log, Loss::Disturbed { kills: 2 }, Loss::Set]).await
         };
         runner.step(BACKUPS, Box::pin(backups)).await?;
         let suites = ConformanceArgs { output: runner.args.output, only: Vec::new(), api_port: 3100 };

@@ -135,15 +135,25 @@ pub(crate) struct Ports {
 impl Ports {
     /// As they are told on the command line.
     pub(crate) fn flags(self) -> Vec<String> {
+        let Self {
+            api_port,
+            stripe_port,
+            mail_port,
+            http_port,
+            llama_port,
+            chatterbox_port,
+            whisper_port,
+            embeddings_port,
+        } = self;
         let flags = [
-            ("api", self.api_port),
-            ("stripe", self.stripe_port),
-            ("mail", self.mail_port),
-            ("http", self.http_port),
-            ("llama", self.llama_port),
-            ("chatterbox", self.chatterbox_port),
-            ("whisper", self.whisper_port),
-            ("embeddings", self.embeddings_port),
+            ("api", api_port),
+            ("stripe", stripe_port),
+            ("mail", mail_port),
+            ("http", http_port),
+            ("llama", llama_port),
+            ("chatterbox", chatterbox_port),
+            ("whisper", whisper_port),
+            ("embeddings", embeddings_port),
         ];
         flags.map(|(name, port)| format!("--{name}-port={port}")).to_vec()
     }

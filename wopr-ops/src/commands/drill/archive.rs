@@ -20,7 +20,7 @@ use bollard::{
 use rand::Rng;
 
 use super::{
-    archived::{archive_directory, archive_full, archive_now, entries, name_of, piece_before_last},
+    archived::{archive_directory, archive_full, archive_now, entries, file_name, piece_before_last},
     stage::Stage,
     tenant_data::{FIRST_CENTS, SECOND_CENTS},
     throw_away::Scratch,
@@ -207,8 +207,8 @@ impl Trial<'_> {
             }
             let path = objects.first().context("an object")?;
             named = match object {
-                Object::Files => name_of(path.parent().and_then(Path::parent).context("a copy")?)?,
-                Object::Piece => name_of(path)?.chars().take(PIECE_NAME).collect(),
+                Object::Files => file_name(path.parent().and_then(Path::parent).context("a copy")?)?,
+                Object::Piece => file_name(path)?.chars().take(PIECE_NAME).collect(),
                 _ => named,
             };
         }

@@ -69,20 +69,20 @@ pub(super) fn archive_directory(paths: &Paths) -> PathBuf {
 /// The piece of the present database's log before its last, in the archive or in a copy of it.
 pub(super) fn piece_before_last(archive: &Path) -> anyhow::Result<PathBuf> {
     // Each database that was made anew has another number, the last is the present one's.
-    let number = |path: &PathBuf| name_of(path).ok()?.rsplit_once('-')?.1.parse::<u32>().ok();
+    let number = |path: &PathBuf| file_name(path).ok()?.rsplit_once('-')?.1.parse::<u32>().ok();
     let databases = entries(&archive.join("archive/platform"))?.into_iter().filter(|path| path.is_dir());
     let present = databases.max_by_key(number).context("there is no log")?;
     let mut pieces = Vec::new();
     for part in entries(&present)?.into_iter().filter(|path| path.is_dir()) {
         pieces.extend(entries(&part)?);
     }
-    pieces.retain(|path| name_of(path).is_ok_and(|name| name.as_bytes().get(PIECE_NAME) == Some(&b'-')));
-    pieces.sort_by_key(|path| name_of(path).unwrap_or_default());
+    pieces.retain(|path| file_name(path).is_ok_and(|name| name.as_bytes().get(PIECE_NAME) == Some(&b'-')));
+    pieces.sort_by_key(|path| file_name(path).unwrap_or_default());
     pieces.pop();
     pieces.pop().context("the log has no piece before its last")
 }
 
-pub(super) fn name_of(path: &Path) -> anyhow::Result<String> {
+pub(super) fn file_name(path: &Path) -> anyhow::Result<String> {
     path.file_name().and_then(|name| name.to_str()).map(str::to_owned).context("a path has a name")
 }
 

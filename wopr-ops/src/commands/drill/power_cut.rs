@@ -94,7 +94,7 @@ async fn meets(ui: &Ui, paths: &Paths, ports: Ports, disaster: Disaster) -> anyh
     let arrive = (0..CUSTOMERS).map(async |number| {
         let customer = customer_with_bot(stage.customer(&format!("{}-{number}", disaster.name()))?).await?;
         let container = name_of(&customer.container(&vps).await?);
-        give_bytes(&vps, &container).await?;
+        give_bytes(&vps, &container, "drill").await?;
         let holdings = Holdings { movements: customer.history().await?, files: files(&vps, &container).await? };
         anyhow::ensure!(holdings.files.len() > 1, "the volume of {container} has only {:?}", holdings.files.keys());
         anyhow::Ok((customer, holdings))

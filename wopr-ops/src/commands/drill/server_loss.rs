@@ -3,13 +3,14 @@
 //! A customer of the drill's own gets a bot with bytes that nobody can guess. Once every bot has a snapshot, a set of the
 //! database is made, and then the bot gets more, and another snapshot, which that set does not know. The machine and its
 //! volume are removed, and `recover` does the rest: from the archive of the database's log, or from that set. Afterwards
-//! every wallet has the balance it had, every bot is there, the customer's has both, and a new customer can come.
+//! every wallet has the balance it had, every bot is there, the customer's has all its bytes, and a new customer can come.
 //!
 //! With `--kills`, a piece of the log is missing at first: nothing may be brought back without it. Once it is there again, the
 //! recovery is killed on its way, so many times, and what it left is gone on with.
 
 use std::{
     fs,
+    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -20,9 +21,7 @@ use rand::Rng;
 use tokio::process::Command;
 
 use super::{
-    archived::{
-        archive_directory, archive_full, archive_now, name_of as name_of_path, piece_before_last, until_archived,
-    },
+    archived::{archive_directory, archive_full, archive_now, file_name, piece_before_last, until_archived},
     stage::Stage,
     tenant_data::{BYTES, Files, customer_with_bot, files, give_bytes},
 };
@@ -31,7 +30,11 @@ use crate::{
     commands::{
         images::References,
         recover::{bring_back, up_args},
-        up::{log_end::PIECE_NAME, recovering::answer, require_root, wanted_images},
+        up::{
+            log_end::PIECE_NAME,
+            recovering::{answer, wake_archiving},
+            require_root, wanted_images,
+        },
     },
     engine,
     exec::{apply::remove_container, disk, observe::name_of, remove, sites::inside},
@@ -55,8 +58,8 @@ const SAVED: Duration = Duration::from_mins(10);
 /// How long the first day of a bot may take to be charged, and how often is asked.
 const CHARGED: Duration = Duration::from_mins(3);
 const PACE: Duration = Duration::from_millis(500);
-/// The longest that a recovery is left alone before it is killed, in milliseconds.
-const LONGEST_LIFE: u64 = 10_000;
+/// The longest that a recovery is left alone before it is killed, once another has been.
+const LONGEST_LIFE: Duration = Duration::from_secs(20);
 /// Where a piece of the log is while it is missing.
 const PIECE_ASIDE: &str = "piece-aside";
 const WALLETS: &str = "SELECT tenant_id, balance_nanos FROM wopr.wallets ORDER BY 1";
@@ -108,19 +111,8 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports, losses: &[Los
     let up_args = up_args(ports, Profile::Dev);
     let images = existing(&stage.engine, &wanted_images(paths, &up_args)?).await?;
     let operator = stage.operator()?;
-    let vps = inside(paths, VPS).await?;
 
-    let task = ui.start(format!("a customer gets a bot with {BYTES} bytes of its own"));
-    let customer = customer_with_bot(stage.customer("server-loss")?);
-    let customer = task.ends(customer.await, |customer| customer.email().to_owned())?;
-
-    let task = ui.start("every bot has a snapshot");
-    task.ends(operator.wait_for_snapshots(SAVED).await, |()| String::new())?;
-
-    let task = ui.start("the bot's first day is paid");
-    task.ends(first_day(&vps, customer.tenant()).await, |()| String::new())?;
-
-    let drill = Drill { ui, paths, stage: &stage, up_args, images, operator, customer };
+    let drill = Drill { ui, paths, stage: &stage, up_args, images, operator };
     for loss in losses {
         drill.lose(*loss).await?;
     }
@@ -138,7 +130,6 @@ struct Drill<'a> {
     up_args: UpArgs,
     images: References,
     operator: Operator<'a>,
-    customer: Customer<'a>,
 }
 
 /// What must be there afterwards.
@@ -154,7 +145,21 @@ impl Drill<'_> {
         let (ui, paths) = (self.ui, self.paths);
         ui.heading(loss.name());
         let vps = inside(paths, VPS).await?;
-        let container = name_of(&self.customer.container(&vps).await?);
+
+        let task = ui.start(format!("a customer gets a bot with {BYTES} bytes of its own"));
+        let arrive = async {
+            let customer = customer_with_bot(self.stage.customer("server-loss")?).await?;
+            let container = name_of(&customer.container(&vps).await?);
+            give_bytes(&vps, &container, "before").await?;
+            anyhow::Ok((customer, container))
+        };
+        let (customer, container) = task.ends(arrive.await, |(customer, _)| customer.email().to_owned())?;
+
+        let task = ui.start("every bot has a snapshot");
+        task.ends(self.operator.wait_for_snapshots(SAVED).await, |()| String::new())?;
+
+        let task = ui.start("the bot's first day is paid");
+        task.ends(first_day(&vps, customer.tenant()).await, |()| String::new())?;
 
         let known = async || anyhow::Ok((rows(&vps, WALLETS).await?, rows(&vps, BOTS).await?));
         let task = ui.start("a set of the database, and nothing has changed meanwhile");
@@ -174,9 +179,9 @@ impl Drill<'_> {
 
         let task = ui.start("the bot gets more, and a snapshot that the set does not know");
         let more = async {
-            give_bytes(&vps, &container).await?;
+            give_bytes(&vps, &container, "after").await?;
             let had = files(&vps, &container).await?;
-            self.customer.snapshot().await?;
+            customer.snapshot().await?;
             anyhow::Ok(had)
         };
         let had = task.ends(more.await, |files| format!("{} files", files.len()))?;
@@ -185,12 +190,15 @@ impl Drill<'_> {
             let task = ui.start("the log of it is in the archive, and nothing has changed since");
             let archived = async {
                 let since = Instant::now();
+                if let Loss::Disturbed { .. } = loss {
+                    // One that is made later might not need the piece that will be missing.
+                    self.operator.base_backup().await?;
+                }
                 loop {
                     match loss {
-                        Loss::Log | Loss::Set => until_archived(&vps).await?,
-                        // Else there might be no piece before the last that anybody misses.
-                        Loss::Disturbed { .. } => archive_full(&vps).await? + archive_now(&vps).await?,
-                    };
+                        Loss::Disturbed { .. } => pieces(&vps).await?,
+                        _ => until_archived(&vps).await.map(drop)?,
+                    }
                     let now = known().await?;
                     if now == before {
                         return anyhow::Ok(since.elapsed());
@@ -216,14 +224,14 @@ impl Drill<'_> {
             Loss::Log => self.bring_back(Source::Log(Target::default())).await?,
             Loss::Set => self.bring_back(Source::Set).await?,
             Loss::Disturbed { kills } => {
-                self.refuse_hole().await?;
-                if !self.kill(kills).await? {
+                let refused = self.refuse_hole().await?;
+                if !self.kill(kills, refused).await? {
                     self.bring_back(Source::Log(Target::default())).await?;
                 }
             }
         }
         let task = ui.start("what is there is what was there");
-        let compared = self.compare(&before).await.map_err(|error| {
+        let compared = self.compare(&customer, &before).await.map_err(|error| {
             anyhow::Error::from(
                 Failure::new(Exit::Check, "the loss of the machine cost somebody something").why(format!("{error:#}")),
             )
@@ -240,34 +248,36 @@ impl Drill<'_> {
         bring_back(self.ui, self.paths, &self.stage.engine, &self.images, &self.up_args, source).await
     }
 
-    /// Takes a piece of the log away, and has it noticed, also by the same command again.
-    async fn refuse_hole(&self) -> anyhow::Result<()> {
+    /// Takes a piece of the log away, and has it noticed, also by the same command again; answers with how long that took.
+    async fn refuse_hole(&self) -> anyhow::Result<Duration> {
         let piece = piece_before_last(&archive_directory(self.paths))?;
-        let aside = self.paths.data.join(PIECE_ASIDE);
-        fs::rename(&piece, &aside).with_context(|| format!("{} cannot be taken away", piece.display()))?;
-        let refused = self.refused(&name_of_path(&piece)?[..PIECE_NAME]).await;
-        // Whatever came of it, nobody's log stays without it.
-        fs::rename(&aside, &piece).with_context(|| format!("{} cannot be put back", piece.display()))?;
-        refused
+        let missing = Aside::new(self.ui, piece, self.paths.data.join(PIECE_ASIDE))?;
+        let piece = &file_name(&missing.from)?[..PIECE_NAME];
+        self.refused(piece).await?;
+        let since = Instant::now();
+        self.refused(piece).await?;
+        let took = since.elapsed();
+        missing.back()?;
+        Ok(took)
     }
 
     async fn refused(&self, piece: &str) -> anyhow::Result<()> {
-        for attempt in ["once", "again"] {
-            let said = match self.bring_back(Source::Log(Target::default())).await {
-                Ok(()) => bail!("there is a database, and the piece {piece} of its log was missing"),
-                Err(error) => told(&error),
-            };
-            ensure!(said.contains(piece), "the error does not name the piece {piece}, which is missing: {said}");
-            self.ui.note(format!("refused {attempt}: the piece {piece} of the log is missing"));
-        }
+        let said = match self.bring_back(Source::Log(Target::default())).await {
+            Ok(()) => bail!("there is a database, and the piece {piece} of its log was missing"),
+            Err(error) => told(&error),
+        };
+        ensure!(said.contains(piece), "the error does not name the piece {piece}, which is missing: {said}");
+        self.ui.note(format!("refused: the piece {piece} of the log is missing"));
         Ok(())
     }
 
     /// Has the machine brought back by a process that is killed somewhere on its way, so many times; answers with whether one
-    /// of them came to its end.
-    async fn kill(&self, kills: u32) -> anyhow::Result<bool> {
-        for _ in 0..kills {
-            let life = Duration::from_millis(rand::rng().random_range(0..LONGEST_LIFE));
+    /// of them came to its end. The first lives no longer than it took to notice that a piece was missing, which is less than
+    /// half of the way.
+    async fn kill(&self, kills: u32, refused: Duration) -> anyhow::Result<bool> {
+        for number in 0..kills {
+            let longest = if number == 0 { refused } else { LONGEST_LIFE };
+            let life = longest.mul_f64(rand::rng().random());
             let mut child = Command::new(std::env::current_exe()?)
                 .args(["drill", "server-loss-inside"])
                 .args(self.stage.ports.flags())
@@ -280,6 +290,7 @@ impl Drill<'_> {
                 Ok(ended) => {
                     let ended = ended?;
                     ensure!(ended.success(), "a recovery ended with {ended}; what it said is above");
+                    ensure!(number > 0, "a recovery came to its end in {} ms, and none was killed", life.as_millis());
                     self.ui.note("a recovery came to its end before it was killed");
                     return Ok(true);
                 }
@@ -290,10 +301,10 @@ impl Drill<'_> {
         Ok(false)
     }
 
-    async fn compare(&self, before: &Holdings) -> anyhow::Result<()> {
+    async fn compare(&self, customer: &Customer<'_>, before: &Holdings) -> anyhow::Result<()> {
         let vps = inside(self.paths, VPS).await?;
-        self.customer.bot_runs().await?;
-        let container = name_of(&self.customer.container(&vps).await?);
+        customer.bot_runs().await?;
+        let container = name_of(&customer.container(&vps).await?);
         let after = Holdings {
             files: files(&vps, &container).await?,
             wallets: rows(&vps, WALLETS).await?,
@@ -302,6 +313,45 @@ impl Drill<'_> {
         ensure!(after == *before, "there was {before:?}, and there is {after:?}");
         Ok(())
     }
+}
+
+/// A file that is somewhere else until it is put back, whatever comes meanwhile.
+struct Aside<'a> {
+    ui: &'a Ui,
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl<'a> Aside<'a> {
+    fn new(ui: &'a Ui, from: PathBuf, to: PathBuf) -> anyhow::Result<Self> {
+        ui.note(format!("{} is {} meanwhile", from.display(), to.display()));
+        fs::rename(&from, &to).with_context(|| format!("{} cannot be taken away", from.display()))?;
+        Ok(Self { ui, from, to })
+    }
+
+    fn back(&self) -> anyhow::Result<()> {
+        fs::rename(&self.to, &self.from).with_context(|| format!("{} cannot be put back", self.to.display()))
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        if self.to.exists()
+            && let Err(error) = self.back()
+        {
+            self.ui.error(&error);
+        }
+    }
+}
+
+/// Puts the log into the archive, so that the piece before the last ends somewhere within, and the one before that because it
+/// is full: what is missing then follows one that ends within a record.
+async fn pieces(engine: &Docker) -> anyhow::Result<()> {
+    archive_full(engine).await?;
+    archive_now(engine).await?;
+    // Without anything written since, there would be no other piece.
+    wake_archiving(engine, platform::VPS.postgres).await?;
+    archive_now(engine).await.map(drop)
 }
 
 async fn rows(engine: &Docker, query: &str) -> anyhow::Result<String> {

@@ -46,7 +46,7 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Re
     let arrive = async {
         let customer = customer_with_bot(stage.customer("tenant-drill")?).await?;
         let container = name_of(&customer.container(&vps).await?);
-        give_bytes(&vps, &container).await?;
+        give_bytes(&vps, &container, "drill").await?;
         let had = files(&vps, &container).await?;
         anyhow::Ok((customer, container, had))
     };

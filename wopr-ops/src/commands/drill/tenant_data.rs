@@ -17,7 +17,7 @@ use crate::happy_path::Customer;
 pub(super) const FIRST_CENTS: i64 = 3000;
 /// What is paid the second time, where somebody pays twice.
 pub(super) const SECOND_CENTS: i64 = 700;
-/// What each bot's volume is given, in bytes.
+/// What a bot's volume is given at a time, in bytes.
 pub(super) const BYTES: usize = 1 << 20;
 /// Where a bot keeps what is its tenant's.
 const DATA: &str = "/data";
@@ -36,15 +36,15 @@ pub(super) async fn customer_with_bot(mut customer: Customer<'_>) -> anyhow::Res
     Ok(customer)
 }
 
-/// Puts bytes that nobody can guess on the bot's volume.
-pub(super) async fn give_bytes(engine: &Docker, container: &str) -> anyhow::Result<()> {
+/// Puts a file of that name on the bot's volume, with bytes that nobody can guess.
+pub(super) async fn give_bytes(engine: &Docker, container: &str, name: &str) -> anyhow::Result<()> {
     let mut bytes = vec![0; BYTES];
     rand::rng().fill_bytes(&mut bytes);
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
     header.set_mode(0o600);
     let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, "drill", bytes.as_slice())?;
+    archive.append_data(&mut header, name, bytes.as_slice())?;
     let body = bollard::body_full(archive.into_inner()?.into());
     let options = UploadToContainerOptionsBuilder::default().path(DATA).build();
     let uploaded = engine.upload_to_container(container, Some(options), body).await;

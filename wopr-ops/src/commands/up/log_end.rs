@@ -23,6 +23,8 @@ const PIECE: u64 = 16 << 20;
 /// How long the name of a piece is. Whatever is more in the name of a file begins with something else than a dash unless the
 /// file is a whole piece.
 pub(crate) const PIECE_NAME: usize = 24;
+/// How long the name of the directory is that a piece is in: so much of the piece's own.
+const PART_NAME: usize = 16;
 /// Where a piece is put to be looked at.
 const BROUGHT: &str = "/tmp/last-piece";
 
@@ -41,6 +43,11 @@ impl Position {
     /// The piece of that line of history that goes on from here.
     fn piece(self, timeline: u32) -> String {
         format!("{timeline:08X}{:08X}{:08X}", self.0 >> 32, (self.0 & u64::from(u32::MAX)) / PIECE)
+    }
+
+    /// Where the piece after the one that goes on from here begins.
+    const fn next_piece(self) -> Self {
+        Self((self.0 / PIECE + 1) * PIECE)
     }
 
     /// Where the piece of that name ends.
@@ -108,6 +115,11 @@ fn directory(info: &str, cluster: i64) -> anyhow::Result<String> {
     Ok(format!("archive/platform/{}", archive.id))
 }
 
+/// Whether that file is the whole piece of that name.
+fn is_of(file: &str, piece: &str) -> bool {
+    file.strip_prefix(piece).is_some_and(|rest| rest.starts_with('-'))
+}
+
 /// The newest of what is listed of that line of history: a directory, or a whole piece in one.
 fn newest(listing: &str, timeline: u32) -> Option<&str> {
     let is_whole = |name: &&str| name.as_bytes().get(PIECE_NAME).is_none_or(|byte| *byte == b'-');
@@ -153,20 +165,25 @@ pub(crate) async fn has_read_all(engine: &Docker, database: &str) -> anyhow::Res
     if read.at >= end {
         return Ok(());
     }
-    if let Some(piece) = piece.filter(|piece| piece.starts_with(&read.at.piece(read.timeline))) {
-        let name = &piece[..PIECE_NAME];
-        let bring = format!("pgbackrest {STANZA} archive-get {name} {BROUGHT} && sha1sum {BROUGHT}; rm -f {BROUGHT}");
-        let sum = output_of(engine, database, &["sh", "-c", &bring]).await?;
-        if is_as_written(&piece, &sum) {
-            return Ok(());
-        }
+    let line_at = |at| lines.iter().find(|line| line.at > at).unwrap_or(read).timeline;
+    let here = read.at.piece(line_at(read.at));
+    let is_whole = async {
+        let part = archive(&["repo-ls", &format!("{directory}/{}", &here[..PART_NAME])]).await?;
+        let Some(file) = part.lines().map(str::trim).find(|file| is_of(file, &here)) else { return Ok(false) };
+        let bring = format!("pgbackrest {STANZA} archive-get {here} {BROUGHT} && sha1sum {BROUGHT}; rm -f {BROUGHT}");
+        anyhow::Ok(is_as_written(file, &output_of(engine, database, &["sh", "-c", &bring]).await?))
+    };
+    let is_whole = is_whole.await?;
+    if is_whole && piece.is_some_and(|newest| is_of(&newest, &here)) {
+        return Ok(());
     }
-    let left = lines.iter().find(|line| line.at > read.at).unwrap_or(read);
+    // A piece that is whole may end within a record: then the next is to blame.
+    let next = read.at.next_piece();
+    let missing = if is_whole { next.piece(line_at(next)) } else { here };
     Err(Failure::new(Exit::Check, format!("{database} has not read its log to the end"))
         .why(format!(
-            "it read to {}, and the archive has it to {end}: the piece {} is missing or damaged",
-            read.at,
-            read.at.piece(left.timeline)
+            "it read to {}, and the archive has it to {end}: the piece {missing} is missing or damaged",
+            read.at
         ))
         .fix(
             "the same command reads it again; `--to` with an instant before that, or `--from-set`, takes what is whole",
@@ -202,7 +219,9 @@ mod tests {
         assert_eq!(Position::end_of("00000001"), None);
         for at in ["1/A000000", "1/A007CF8", "1/AFFFFFF"] {
             assert_eq!(Position::parse(at).unwrap().piece(2), "00000002000000010000000A", "{at}");
+            assert_eq!(Position::parse(at).unwrap().next_piece().to_string(), "1/B000000", "{at}");
         }
+        assert_eq!(Position::parse("0/FF000028").unwrap().next_piece().piece(1), "000000010000000100000000");
     }
 
     #[test]
@@ -214,6 +233,19 @@ mod tests {
         assert_eq!(newest(listing, 2), Some("00000002000000000000000D-0badc0de.zst"));
         assert_eq!(newest(listing, 3), None);
         assert_eq!(newest("0000000100000000\n0000000100000001\n0000000200000000\n", 1), Some("0000000100000001"));
+    }
+
+    #[test]
+    fn a_file_is_of_the_piece_that_it_is_named_for() {
+        let piece = "00000001000000000000000A";
+        assert!(is_of("00000001000000000000000A-0badc0de.zst", piece));
+        for other in [
+            "00000001000000000000000A",
+            "00000001000000000000000A.partial-0badc0de.zst",
+            "00000001000000000000000B-0badc0de.zst",
+        ] {
+            assert!(!is_of(other, piece), "{other}");
+        }
     }
 
     #[test]
