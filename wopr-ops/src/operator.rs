@@ -9,6 +9,8 @@ use anyhow::Context;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::failure::{Exit, Failure};
+
 /// How long a restore may take here.
 pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 /// How long a set of the database may take.
@@ -105,7 +107,12 @@ impl Operator<'_> {
                 tokio::time::sleep(PACE).await;
             }
             open.retain(|_, restores| !restores.is_empty());
-            anyhow::ensure!(since.elapsed() < LIMIT, "these restores do not end, by tenant: {open:?}");
+            if since.elapsed() > LIMIT {
+                return Err(Failure::new(Exit::NotReady, "not every restore ends")
+                    .why(format!("none has for {} s; of each tenant: {open:?}", LIMIT.as_secs()))
+                    .fix("`cargo wopr logs platform-api` tells what holds them up; the same command goes on")
+                    .into());
+            }
         }
         Ok(failed)
     }
