@@ -8,7 +8,7 @@ use wopr_core::billing::payments::{PaymentProvider, Payments, PaymentsConfig, Pr
 use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
-use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig};
+use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig, ReverseProxy};
 use wopr_core::gateway::{Gateway, GatewayParts, Journal, ModelProvider};
 use wopr_core::gpu::{CloudProvider, Gpu, GpuConfig, ServiceProbe, WatchdogPolicy};
 use wopr_core::notify::{Mailer, Notifier};
@@ -29,6 +29,7 @@ pub struct AppState {
     pub payments: Payments,
     /// Bots.
     pub fleet: Fleet,
+    proxy: Option<Arc<dyn ReverseProxy>>,
     /// What bots remember and what the database holds, kept elsewhere.
     pub backups: Backups,
     /// GPU nodes.
@@ -76,6 +77,8 @@ pub struct Adapters {
     pub backups: Option<Arc<dyn BackupRunner>>,
     /// The archive of the database's log, if it has one.
     pub archive: Option<Arc<dyn LogArchive>>,
+    /// What bots are reached through from outside; without it they are not.
+    pub proxy: Option<Arc<dyn ReverseProxy>>,
 }
 
 /// Why the services cannot be put together.
@@ -113,6 +116,7 @@ impl AppState {
             images,
             networks: config.tenant_networks,
             gateway_url: config.gateway.url_for_bots.clone(),
+            domain: config.proxy.as_ref().map(|proxy| proxy.domain.clone()),
             key_overlap: jiff::SignedDuration::from_secs(config.key_overlap_seconds.into()),
             ..FleetConfig::default()
         };
@@ -151,6 +155,7 @@ impl AppState {
             billing,
             payments,
             fleet,
+            proxy: adapters.proxy,
             gpu,
             notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
@@ -178,26 +183,7 @@ impl AppState {
             let throttle = throttle.clone();
             async move { throttle.purge().await }
         });
-        let (fleet, wake) = (self.fleet.clone(), self.fleet.waker());
-        workers.add("fleet.advance", SECOND, Some(wake), move || {
-            let fleet = fleet.clone();
-            async move { fleet.spawn_due().await }
-        });
-        let fleet = self.fleet.clone();
-        workers.watch("fleet.watch", SECOND, move || {
-            let fleet = fleet.clone();
-            async move { fleet.watch().await }
-        });
-        let (fleet, wake) = (self.fleet.clone(), self.fleet.sweep_waker());
-        workers.add("fleet.reconcile", 15 * SECOND, Some(wake), move || {
-            let fleet = fleet.clone();
-            async move { fleet.reconcile().await }
-        });
-        let fleet = self.fleet.clone();
-        workers.add("fleet.charge", MINUTE, None, move || {
-            let fleet = fleet.clone();
-            async move { fleet.charge_due_days().await }
-        });
+        self.run_bots(&mut workers);
         self.back_up(&mut workers);
         let (gpu, wake) = (self.gpu.clone(), self.gpu.waker());
         workers.add("gpu.provision", 5 * SECOND, Some(wake), move || {
@@ -262,6 +248,39 @@ impl AppState {
             async move { payments.reconcile().await }
         });
         workers
+    }
+
+    /// What keeps bots as they are wanted.
+    fn run_bots(&self, workers: &mut Workers) {
+        const SECOND: Duration = Duration::from_secs(1);
+        const MINUTE: Duration = Duration::from_mins(1);
+        let (fleet, wake) = (self.fleet.clone(), self.fleet.waker());
+        workers.add("fleet.advance", SECOND, Some(wake), move || {
+            let fleet = fleet.clone();
+            async move { fleet.spawn_due().await }
+        });
+        let fleet = self.fleet.clone();
+        workers.watch("fleet.watch", SECOND, move || {
+            let fleet = fleet.clone();
+            async move { fleet.watch().await }
+        });
+        let (fleet, wake) = (self.fleet.clone(), self.fleet.sweep_waker());
+        workers.add("fleet.reconcile", 15 * SECOND, Some(wake), move || {
+            let fleet = fleet.clone();
+            async move { fleet.reconcile().await }
+        });
+        let fleet = self.fleet.clone();
+        workers.add("fleet.charge", MINUTE, None, move || {
+            let fleet = fleet.clone();
+            async move { fleet.charge_due_days().await }
+        });
+        if let Some(proxy) = &self.proxy {
+            let (fleet, proxy) = (self.fleet.clone(), Arc::clone(proxy));
+            workers.add("fleet.publish", 2 * SECOND, None, move || {
+                let (fleet, proxy) = (fleet.clone(), Arc::clone(&proxy));
+                async move { fleet.publish(proxy.as_ref()).await }
+            });
+        }
     }
 
     fn add_gateway_workers(&self, workers: &mut Workers) {

@@ -31,8 +31,8 @@ const SLOWEST_PACE: Duration = Duration::from_secs(2);
 const COOKIE: &str = "better-auth.session_token";
 const ORIGIN: &str = "http://localhost:3000";
 
-/// Walks the whole way with a customer of its own; fails at the first step that does not answer as it must. Models are
-/// asked where the stack has any.
+/// Walks the whole way with a customer of its own; fails at the first step that does not answer as it must. Two machines have
+/// models, and a proxy that bots are reached through, on `http_port`.
 pub(crate) async fn walk(
     ui: &Ui,
     engine: &Docker,
@@ -40,7 +40,7 @@ pub(crate) async fn walk(
     api_port: u16,
     webhook_secret: &str,
     database: &str,
-    models: bool,
+    http_port: Option<u16>,
 ) -> anyhow::Result<()> {
     let mut customer = Customer::new(http, api_port, webhook_secret, &format!("happy-path-{}", unix_seconds()));
     let ui = Steps { ui };
@@ -55,8 +55,9 @@ pub(crate) async fn walk(
     ui.step("8 create a bot", customer.create_bot()).await?;
     ui.step("9 the bot runs", customer.bot_runs()).await?;
     ui.step("  its container runs with a volume on /data", customer.container_runs(engine)).await?;
-    if models {
+    if let Some(port) = http_port {
         ui.step("10 the bot asks a model, and pays to the nano-dollar", customer.asks(engine, database)).await?;
+        ui.step("11 the bot answers to its own name", customer.bot_answers(port)).await?;
     }
     Ok(())
 }
@@ -336,6 +337,31 @@ impl<'a> Customer<'a> {
             pace = SLOWEST_PACE.min(pace * 6 / 5);
         }
         anyhow::bail!("it does not run: {}", last["result"]["data"])
+    }
+
+    /// Its name does not have to be known to this machine: the proxy is asked for it.
+    async fn bot_answers(&self, http_port: u16) -> anyhow::Result<String> {
+        let path = format!("/trpc/fleet.getInstance?input=%7B%22id%22%3A%22{}%22%7D", self.bot);
+        let body = answer(self.get(&path, Some(&self.cookie)).await?, StatusCode::OK).await?;
+        let host = found(&body, "/result/data/hostname")?.as_str().context("the name is no text")?.to_owned();
+        let ask = async |host: &str| {
+            let url = format!("http://127.0.0.1:{http_port}/health");
+            anyhow::Ok(self.http.get(url).header("host", host).send().await.context("the proxy does not answer")?)
+        };
+        let answered = wait_until(LIMIT, || async {
+            let response = ask(&host).await?;
+            Ok((response.status() == StatusCode::OK).then_some(response))
+        });
+        let response = answered.await?.with_context(|| format!("{host} does not answer"))?;
+        let body = answer(response, StatusCode::OK).await?;
+        anyhow::ensure!(body["status"] == "ok", "{host} answers {body}");
+        let nobody = ask(&format!("nobody.{}", crate::plan::platform::DOMAIN)).await?;
+        anyhow::ensure!(
+            nobody.status() == StatusCode::NOT_FOUND,
+            "a bot that is not there answers {}",
+            nobody.status()
+        );
+        Ok(host)
     }
 
     async fn container_runs(&self, engine: &Docker) -> anyhow::Result<String> {

@@ -158,6 +158,7 @@ fn adapters(config: &Config) -> Result<Adapters> {
         journal: Journal::open(&config.gateway.journal, config.gateway.sync)?,
         backups: None,
         archive: None,
+        proxy: None,
     })
 }
 

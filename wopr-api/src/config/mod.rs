@@ -4,6 +4,7 @@ mod backup;
 mod gateway;
 mod gpu;
 mod keys;
+mod proxy;
 mod read;
 mod source;
 
@@ -157,6 +158,17 @@ pub struct BackupSettings {
     pub nightly_hour: i8,
 }
 
+/// The reverse proxy through which bots are reached from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// What bots' names are below.
+    pub domain: String,
+    /// Where its admin API listens.
+    pub admin_socket: PathBuf,
+    /// Its container on the bots' engine.
+    pub container: String,
+}
+
 /// Everything the server is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -210,6 +222,8 @@ pub struct Config {
     pub registry: Option<RegistryConfig>,
     /// The Docker engine; `None` for the default socket.
     pub docker_host: Option<String>,
+    /// What bots are reached through from outside; `None` keeps them to their networks.
+    pub proxy: Option<ProxySettings>,
     /// GPU nodes.
     pub gpu: GpuSettings,
     /// Calls to models.

@@ -30,6 +30,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
     let gpu = reader.gpu(&base_url, production);
     let gateway = reader.gateway(production);
     let backup = reader.backup(production);
+    let proxy = reader.proxy();
     let config = Config {
         environment: if production { Environment::Production } else { Environment::Development },
         port: reader.number("PORT", 0, u16::MAX),
@@ -56,6 +57,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         own_images_first: reader.choice("FLEET_IMAGE_PULL", &[("always", false), ("missing", true)]),
         registry: reader.registry(),
         docker_host: reader.text("DOCKER_HOST"),
+        proxy,
         gpu,
         gateway,
         backup,

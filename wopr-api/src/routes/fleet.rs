@@ -190,13 +190,14 @@ async fn statuses(state: &AppState, bots: Vec<Bot>) -> BotList {
     let fleet = &state.fleet;
     let views = futures_util::stream::iter(bots).map(|bot| async move {
         let usage = fleet.stats_of(&bot).await;
-        BotStatus::new(&bot, usage)
+        BotStatus::new(&bot, fleet.host_name(&bot.name, bot.id), usage)
     });
     BotList { bots: views.buffered(PARALLEL_STATS).collect().await }
 }
 
 async fn status(state: &AppState, bot: &Bot) -> BotStatus {
-    BotStatus::new(bot, state.fleet.stats_of(bot).await)
+    let host_name = state.fleet.host_name(&bot.name, bot.id);
+    BotStatus::new(bot, host_name, state.fleet.stats_of(bot).await)
 }
 
 #[derive(Debug, Deserialize)]

@@ -312,6 +312,22 @@ fn the_networks_of_tenants_are_private_and_part_of_their_range() {
 }
 
 #[test]
+fn bots_are_reached_from_outside_as_a_whole_or_not_at_all() {
+    let all =
+        [("PLATFORM_DOMAIN", "wopr.bot"), ("PROXY_ADMIN_SOCKET", "/run/caddy/a.sock"), ("PROXY_CONTAINER", "caddy")];
+    assert_eq!(Config::load(&with(&[])).unwrap().proxy, None);
+    let on = Config::load(&with(&all)).unwrap().proxy.unwrap();
+    assert_eq!((on.domain.as_str(), on.container.as_str()), ("wopr.bot", "caddy"));
+    for (left_out, _) in all {
+        let rest: Vec<_> = all.into_iter().filter(|(name, _)| *name != left_out).collect();
+        assert!(error(&with(&rest)).contains(left_out), "{left_out}");
+    }
+    let mut changed = all;
+    changed[0].1 = "https://wopr.bot";
+    assert!(error(&with(&changed)).contains("PLATFORM_DOMAIN"));
+}
+
+#[test]
 fn backups_are_on_as_a_whole_or_not_at_all() {
     const SECRET: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
     let key = format!("2026:{SECRET}");

@@ -1,5 +1,7 @@
 //! What the fleet needs from outside.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
@@ -72,8 +74,11 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// Removes one of the bot's data volumes with everything in it.
     async fn remove_data_volume(&self, bot: BotId, volume: u32) -> Result<(), HostError>;
 
-    /// Removes the tenant's network unless a container is on it, and answers whether it is gone.
+    /// Removes the tenant's network unless a container is on it besides the reverse proxy, and answers whether it is gone.
     async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError>;
+
+    /// Puts the reverse proxy on the networks of these tenants, as far as they have one, so that it reaches their bots.
+    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<(), HostError>;
 
     /// The last `tail` lines the bot wrote, oldest first, each with the time the engine read it.
     async fn logs(&self, bot: BotId, tail: u32) -> Result<Vec<RawLogLine>, HostError>;

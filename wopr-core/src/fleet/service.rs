@@ -40,6 +40,8 @@ pub struct FleetConfig {
     pub networks: NetworkRange,
     /// Where bots reach the gateway for models, without a path; `None` tells them nothing.
     pub gateway_url: Option<String>,
+    /// What bots' names outside are below; `None` gives them none.
+    pub domain: Option<String>,
     /// How long the service key before is good when a bot is given another one.
     pub key_overlap: SignedDuration,
 }
@@ -68,6 +70,7 @@ impl Default for FleetConfig {
             },
             networks: NetworkRange::default(),
             gateway_url: None,
+            domain: None,
             key_overlap: SignedDuration::from_mins(15),
         }
     }

@@ -1,6 +1,6 @@
 //! A container engine in memory: it keeps state, and can be told to go wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -39,6 +39,7 @@ struct State {
     containers: BTreeMap<BotId, Container>,
     volumes: BTreeMap<String, (BotId, Option<TenantId>, Vec<u8>)>,
     networks: BTreeMap<String, (TenantId, Subnet)>,
+    proxied: BTreeSet<TenantId>,
     others_subnets: Vec<Subnet>,
     services: Vec<String>,
     spoiled: Vec<String>,
@@ -71,6 +72,11 @@ impl std::fmt::Debug for MemoryHost {
 impl MemoryHost {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tenants on whose networks the reverse proxy is.
+    pub fn proxied(&self) -> BTreeSet<TenantId> {
+        self.lock().proxied.clone()
     }
 
     /// Makes every image's name mean another image.
@@ -439,8 +445,18 @@ impl ContainerHost for MemoryHost {
             let used = state.containers.values().any(|container| container.spec.tenant_id == tenant);
             if !used {
                 state.networks.remove(&network_name(tenant));
+                state.proxied.remove(&tenant);
             }
             Ok(!used)
+        })
+        .await
+    }
+
+    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<(), HostError> {
+        self.call("connect_proxy", |state| {
+            let has_network = |tenant: &&TenantId| state.networks.contains_key(&network_name(**tenant));
+            state.proxied.extend(tenants.iter().filter(has_network).copied());
+            Ok(())
         })
         .await
     }

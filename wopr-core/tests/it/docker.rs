@@ -25,7 +25,7 @@ use wopr_core::ids::{BotId, TenantId};
 use wopr_core::money::Money;
 use wopr_core::testing::TestDb;
 
-const IMAGE: &str = "ghcr.io/wopr-network/wopr:latest";
+pub(crate) const IMAGE: &str = "ghcr.io/wopr-network/wopr:latest";
 const PORT: u16 = 7437;
 
 /// The machine's clock, and the days the test has skipped: the engine tells the real time, so this one must go on too.
@@ -39,9 +39,9 @@ impl Clock for SkippingClock {
 }
 
 /// Leaves nothing on the engine, however the test ends.
-struct Leftovers {
-    bot: BotId,
-    tenant: TenantId,
+pub(crate) struct Leftovers {
+    pub(crate) bot: BotId,
+    pub(crate) tenant: TenantId,
 }
 
 impl Drop for Leftovers {
@@ -64,41 +64,44 @@ impl Drop for Leftovers {
     }
 }
 
-struct Yard {
+pub(crate) struct Yard {
     _test: TestDb,
     clock: SkippingClock,
     billing: Billing,
-    fleet: Fleet,
+    pub(crate) fleet: Fleet,
     docker: Docker,
 }
 
 impl Yard {
     async fn open() -> Self {
+        let host = DockerHost::new(None, None).unwrap().with_label("wopr.test", "docker");
+        Self::with(host, FleetConfig::default()).await
+    }
+
+    pub(crate) async fn with(host: DockerHost, config: FleetConfig) -> Self {
         let docker = Docker::connect_with_unix_defaults().unwrap();
         let has_image = docker.inspect_image(IMAGE).await.is_ok();
         assert!(has_image, "no {IMAGE} on the Docker engine: run `cargo wopr images` once");
         let (test, clock) = (TestDb::create().await, SkippingClock::default());
         let billing = Billing::new(test.db.clone(), Arc::new(clock.clone()), BillingConfig::default());
-        let host = Arc::new(DockerHost::new(None, None).unwrap().with_label("wopr.test", "docker"));
-        let config = FleetConfig::default();
-        let fleet = Fleet::new(test.db.clone(), Arc::new(clock.clone()), billing.clone(), host, config);
+        let fleet = Fleet::new(test.db.clone(), Arc::new(clock.clone()), billing.clone(), Arc::new(host), config);
         Self { _test: test, clock, billing, fleet, docker }
     }
 
-    async fn tenant(&self) -> TenantId {
+    pub(crate) async fn tenant(&self) -> TenantId {
         let tenant = TenantId::new(self.clock.now());
         self.billing.open_account(tenant, "Ann").await.unwrap();
         tenant
     }
 
-    async fn pay(&self, tenant: TenantId, cents: i32, key: &str) {
+    pub(crate) async fn pay(&self, tenant: TenantId, cents: i32, key: &str) {
         let (key, amount) = (format!("cs_{tenant}_{key}"), Money::from_cents(cents));
         let transfer = Transfer::to_wallet(key, TransferKind::Purchase, tenant, amount, Actor::Webhook("stripe"));
         self.billing.post(&[transfer]).await.unwrap();
     }
 
     /// Works on what is due until the bot is in `phase` and nothing more is to be done.
-    async fn until(&self, tenant: TenantId, id: BotId, phase: Phase) -> Bot {
+    pub(crate) async fn until(&self, tenant: TenantId, id: BotId, phase: Phase) -> Bot {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
         loop {
             self.fleet.advance().await.unwrap();
@@ -130,6 +133,20 @@ impl Yard {
             remains.push(network_name(tenant));
         }
         remains
+    }
+
+    /// Works on what is due until the engine has nothing of the bot and its tenant.
+    pub(crate) async fn until_gone(&self, tenant: TenantId, id: BotId) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
+        loop {
+            self.fleet.advance().await.unwrap();
+            let remains = self.remains(tenant, id).await;
+            if remains.is_empty() {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "still there: {remains:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// The key file: who may read it, and what is in it.
@@ -337,16 +354,7 @@ async fn a_bots_life_on_a_real_engine() {
 
     // Destroyed, nothing is left.
     yard.fleet.destroy(&Origin::system("test"), tenant, id).await.unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
-    loop {
-        yard.fleet.advance().await.unwrap();
-        let remains = yard.remains(tenant, id).await;
-        if remains.is_empty() {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "still there: {remains:?}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    yard.until_gone(tenant, id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

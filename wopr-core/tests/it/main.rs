@@ -24,5 +24,7 @@ mod lease;
 mod models;
 mod notify;
 mod payments;
+#[cfg(all(feature = "caddy", feature = "docker"))]
+mod proxy;
 mod schema;
 mod tidy;

@@ -119,8 +119,8 @@ pub(crate) async fn bring(
         ui.heading("Happy path");
         let secret = work.secrets.get("STRIPE_WEBHOOK_SECRET")?;
         let names = platform::names(if args.flat { Place::Here } else { Place::Machine(platform.host) });
-        let (port, models) = (args.ports.api_port, !args.flat);
-        happy_path::walk(ui, &platform.engine, &work.http, port, secret, names.postgres, models).await?;
+        let (port, http_port) = (args.ports.api_port, (!args.flat).then_some(args.ports.http_port));
+        happy_path::walk(ui, &platform.engine, &work.http, port, secret, names.postgres, http_port).await?;
     }
     addresses(ui, args);
     Ok(())

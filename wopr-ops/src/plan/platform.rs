@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     images::recipes::{
-        CADDY_UID, OBJECTS_HEALTH, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT,
+        OBJECTS_HEALTH, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT,
         UI_STRIPE_VARIABLE,
     },
     secrets::{Handover, fingerprint_of},
@@ -93,8 +93,12 @@ pub(super) const OBJECTS_TLS_PORT: u16 = 9443;
 pub(crate) const BUCKET: &str = "wopr-backups";
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
-/// Where it takes another configuration: nobody but itself reaches that.
-const CADDY_ADMIN: &str = "unix//run/caddy/admin.sock";
+/// Where it takes another configuration: it and the API have this directory, and nobody else.
+const CADDY_RUN: &str = "/run/caddy";
+const CADDY_SOCKET: &str = "/run/caddy/admin.sock";
+const CADDY_VOLUME: &str = "wopr-caddy-run";
+/// What bots' names are below.
+pub(crate) const DOMAIN: &str = "localhost";
 
 /// Below a machine's directory: data that does not go with the machine.
 pub(crate) const ELSEWHERE: &str = "elsewhere";
@@ -240,7 +244,6 @@ pub(crate) fn names(place: Place) -> &'static Names {
 pub(crate) fn uid(service: &str) -> u32 {
     match service {
         _ if [FLAT.postgres, VPS.postgres, REPLAY].contains(&service) => POSTGRES_UID,
-        _ if [FLAT.caddy, VPS.caddy].contains(&service) => CADDY_UID,
         _ => SERVICE_UID,
     }
 }
@@ -287,20 +290,29 @@ pub(crate) fn handovers<'s>(
 }
 
 /// The proxy's configuration file.
-const CADDY_TMPFS: &str = "uid=1000,gid=1000,mode=700";
+const CADDY_TMPFS: &str = "uid=65532,gid=65532,mode=700";
 const CADDY_CONFIG: &str = "caddy.json";
 
-/// Local names to the dashboard and the API. The last route takes every other name, so that a machine reached by its
-/// address shows something.
+/// Local names to the dashboard, the API and the bots, of which the API tells. The last route takes every other name, so that
+/// a machine reached by its address shows something.
 fn caddy_config() -> serde_json::Value {
     let to = |address: String| json!([{ "handler": "reverse_proxy", "upstreams": [{ "dial": address }] }]);
     let route = |id: &str, hosts: &[&str], address: String| {
         let matching = if hosts.is_empty() { json!([]) } else { json!([{ "host": hosts }]) };
         json!({ "@id": id, "match": matching, "handle": to(address), "terminal": true })
     };
+    let bots = json!({
+        "@id": "bots-or-none",
+        "match": [{ "host": [format!("*.{DOMAIN}")] }],
+        "handle": [
+            { "@id": "bots", "handler": "subroute", "routes": [] },
+            { "handler": "static_response", "status_code": 404, "body": "There is no such bot.\n" },
+        ],
+        "terminal": true,
+    });
     let (api, ui) = (format!("{}:{API_PORT}", VPS.api), format!("{}:{UI_PORT}", VPS.ui));
     json!({
-        "admin": { "listen": CADDY_ADMIN },
+        "admin": { "listen": format!("unix/{CADDY_SOCKET}"), "origins": ["localhost"] },
         "apps": { "http": { "servers": { "local": {
             "@id": "local",
             "listen": [format!(":{CADDY_PORT}")],
@@ -308,6 +320,7 @@ fn caddy_config() -> serde_json::Value {
             "routes": [
                 route("api", &["api.localhost"], api),
                 route("ui", &["localhost", "app.localhost"], ui.clone()),
+                bots,
                 route("rest", &[], ui),
             ],
         } } } },
@@ -463,9 +476,13 @@ fn caddy(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, names.caddy, "caddy");
     service.command = ["run", "--config"].map(str::to_owned).to_vec();
     service.command.push(format!("{SECRETS}/{CADDY_CONFIG}"));
-    service.mounts.extend(["/data", "/run/caddy"].map(|target| Mount::Tmpfs { target, options: CADDY_TMPFS }));
+    service.mounts.extend([
+        Mount::Tmpfs { target: "/data", options: CADDY_TMPFS },
+        Mount::Volume { name: CADDY_VOLUME, target: CADDY_RUN },
+    ]);
     service.ports = vec![(HTTP_PORT, CADDY_PORT)];
-    service.after = vec![names.ui, names.api];
+    // Not the API, which tells it of the bots.
+    service.after = vec![names.ui];
     service.ready = Ready::Http(vec![(CADDY_PORT, "/")]);
     service
 }
@@ -546,7 +563,8 @@ fn api(inputs: &Inputs<'_>) -> Service {
     service.memory_bytes = 512 * MIB;
     service.after = vec![inputs.names().migrate, inputs.names().stripe, inputs.names().mail];
     if inputs.place != Place::Here {
-        service.after.push(inputs.names().objects);
+        service.after.extend([inputs.names().objects, inputs.names().caddy]);
+        service.mounts.push(Mount::Volume { name: CADDY_VOLUME, target: CADDY_RUN });
     }
     service.ready = Ready::Http(vec![(API_PORT, "/health/ready")]);
     service
@@ -578,6 +596,9 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
             ("BACKUP_IMAGE", inputs.images.get("backup").cloned().unwrap_or_default()),
             ("BACKUP_NETWORK", inputs.names().network.to_owned()),
             ("BACKUP_DATABASE_CONTAINER", inputs.names().postgres.to_owned()),
+            ("PLATFORM_DOMAIN", DOMAIN.to_owned()),
+            ("PROXY_ADMIN_SOCKET", CADDY_SOCKET.to_owned()),
+            ("PROXY_CONTAINER", inputs.names().caddy.to_owned()),
         ]);
     }
     let seen_by_bots = if inputs.place == Place::Here { inputs.ports.api_port } else { API_PORT };

@@ -103,6 +103,9 @@ pub(super) struct BotStatus {
     started_at: Option<String>,
     created_at: String,
     updated_at: String,
+    /// Where it is reached from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<String>,
     /// Why it is not as wanted.
     last_error: Option<String>,
     suspended_at: Option<String>,
@@ -111,7 +114,7 @@ pub(super) struct BotStatus {
 }
 
 impl BotStatus {
-    pub(super) fn new(bot: &Bot, stats: Option<ContainerStats>) -> Self {
+    pub(super) fn new(bot: &Bot, hostname: Option<String>, stats: Option<ContainerStats>) -> Self {
         let started_at = bot.seen.started_at.map(|at| at.to_string());
         let runs = bot.seen.container_state == Some(ContainerState::Running);
         Self {
@@ -128,6 +131,7 @@ impl BotStatus {
             started_at,
             created_at: bot.seen.created_at.unwrap_or(bot.created_at).to_string(),
             updated_at: bot.updated_at.to_string(),
+            hostname,
             last_error: bot.last_error.clone(),
             suspended_at: bot.suspended_at.map(|at| at.to_string()),
             destroy_after: bot.destroy_after.map(|at| at.to_string()),

@@ -56,6 +56,7 @@ pub struct DockerHost {
     login: Option<RegistryLogin>,
     labels: BTreeMap<String, String>,
     own_images_first: bool,
+    proxy: Option<String>,
 }
 
 impl std::fmt::Debug for DockerHost {
@@ -81,7 +82,7 @@ impl DockerHost {
         };
         let docker = docker.map_err(|error| HostError::Refused(error.to_string()))?;
         let docker = docker.with_request_modifier(images::url_safe_login);
-        Ok(Self { docker, login, labels: BTreeMap::new(), own_images_first: false })
+        Ok(Self { docker, login, labels: BTreeMap::new(), own_images_first: false, proxy: None })
     }
 
     /// Puts one more label on everything made from now on, so that it can be told from what others make.
@@ -96,6 +97,13 @@ impl DockerHost {
     #[must_use]
     pub fn with_own_images_first(mut self) -> Self {
         self.own_images_first = true;
+        self
+    }
+
+    /// Takes the container of that name for the reverse proxy, which is on tenants' networks and keeps none of them.
+    #[must_use]
+    pub fn with_proxy(mut self, container: &str) -> Self {
+        self.proxy = Some(container.to_owned());
         self
     }
 
@@ -332,6 +340,13 @@ impl ContainerHost for DockerHost {
 
     async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError> {
         networks::remove_if_unused(self, tenant).await
+    }
+
+    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<(), HostError> {
+        match &self.proxy {
+            Some(proxy) if !tenants.is_empty() => networks::connect(self, proxy, tenants).await,
+            _ => Ok(()),
+        }
     }
 
     async fn logs(&self, bot: BotId, tail: u32) -> Result<Vec<RawLogLine>, HostError> {

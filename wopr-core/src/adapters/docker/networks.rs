@@ -1,11 +1,13 @@
 //! Tenants' networks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use bollard::errors::Error;
-use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
-use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions};
+use bollard::models::{
+    ContainerSummary, Ipam, IpamConfig, Network, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions};
 
 use super::{DockerHost, failed, unless_absent};
 use crate::fleet::container::{network_labels, network_name};
@@ -109,15 +111,45 @@ async fn holder(host: &DockerHost, tenant: TenantId, subnet: Subnet) -> Result<O
     Ok(others.into_iter().find(holds).map(|network| network.name.unwrap_or_default()))
 }
 
+/// Puts a container on the networks of these tenants, as far as they have one and it is not there.
+pub(super) async fn connect(host: &DockerHost, container: &str, tenants: &BTreeSet<TenantId>) -> Result<(), HostError> {
+    let inspected = host.docker.inspect_container(container, None::<InspectContainerOptions>).await.map_err(failed)?;
+    let present = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    let present: BTreeSet<String> = present.into_values().filter_map(|endpoint| endpoint.network_id).collect();
+    let names: BTreeSet<String> = tenants.iter().map(|tenant| network_name(*tenant)).collect();
+    let networks = host.docker.list_networks(None::<ListNetworksOptions>).await.map_err(failed)?;
+    let wanted = networks.into_iter().filter(|network| network.name.as_ref().is_some_and(|name| names.contains(name)));
+    let mut result = Ok(());
+    for id in wanted.filter_map(|network| network.id).filter(|id| !present.contains(id)) {
+        let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: None };
+        match host.docker.connect_network(&id, request).await {
+            // Somebody else has put it there, or the network has gone.
+            Err(Error::DockerResponseServerError { status_code: 403 | 404, .. }) | Ok(()) => {}
+            // The other networks' bots shall be reached all the same.
+            Err(error) => result = Err(failed(error)),
+        }
+    }
+    result
+}
+
 pub(super) async fn remove_if_unused(host: &DockerHost, tenant: TenantId) -> Result<bool, HostError> {
     // Stopped containers are not among those attached, but need their network when they start.
     let filters = Some(HashMap::from([("network".to_owned(), vec![network_name(tenant)])]));
     let options = ListContainersOptions { all: true, filters, ..ListContainersOptions::default() };
-    if !host.docker.list_containers(Some(options)).await.map_err(failed)?.is_empty() {
+    let attached = host.docker.list_containers(Some(options)).await.map_err(failed)?;
+    let is_proxy = |container: &ContainerSummary| {
+        let mut names = container.names.iter().flatten().map(|name| name.trim_start_matches('/'));
+        host.proxy.as_deref().is_some_and(|proxy| names.any(|name| name == proxy))
+    };
+    if !attached.iter().all(is_proxy) {
         return Ok(false);
     }
     let mut gone = true;
     for id in list(host, tenant).await? {
+        if let (Some(proxy), false) = (&host.proxy, attached.is_empty()) {
+            let request = NetworkDisconnectRequest { container: proxy.clone(), force: Some(true) };
+            unless_absent(host.docker.disconnect_network(&id, request).await)?;
+        }
         gone &= remove(host, &id).await?;
     }
     Ok(gone)

@@ -119,7 +119,7 @@ pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports, losses: &[Los
 
     ui.heading("Happy path");
     let (vps, secret) = (inside(paths, VPS).await?, stage.webhook_secret()?);
-    happy_path::walk(ui, &vps, &stage.http, ports.api_port, secret, platform::VPS.postgres, true).await
+    happy_path::walk(ui, &vps, &stage.http, ports.api_port, secret, platform::VPS.postgres, Some(ports.http_port)).await
 }
 
 /// What goes through all losses.
