@@ -1,5 +1,7 @@
 //! `test`: every check there is, the quick ones first.
 
+mod fuzz;
+
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,
@@ -31,8 +33,10 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 12] =
-    ["fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "offline", "stack", POWER_CUT, BACKUPS];
+const STEPS: [&str; 13] = [
+    "fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "fuzz", "offline", "stack", POWER_CUT,
+    BACKUPS,
+];
 /// The last steps that need the stack, and others before them.
 const POWER_CUT: &str = "power-cut";
 const BACKUPS: &str = "backups";
@@ -82,6 +86,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
     }
     // A snapshot that differs is a failure here, never a new file.
     runner.step("tests", cargo_step(ui, paths, &tests, &[("INSTA_UPDATE", "no")])).await?;
+    runner.step("fuzz", fuzz::step(ui, paths)).await?;
     if let (Some(engine), Some(images)) = (&engine, &images) {
         runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;

@@ -293,7 +293,8 @@ pub async fn read_transcription(content_type: &str, body: &Bytes) -> Result<Tran
                 return Err(WireError::invalid("file", "is given twice"));
             }
         } else {
-            texts.push((name, part.text().await.map_err(broken)?));
+            let text = String::from_utf8(part.bytes().await.map_err(broken)?.into());
+            texts.push((name.clone(), text.map_err(|_| WireError::invalid(name, "must be text in UTF-8"))?));
         }
     }
     let (file_name, file_type, file) = file.ok_or(WireError::missing("file"))?;
@@ -743,6 +744,10 @@ mod tests {
             let read = read_transcription(FORM, &form(parts)).await;
             assert_eq!(read.unwrap_err().field(), Some(field), "{parts:?}");
         }
+        let strange = form(&[model, file, ("name=\"prompt\"", "caf%")]);
+        let strange: Vec<u8> = strange.iter().map(|byte| if *byte == b'%' { 0xe9 } else { *byte }).collect();
+        let read = read_transcription(FORM, &strange.into()).await;
+        assert_eq!(read.unwrap_err().field(), Some("prompt"), "no other text is made of it");
         let whole = form(&[model, file]);
         assert!(read_transcription("application/json", &whole).await.is_err());
         for cut in 0..whole.len() - "--\r\n".len() {
