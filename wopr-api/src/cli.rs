@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wopr_api::config::{Config, ConfigErrors, GatewaySettings, KEYS, ModelAccount, Sources};
 use wopr_api::{Adapters, AppState, app};
-use wopr_core::adapters::caddy::Caddy;
 use wopr_core::adapters::cloud::DigitalOcean;
 use wopr_core::adapters::docker::{DockerHost, DockerJobs, JobSettings, PgBackRest, RegistryLogin};
 use wopr_core::adapters::inference::HttpProbe;
@@ -25,7 +24,6 @@ use wopr_core::backup::{BackupError, BackupRunner, LogArchive};
 use wopr_core::billing::payments::PaymentProvider;
 use wopr_core::clock::SystemClock;
 use wopr_core::db::{Db, DbConfig};
-use wopr_core::fleet::ReverseProxy;
 use wopr_core::gateway::{Capability, Journal, ModelProvider};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::{BotId, RestoreId, SnapshotId, TenantId};
@@ -174,13 +172,11 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
     if config.own_images_first {
         containers = containers.with_own_images_first();
     }
-    let proxy = if let Some(proxy) = &config.proxy {
+    if let Some(proxy) = &config.proxy {
         containers = containers.with_proxy(&proxy.container);
-        Some(Arc::new(Caddy::new(&proxy.admin_socket)?) as Arc<dyn ReverseProxy>)
     } else {
-        tracing::info!("PLATFORM_DOMAIN is not set: bots are not reached from outside");
-        None
-    };
+        tracing::info!("BOT_DOMAIN is not set: bots are not reached from outside");
+    }
     let containers = Arc::new(containers);
     let payments = if let Some(stripe) = &config.stripe {
         let provider = StripeProvider::new(&stripe.secret_key, Some(&stripe.api_base))?;
@@ -201,7 +197,7 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
     let journal = Journal::open(&config.gateway.journal, config.gateway.sync)?;
     let backups = backup_jobs(config)?;
     let archive = archive(config)?;
-    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal, backups, archive, proxy })
+    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal, backups, archive })
 }
 
 /// The archive of the database's log, if the database is in a container that has one.

@@ -8,7 +8,7 @@ use wopr_core::billing::payments::{PaymentProvider, Payments, PaymentsConfig, Pr
 use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
-use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig, ReverseProxy};
+use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig};
 use wopr_core::gateway::{Gateway, GatewayParts, Journal, ModelProvider};
 use wopr_core::gpu::{CloudProvider, Gpu, GpuConfig, ServiceProbe, WatchdogPolicy};
 use wopr_core::notify::{Mailer, Notifier};
@@ -29,7 +29,6 @@ pub struct AppState {
     pub payments: Payments,
     /// Bots.
     pub fleet: Fleet,
-    proxy: Option<Arc<dyn ReverseProxy>>,
     /// What bots remember and what the database holds, kept elsewhere.
     pub backups: Backups,
     /// GPU nodes.
@@ -77,8 +76,6 @@ pub struct Adapters {
     pub backups: Option<Arc<dyn BackupRunner>>,
     /// The archive of the database's log, if it has one.
     pub archive: Option<Arc<dyn LogArchive>>,
-    /// What bots are reached through from outside; without it they are not.
-    pub proxy: Option<Arc<dyn ReverseProxy>>,
 }
 
 /// Why the services cannot be put together.
@@ -155,7 +152,6 @@ impl AppState {
             billing,
             payments,
             fleet,
-            proxy: adapters.proxy,
             gpu,
             notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
@@ -274,11 +270,11 @@ impl AppState {
             let fleet = fleet.clone();
             async move { fleet.charge_due_days().await }
         });
-        if let Some(proxy) = &self.proxy {
-            let (fleet, proxy) = (self.fleet.clone(), Arc::clone(proxy));
-            workers.add("fleet.publish", 2 * SECOND, None, move || {
-                let (fleet, proxy) = (fleet.clone(), Arc::clone(&proxy));
-                async move { fleet.publish(proxy.as_ref()).await }
+        if self.config.proxy.is_some() {
+            let fleet = self.fleet.clone();
+            workers.add("fleet.connect_proxy", 2 * SECOND, None, move || {
+                let fleet = fleet.clone();
+                async move { fleet.connect_proxy().await }
             });
         }
     }

@@ -28,6 +28,8 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// for too many requests.
 const PACE: Duration = Duration::from_millis(100);
 const SLOWEST_PACE: Duration = Duration::from_secs(2);
+/// As a bot's name would be.
+const NOBODY: &str = "nobody-0123456789abcdef";
 const COOKIE: &str = "better-auth.session_token";
 const ORIGIN: &str = "http://localhost:3000";
 
@@ -355,12 +357,8 @@ impl<'a> Customer<'a> {
         let response = answered.await?.with_context(|| format!("{host} does not answer"))?;
         let body = answer(response, StatusCode::OK).await?;
         anyhow::ensure!(body["status"] == "ok", "{host} answers {body}");
-        let nobody = ask(&format!("nobody.{}", crate::plan::platform::DOMAIN)).await?;
-        anyhow::ensure!(
-            nobody.status() == StatusCode::NOT_FOUND,
-            "a bot that is not there answers {}",
-            nobody.status()
-        );
+        let nobody = ask(&format!("{NOBODY}.{}", crate::plan::platform::DOMAIN)).await?.status();
+        anyhow::ensure!(nobody == StatusCode::SERVICE_UNAVAILABLE, "a bot that is not there answers {nobody}");
         Ok(host)
     }
 

@@ -158,7 +158,6 @@ fn adapters(config: &Config) -> Result<Adapters> {
         journal: Journal::open(&config.gateway.journal, config.gateway.sync)?,
         backups: None,
         archive: None,
-        proxy: None,
     })
 }
 

@@ -59,7 +59,7 @@ pub(super) const OUR_PREFIXES: [&str; 19] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 95] = [
+pub static KEYS: [Key; 94] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
@@ -117,15 +117,14 @@ pub static KEYS: [Key; 95] = [
         "FLEET_NETWORK_PREFIX",
         "network-prefix",
         Some("26"),
-        "size of one tenant's network in that range: /26 is 61 bots",
+        "size of one tenant's network in that range: /26 is 60 bots and a proxy",
     ),
-    plain("PLATFORM_DOMAIN", "domain", None, "each bot has a name below it outside; needs the two of the proxy"),
-    plain("PROXY_ADMIN_SOCKET", "proxy-admin-socket", None, "the Unix socket of Caddy's admin API"),
+    plain("BOT_DOMAIN", "bot-domain", None, "each bot has a name below it; a domain that is not the platform's"),
     plain(
         "PROXY_CONTAINER",
         "proxy-container",
         None,
-        "Caddy's container on the bots' engine, put on tenants' networks",
+        "the reverse proxy's container on the bots' engine, which is put on each tenant's network",
     ),
     plain("REGISTRY_SERVER", "registry-server", Some("ghcr.io"), "the registry that wants a password"),
     plain("REGISTRY_USERNAME", "registry-username", None, "its account"),

@@ -163,8 +163,6 @@ pub struct BackupSettings {
 pub struct ProxySettings {
     /// What bots' names are below.
     pub domain: String,
-    /// Where its admin API listens.
-    pub admin_socket: PathBuf,
     /// Its container on the bots' engine.
     pub container: String,
 }

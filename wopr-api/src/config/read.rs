@@ -30,7 +30,10 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
     let gpu = reader.gpu(&base_url, production);
     let gateway = reader.gateway(production);
     let backup = reader.backup(production);
-    let proxy = reader.proxy();
+    let cookie_domain = reader.cookie_domain();
+    let host = |origin: &String| Some(Uri::from_str(origin).ok()?.host()?.to_owned());
+    let ours = trusted_origins.iter().filter_map(host).chain(cookie_domain.clone()).collect::<Vec<_>>();
+    let proxy = reader.proxy(&ours);
     let config = Config {
         environment: if production { Environment::Production } else { Environment::Development },
         port: reader.number("PORT", 0, u16::MAX),
@@ -48,7 +51,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         trusted_origins,
         ui_origins,
         ui_url,
-        cookie_domain: reader.cookie_domain(),
+        cookie_domain,
         trusted_proxies: reader.networks("TRUSTED_PROXY_IPS"),
         operator_tokens: reader.operator_tokens(),
         image_allowlist: reader.list("FLEET_IMAGE_ALLOWLIST"),

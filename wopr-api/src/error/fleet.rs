@@ -24,7 +24,6 @@ impl From<FleetError> for ApiError {
             FleetError::NothingToChange => Self::bad_request("No fields to update"),
             FleetError::Billing(error) => billing(error),
             FleetError::Host(error) => host(error),
-            FleetError::Proxy(error) => Self::internal(error),
             FleetError::Storage(error) => Self::from(error),
         }
     }

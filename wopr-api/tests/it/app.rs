@@ -158,7 +158,6 @@ impl TestApp {
                 .is_some()
                 .then(|| Arc::new(MemoryBackups::new(containers.clone())) as Arc<dyn BackupRunner>),
             archive: archives.then(|| Arc::new(archive) as Arc<dyn LogArchive>),
-            proxy: None,
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());

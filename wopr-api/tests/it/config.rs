@@ -312,19 +312,20 @@ fn the_networks_of_tenants_are_private_and_part_of_their_range() {
 }
 
 #[test]
-fn bots_are_reached_from_outside_as_a_whole_or_not_at_all() {
-    let all =
-        [("PLATFORM_DOMAIN", "wopr.bot"), ("PROXY_ADMIN_SOCKET", "/run/caddy/a.sock"), ("PROXY_CONTAINER", "caddy")];
+fn bots_are_reached_from_outside_below_a_domain_of_their_own() {
+    let all = [("BOT_DOMAIN", "bots.example"), ("PROXY_CONTAINER", "caddy")];
     assert_eq!(Config::load(&with(&[])).unwrap().proxy, None);
     let on = Config::load(&with(&all)).unwrap().proxy.unwrap();
-    assert_eq!((on.domain.as_str(), on.container.as_str()), ("wopr.bot", "caddy"));
-    for (left_out, _) in all {
-        let rest: Vec<_> = all.into_iter().filter(|(name, _)| *name != left_out).collect();
-        assert!(error(&with(&rest)).contains(left_out), "{left_out}");
+    assert_eq!((on.domain.as_str(), on.container.as_str()), ("bots.example", "caddy"));
+    for only in all {
+        assert!(error(&with(&[only])).contains("go together"), "{only:?}");
     }
-    let mut changed = all;
-    changed[0].1 = "https://wopr.bot";
-    assert!(error(&with(&changed)).contains("PLATFORM_DOMAIN"));
+    let ours = [("UI_ORIGIN", "https://app.wopr.example"), ("COOKIE_DOMAIN", ".cookies.example")];
+    for domain in ["https://x.example", "wopr.example", "x.app.wopr.example", "x.cookies.example", "example"] {
+        let changed = [("BOT_DOMAIN", domain), all[1], ours[0], ours[1]];
+        assert!(error(&with(&changed)).contains("BOT_DOMAIN"), "{domain}");
+    }
+    assert!(Config::load(&with(&[("BOT_DOMAIN", "localhost"), all[1]])).is_ok());
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! The real outside, one cargo feature each.
 
-#[cfg(feature = "caddy")]
-pub mod caddy;
 #[cfg(feature = "cloud")]
 pub mod cloud;
 #[cfg(feature = "docker")]
 pub mod docker;
-#[cfg(any(feature = "caddy", feature = "cloud", feature = "inference", feature = "models"))]
+#[cfg(any(feature = "cloud", feature = "inference", feature = "models"))]
 pub mod http;
 #[cfg(feature = "inference")]
 pub mod inference;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
+use super::exposure::host_label;
 use super::image::ImageDigest;
 use super::model::Bot;
 use super::settings::{Discovery, RestartPolicy};
@@ -74,7 +75,7 @@ pub struct ContainerSpec {
     pub tenant_id: TenantId,
     /// Exactly one image.
     pub image: ImageDigest,
-    /// The host name inside.
+    /// The host name, inside and on the tenant's network: [`host_label`].
     pub host_name: String,
     /// The environment, the platform's variables included.
     pub env: BTreeMap<String, String>,
@@ -115,7 +116,7 @@ impl ContainerSpec {
             bot_id: bot.id,
             tenant_id: bot.tenant_id,
             image,
-            host_name: bot.name.to_host_name(),
+            host_name: host_label(&bot.name, bot.id),
             env,
             restart_policy: bot.spec.restart_policy,
             tier: bot.resource_tier,

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use super::exposure::ProxyError;
 use super::settings::InvalidSetting;
 use crate::billing::BillingError;
 use crate::db::DbError;
@@ -42,9 +41,6 @@ pub enum FleetError {
     /// The container engine did not do what was asked.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The reverse proxy did not do what was asked.
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
     /// The database could not answer; nothing was changed.
     #[error("fleet storage failed")]
     Storage(#[from] DbError),

@@ -1,55 +1,24 @@
-//! Bots' names outside: what a reverse proxy is told of them.
+//! Bots' names outside, and what a reverse proxy needs to reach them.
 //!
-//! A bot is reached at a name of its own below the platform's domain. The name has a hash of the bot's id in it: tenants may
-//! call their bots alike, and nobody may get the name that somebody else's bot had, to which others may still send. Who may
-//! ask what is the bot's own affair, which has its own credentials; the platform's cookies do not get there.
+//! A bot's container has a name on its tenant's network that is also the first part of its host name outside. So a proxy that is
+//! on that network needs to be told nothing of the bots: it asks the engine's name server for the first part of the name that it
+//! is asked for.
 
-use std::collections::{BTreeSet, HashSet};
-
-use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-use super::container::{BOT_PORT, container_name};
 use super::error::FleetError;
 use super::repository::BotRepository;
 use super::service::Fleet;
 use super::settings::BotName;
-use crate::ids::BotId;
+use crate::ids::{BotId, TenantId};
 
 /// The longest part of a host name.
 const LABEL: usize = 63;
 /// Bytes of the hash in it.
 const HASH: usize = 8;
 
-/// A reverse proxy in front of bots.
-#[async_trait]
-pub trait ReverseProxy: Send + Sync + 'static {
-    /// Makes these the routes to bots, all at once; whatever else it serves stays as it is. Answers whether there was anything
-    /// to change.
-    async fn set_routes(&self, routes: &[Route]) -> Result<bool, ProxyError>;
-}
-
-/// Where requests for a host name go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The host name.
-    pub host: String,
-    /// The container and its port, as `name:port`; nothing while the bot does not run.
-    pub upstream: Option<String>,
-}
-
-/// Why a reverse proxy did not do what was asked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProxyError {
-    /// Nobody answers.
-    #[error("the reverse proxy cannot be reached: {0}")]
-    Unreachable(String),
-    /// It understood and refused, or is not set up for bots.
-    #[error("the reverse proxy refused: {0}")]
-    Refused(String),
-}
-
-/// The part of a bot's host name that is its own.
+/// What a bot is called on its tenant's network and, before the domain, outside. A hash of its id ends it: tenants may call their
+/// bots alike, or like somebody else's container, and nobody may have the name of another's bot, not even of one that is gone.
 pub fn host_label(name: &BotName, bot: BotId) -> String {
     let hash = hex::encode(&Sha256::digest(bot.to_string().as_bytes())[..HASH]);
     let name = name.to_host_name();
@@ -58,35 +27,28 @@ pub fn host_label(name: &BotName, bot: BotId) -> String {
 }
 
 impl Fleet {
-    /// The name under which a bot is reached from outside, where the platform has a domain for that.
+    /// The name under which a bot is reached from outside, where there is a domain for that.
     pub fn host_name(&self, name: &BotName, bot: BotId) -> Option<String> {
         self.config().domain.as_ref().map(|domain| format!("{}.{domain}", host_label(name, bot)))
     }
 
-    /// Tells the proxy which bots there are, and puts it on their networks. Answers whether it was told anything new.
+    /// Puts the reverse proxy on the network of each tenant that has bots, as far as there is one, and answers with the tenants whose
+    /// bots it does not reach; the others' it does.
     ///
     /// # Errors
-    /// [`FleetError::Storage`]; [`FleetError::Host`] and [`FleetError::Proxy`] when one of the two does not do its part,
-    /// while the other still does.
-    pub async fn publish(&self, proxy: &dyn ReverseProxy) -> Result<bool, FleetError> {
-        let bots = {
+    /// [`FleetError::Storage`]; [`FleetError::Host`] when the engine does not tell what there is.
+    pub async fn connect_proxy(&self) -> Result<Vec<TenantId>, FleetError> {
+        let tenants = {
             let mut conn = self.db().connection().await?;
-            BotRepository::new(&mut conn).list_present().await?
+            BotRepository::new(&mut conn).list_tenants().await?
         };
-        let tenants: BTreeSet<_> = bots.iter().filter(|bot| bot.runs).map(|bot| bot.tenant_id).collect();
-        let connected = self.bounded(self.config().deadlines.stop, self.host().connect_proxy(&tenants)).await;
-        let (mut routes, mut taken) = (Vec::new(), HashSet::new());
-        for bot in &bots {
-            let Some(host) = self.host_name(&bot.name, bot.id) else { continue };
-            // The older bot is the one whose name others know.
-            if taken.insert(host.clone()) {
-                let upstream = bot.runs.then(|| format!("{}:{BOT_PORT}", container_name(bot.id)));
-                routes.push(Route { host, upstream });
-            }
+        let failed = self.bounded(self.config().deadlines.stop, self.host().connect_proxy(&tenants)).await?;
+        let unreached: Vec<TenantId> = failed.keys().copied().collect();
+        for tenant in self.new_unreached(&unreached) {
+            let error = &failed[&tenant];
+            tracing::warn!(tenant.id = %tenant, "the reverse proxy does not get to the network of tenant {tenant}: {error}");
         }
-        let changed = proxy.set_routes(&routes).await?;
-        connected?;
-        Ok(changed)
+        Ok(unreached)
     }
 }
 

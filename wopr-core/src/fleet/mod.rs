@@ -9,8 +9,7 @@
 //! - A bot is charged for every day (UTC) on which it is to run and may: its runtime, its resource tier, its storage
 //!   tier; on the day it was made for the hours that are left. A stopped or suspended bot costs nothing.
 //!
-//! [`Fleet`] is the handle; [`ContainerHost`] is the engine it needs, and [`ReverseProxy`] what bots are reached through from
-//! outside.
+//! [`Fleet`] is the handle; [`ContainerHost`] is the engine it needs.
 
 mod charging;
 pub mod container;
@@ -33,7 +32,7 @@ mod updates;
 pub use self::charging::ChargeReport;
 pub use self::error::{FleetError, HostError};
 pub use self::executor::Outcome;
-pub use self::exposure::{ProxyError, ReverseProxy, Route, host_label};
+pub use self::exposure::host_label;
 pub use self::image::{DEFAULT_REGISTRY, ImageAllowList, ImageDigest, ImageReference, InvalidImage};
 pub use self::logs::{LogLevel, LogLine};
 pub use self::model::{Bot, BotChange, BotSpec, DesiredState, NewBot, Permission, Phase, Seen};

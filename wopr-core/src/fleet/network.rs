@@ -117,7 +117,7 @@ impl NetworkRange {
 }
 
 impl Default for NetworkRange {
-    /// 32 768 networks of 61 bots each, above what people usually begin numbering with.
+    /// 32 768 networks of 60 bots and a reverse proxy each, above what people usually begin numbering with.
     fn default() -> Self {
         Self { first: Ipv4Addr::new(10, 192, 0, 0).to_bits(), range_prefix: 11, prefix: 26 }
     }

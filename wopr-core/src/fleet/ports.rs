@@ -1,6 +1,6 @@
 //! What the fleet needs from outside.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -77,8 +77,9 @@ pub trait ContainerHost: Send + Sync + 'static {
     /// Removes the tenant's network unless a container is on it besides the reverse proxy, and answers whether it is gone.
     async fn remove_network_if_unused(&self, tenant: TenantId) -> Result<bool, HostError>;
 
-    /// Puts the reverse proxy on the networks of these tenants, as far as they have one, so that it reaches their bots.
-    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<(), HostError>;
+    /// Puts the reverse proxy on the networks of these tenants, as far as they have one, so that it reaches their bots. Answers with
+    /// what went wrong at those on which it is not.
+    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<BTreeMap<TenantId, HostError>, HostError>;
 
     /// The last `tail` lines the bot wrote, oldest first, each with the time the engine read it.
     async fn logs(&self, bot: BotId, tail: u32) -> Result<Vec<RawLogLine>, HostError>;

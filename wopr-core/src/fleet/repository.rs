@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::dsl::{exists, not, select};
 use diesel::prelude::*;
@@ -12,7 +12,7 @@ use super::image::ImageReference;
 use super::model::{Bot, BotSpec, DesiredState, Phase, Seen};
 use super::network::{NetworkRange, Subnet};
 use super::ports::{ContainerHealth, ContainerState};
-use super::settings::{BotEnv, BotName, Discovery};
+use super::settings::{BotEnv, Discovery};
 use crate::billing::{ChargeKind, ResourceTier, StorageTier};
 use crate::db::DbError;
 use crate::db::schema::fleet::{bot_charges, bot_progress, bots, tenant_networks};
@@ -172,15 +172,6 @@ pub(super) struct DueCharge {
     pub(super) amount: Money,
 }
 
-/// A bot, as far as others than its owner have to know of it.
-pub(super) struct PresentBot {
-    pub(super) id: BotId,
-    pub(super) tenant_id: TenantId,
-    pub(super) name: BotName,
-    /// Whether a process of its own was seen last.
-    pub(super) runs: bool,
-}
-
 pub(super) struct BotRepository<'c> {
     conn: &'c mut AsyncPgConnection,
 }
@@ -273,25 +264,15 @@ impl<'c> BotRepository<'c> {
         rows.into_iter().map(assemble).collect()
     }
 
-    /// Who else may have to know of everybody's bots, oldest first; none that are gone or going.
-    pub(super) async fn list_present(&mut self) -> Result<Vec<PresentBot>, DbError> {
-        let rows: Vec<(Uuid, Uuid, String, Option<String>)> = bots::table
-            .inner_join(bot_progress::table)
+    /// Who has bots that are not gone or going.
+    pub(super) async fn list_tenants(&mut self) -> Result<BTreeSet<TenantId>, DbError> {
+        let tenants: Vec<Uuid> = bots::table
             .filter(bots::desired_state.ne(DesiredState::Destroyed.as_str()))
-            .order((bots::created_at, bots::id))
-            .select((bots::id, bots::tenant_id, bots::name, bot_progress::container_state))
+            .select(bots::tenant_id)
+            .distinct()
             .load(self.conn)
             .await?;
-        let read = |(id, tenant, name, state): (Uuid, Uuid, String, Option<String>)| {
-            let state = state.as_deref().map(|word| known(word, ContainerState::from_word(word))).transpose()?;
-            Ok(PresentBot {
-                id: BotId::from_uuid(id),
-                tenant_id: TenantId::from_uuid(tenant),
-                name: name.parse().map_err(inconsistent)?,
-                runs: state.is_some_and(ContainerState::is_alive),
-            })
-        };
-        rows.into_iter().map(read).collect()
+        Ok(tenants.into_iter().map(TenantId::from_uuid).collect())
     }
 
     /// How many bots are to run.

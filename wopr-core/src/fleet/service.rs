@@ -92,6 +92,8 @@ struct Inner {
     wake_sweep: Arc<Notify>,
     /// Names of orphans that were told of already.
     orphans: Mutex<HashSet<String>>,
+    /// Tenants whose networks the proxy does not get to, as was told of already.
+    unreached: Mutex<HashSet<TenantId>>,
     in_flight: Mutex<HashSet<BotId>>,
 }
 
@@ -111,8 +113,8 @@ impl Fleet {
         config: FleetConfig,
     ) -> Self {
         let (wake, wake_sweep) = (Arc::default(), Arc::default());
-        let (orphans, in_flight) = (Mutex::default(), Mutex::default());
-        let inner = Inner { db, clock, billing, host, config, wake, wake_sweep, orphans, in_flight };
+        let (orphans, unreached, in_flight) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let inner = Inner { db, clock, billing, host, config, wake, wake_sweep, orphans, unreached, in_flight };
         Self { inner: Arc::new(inner) }
     }
 
@@ -151,6 +153,14 @@ impl Fleet {
         let mut known = self.inner.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         let new = found.iter().filter(|name| !known.contains(*name)).collect();
         *known = found.iter().cloned().collect();
+        new
+    }
+
+    /// The tenants that were not told of at the last call.
+    pub(super) fn new_unreached(&self, found: &[TenantId]) -> Vec<TenantId> {
+        let mut known = self.inner.unreached.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = found.iter().filter(|tenant| !known.contains(tenant)).copied().collect();
+        *known = found.iter().copied().collect();
         new
     }
 

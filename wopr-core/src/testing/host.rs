@@ -40,6 +40,7 @@ struct State {
     volumes: BTreeMap<String, (BotId, Option<TenantId>, Vec<u8>)>,
     networks: BTreeMap<String, (TenantId, Subnet)>,
     proxied: BTreeSet<TenantId>,
+    closed: BTreeSet<TenantId>,
     others_subnets: Vec<Subnet>,
     services: Vec<String>,
     spoiled: Vec<String>,
@@ -72,6 +73,11 @@ impl std::fmt::Debug for MemoryHost {
 impl MemoryHost {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the engine refuse to put the reverse proxy on the tenant's network.
+    pub fn close_network(&self, tenant: TenantId) {
+        self.lock().closed.insert(tenant);
     }
 
     /// The tenants on whose networks the reverse proxy is.
@@ -452,11 +458,16 @@ impl ContainerHost for MemoryHost {
         .await
     }
 
-    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<(), HostError> {
+    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<BTreeMap<TenantId, HostError>, HostError> {
         self.call("connect_proxy", |state| {
-            let has_network = |tenant: &&TenantId| state.networks.contains_key(&network_name(**tenant));
-            state.proxied.extend(tenants.iter().filter(has_network).copied());
-            Ok(())
+            let has_network = |tenant: &TenantId| state.networks.contains_key(&network_name(*tenant));
+            let (refused, joined): (Vec<_>, Vec<_>) =
+                tenants.iter().copied().filter(has_network).partition(|tenant| state.closed.contains(tenant));
+            state.proxied.extend(joined);
+            Ok(refused
+                .into_iter()
+                .map(|tenant| (tenant, HostError::Refused("no address is left".to_owned())))
+                .collect())
         })
         .await
     }

@@ -118,6 +118,10 @@ impl Yard {
         self.docker.inspect_container(&container_name(id), None::<InspectContainerOptions>).await.unwrap()
     }
 
+    pub(crate) async fn host_name_inside(&self, id: BotId) -> String {
+        self.inspect(id).await.config.unwrap().hostname.unwrap()
+    }
+
     /// What the engine still has of the bot and its tenant.
     async fn remains(&self, tenant: TenantId, id: BotId) -> Vec<String> {
         let mut remains = Vec::new();

@@ -10,7 +10,7 @@ use wopr_core::billing::{Billing, BillingConfig, BillingError, Transfer, Transfe
 use wopr_core::clock::Clock as _;
 use wopr_core::fleet::{
     Bot, BotChange, ContainerHost as _, ContainerState, Fleet, FleetConfig, FleetError, HostError, NetworkRange,
-    NewBot, Phase, ProxyError, RestartPolicy, ReverseProxy, Route, Update,
+    NewBot, Phase, RestartPolicy, Update,
 };
 use wopr_core::ids::{BotId, TenantId};
 use wopr_core::money::Money;
@@ -483,50 +483,26 @@ async fn tenants_get_networks_apart_and_give_them_back() {
     assert_eq!(yard.host.subnet_of(late), Some(freed));
 }
 
-/// What a reverse proxy was told last.
-#[derive(Default)]
-struct Routes(std::sync::Mutex<Vec<Route>>);
-
-#[async_trait::async_trait]
-impl ReverseProxy for Routes {
-    async fn set_routes(&self, routes: &[Route]) -> Result<bool, ProxyError> {
-        let mut told = self.0.lock().unwrap();
-        let changed = told.as_slice() != routes;
-        *told = routes.to_vec();
-        Ok(changed)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_is_told_of_every_bot_that_is_there_and_where_it_runs() {
+async fn the_proxy_is_put_on_the_networks_of_tenants_with_bots() {
     let yard = Yard::with(FleetConfig { domain: Some("bots.test".to_owned()), ..FleetConfig::default() }).await;
-    let (ann, bob, proxy) = (yard.customer(500).await, yard.customer(500).await, Routes::default());
-    let of_ann = yard.running(ann).await;
-    yard.clock.advance(SignedDuration::from_secs(1));
-    let of_bob = yard.bot(bob).await.id;
+    let (ann, bob, eve) = (yard.customer(500).await, yard.customer(500).await, yard.customer(500).await);
+    let (of_ann, of_bob) = (yard.running(ann).await, yard.running(bob).await);
     let name = "test-bot".parse().unwrap();
-    let host = |bot| yard.fleet.host_name(&name, bot).unwrap();
-    assert_ne!(host(of_ann), host(of_bob), "both call theirs alike");
-    let told = || proxy.0.lock().unwrap().iter().map(|r| (r.host.clone(), r.upstream.clone())).collect::<Vec<_>>();
-    let runs = |bot: BotId| (host(bot), Some(format!("wopr-bot-{bot}:7437")));
+    assert_ne!(yard.fleet.host_name(&name, of_ann), yard.fleet.host_name(&name, of_bob), "both call theirs alike");
+    yard.bot(eve).await;
+    assert_eq!(yard.fleet.connect_proxy().await.unwrap(), []);
+    assert_eq!(yard.host.proxied(), [ann, bob].into(), "a bot that is not made yet has no network");
 
-    assert!(yard.fleet.publish(&proxy).await.unwrap());
-    assert_eq!(told(), [runs(of_ann), (host(of_bob), None)]);
-    assert_eq!(yard.host.proxied(), [ann].into());
+    // What the engine refuses for one tenant keeps no other's bot from being reached.
+    yard.host.close_network(eve);
     yard.fleet.advance().await.unwrap();
-    assert!(yard.fleet.publish(&proxy).await.unwrap());
-    assert_eq!(told(), [runs(of_ann), runs(of_bob)]);
-    assert_eq!(yard.host.proxied(), [ann, bob].into());
-
-    // An engine that is away says so; what is known is told all the same.
     yard.fleet.destroy(&origin(), ann, of_ann).await.unwrap();
-    yard.host.set_away(true);
-    assert!(matches!(yard.fleet.publish(&proxy).await, Err(FleetError::Host(_))));
-    assert_eq!(told(), [runs(of_bob)]);
-    yard.host.set_away(false);
     yard.settle().await;
-    yard.fleet.publish(&proxy).await.unwrap();
+    assert_eq!(yard.fleet.connect_proxy().await.unwrap(), [eve]);
     assert_eq!(yard.host.proxied(), [bob].into());
+    yard.host.set_away(true);
+    assert!(matches!(yard.fleet.connect_proxy().await, Err(FleetError::Host(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

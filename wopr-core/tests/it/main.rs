@@ -24,7 +24,7 @@ mod lease;
 mod models;
 mod notify;
 mod payments;
-#[cfg(all(feature = "caddy", feature = "docker"))]
+#[cfg(feature = "docker")]
 mod proxy;
 mod schema;
 mod tidy;

@@ -1,103 +1,99 @@
-//! Bots behind a real Caddy.
+//! Bots behind a real Caddy, which is told nothing of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, HostConfig, PortBinding};
+use bollard::models::{ContainerCreateBody, HostConfig, NetworkCreateRequest, PortBinding};
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, RemoveContainerOptions, StartContainerOptions,
+    CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, RemoveContainerOptions,
+    StartContainerOptions,
 };
-use reqwest::{RequestBuilder, StatusCode};
-use serde_json::{Value, json};
-use wopr_core::adapters::caddy::Caddy;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use wopr_core::adapters::docker::DockerHost;
 use wopr_core::audit::Origin;
 use wopr_core::fleet::container::network_name;
-use wopr_core::fleet::{FleetConfig, NewBot, Phase, ProxyError, ReverseProxy as _, Route};
+use wopr_core::fleet::{Bot, FleetConfig, NewBot, Phase};
+use wopr_core::ids::TenantId;
 
 use crate::docker::{IMAGE, Leftovers, Yard};
 
 const CADDY: &str = "wopr-caddy:2.6";
+/// In what a bot answers that is well.
+const WELL: &str = r#""status":"ok""#;
 const LIMIT: Duration = Duration::from_secs(40);
 const PACE: Duration = Duration::from_millis(50);
 
-/// A Caddy that serves somebody else's name, and bots.
+/// A Caddy on a network of its own, which comes before tenants' in the alphabet.
 struct Proxy {
     docker: Docker,
     name: String,
-    folder: PathBuf,
-    port: u16,
-    http: reqwest::Client,
+    config: PathBuf,
 }
 
 impl Proxy {
     async fn open() -> Self {
-        // Another test may have done so.
-        drop(rustls::crypto::ring::default_provider().install_default());
         let docker = Docker::connect_with_unix_defaults().unwrap();
         let has_image = docker.inspect_image(CADDY).await.is_ok();
         assert!(has_image, "no {CADDY} on the Docker engine: run `cargo wopr images --only caddy` once");
-        let name = format!("wopr-test-caddy-{}", uuid::Uuid::new_v4());
-        let folder = std::env::temp_dir().join(&name);
-        std::fs::create_dir_all(folder.join("run")).unwrap();
-        let bots = json!({ "match": [{ "host": ["*.bots.test"] }], "terminal": true, "handle": [
-            { "@id": "bots", "handler": "subroute", "routes": [] },
-            { "handler": "static_response", "status_code": 404 },
-        ]});
-        let other = json!({ "@id": "other", "handle": [{ "handler": "static_response", "body": "somebody else's" }] });
-        let server = json!({ "listen": [":8080"], "automatic_https": { "disable": true }, "routes": [bots, other] });
-        let admin = json!({ "listen": "unix//run/caddy/admin.sock", "origins": ["localhost"] });
-        let config = json!({ "admin": admin, "apps": { "http": { "servers": { "test": server } } } });
-        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-        let bind = |from: &str, to: &str| format!("{}:{to}", folder.join(from).display());
+        let name = format!("wopr-caddy-test-{}", uuid::Uuid::new_v4());
+        let bot = json!({ "Host": { "name": "bot", "pattern": r"^([a-z0-9-]+-[0-9a-f]{16})\." } });
+        let to_bot = json!({ "handler": "reverse_proxy", "upstreams": [{ "dial": "{http.regexp.bot.1}:7437" }] });
+        let route = json!({ "match": [{ "header_regexp": bot }], "handle": [to_bot] });
+        let server = json!({ "listen": [":8080"], "automatic_https": { "disable": true }, "routes": [route] });
+        let config = json!({ "admin": { "disabled": true }, "apps": { "http": { "servers": { "test": server } } } });
+        let file = std::env::temp_dir().join(&name);
+        std::fs::write(&file, config.to_string()).unwrap();
+        let labels = Some(HashMap::from([("wopr.test".to_owned(), "docker".to_owned())]));
+        docker.create_network(NetworkCreateRequest { name: name.clone(), labels, ..Default::default() }).await.unwrap();
+        let proxy = Self { docker, name, config: file };
+        proxy.start().await;
+        proxy
+    }
+
+    async fn start(&self) {
         let anywhere = PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: None };
         let body = ContainerCreateBody {
             image: Some(CADDY.to_owned()),
-            // Whoever this test is: the folder is its.
-            user: Some("0:0".to_owned()),
             labels: Some(HashMap::from([("wopr.test".to_owned(), "docker".to_owned())])),
             exposed_ports: Some(vec!["8080/tcp".to_owned()]),
             host_config: Some(HostConfig {
-                binds: Some(vec![bind("run", "/run/caddy"), bind("config.json", "/etc/caddy/config.json")]),
+                binds: Some(vec![format!("{}:/etc/caddy/config.json", self.config.display())]),
+                network_mode: Some(self.name.clone()),
                 port_bindings: Some(HashMap::from([("8080/tcp".to_owned(), Some(vec![anywhere]))])),
-                extra_hosts: Some(vec!["host.docker.internal:host-gateway".to_owned()]),
                 ..HostConfig::default()
             }),
             ..ContainerCreateBody::default()
         };
-        let options = CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
-        docker.create_container(Some(options), body).await.unwrap();
-        docker.start_container(&name, None::<StartContainerOptions>).await.unwrap();
-        let inspected = docker.inspect_container(&name, None::<InspectContainerOptions>).await.unwrap();
+        let options = CreateContainerOptions { name: Some(self.name.clone()), ..CreateContainerOptions::default() };
+        self.docker.create_container(Some(options), body).await.unwrap();
+        self.docker.start_container(&self.name, None::<StartContainerOptions>).await.unwrap();
+    }
+
+    async fn remove(&self) {
+        let options = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
+        self.docker.remove_container(&self.name, Some(options)).await.unwrap();
+    }
+
+    async fn connection(&self) -> TcpStream {
+        let inspected = self.docker.inspect_container(&self.name, None::<InspectContainerOptions>).await.unwrap();
         let ports = inspected.network_settings.unwrap().ports.unwrap();
-        let port = ports["8080/tcp"].as_ref().unwrap()[0].host_port.as_ref().unwrap().parse().unwrap();
-        let proxy = Self { docker, name, folder, port, http: reqwest::Client::new() };
-        let up = proxy.until("other.test", StatusCode::OK).await;
-        assert_eq!(up, "somebody else's");
-        proxy
+        let port: u16 = ports["8080/tcp"].as_ref().unwrap()[0].host_port.as_ref().unwrap().parse().unwrap();
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap()
     }
 
-    fn caddy(&self) -> Caddy {
-        Caddy::new(&self.folder.join("run/admin.sock")).unwrap()
-    }
-
-    fn ask(&self, host: &str) -> RequestBuilder {
-        self.http.get(format!("http://127.0.0.1:{}/health", self.port)).header("host", host)
-    }
-
-    /// Asks until the answer has that status; its body.
-    async fn until(&self, host: &str, status: StatusCode) -> String {
+    /// Asks on new connections until the answer has this in it.
+    async fn until(&self, host: &str, part: &str) {
         let deadline = tokio::time::Instant::now() + LIMIT;
         loop {
-            let answer = self.ask(host).send().await;
-            match answer {
-                Ok(answer) if answer.status() == status => return answer.text().await.unwrap(),
-                other => assert!(tokio::time::Instant::now() < deadline, "{host} does not answer {status}: {other:?}"),
+            let answer = ask(&mut self.connection().await, host).await;
+            if answer.as_ref().is_ok_and(|answer| answer.contains(part)) {
+                return;
             }
+            assert!(tokio::time::Instant::now() < deadline, "{host} does not answer {part}: {answer:?}");
             tokio::time::sleep(PACE).await;
         }
     }
@@ -110,7 +106,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        let (name, folder) = (self.name.clone(), self.folder.clone());
+        let (name, config) = (self.name.clone(), self.config.clone());
         // The test's runtime may be going away.
         let cleaner = std::thread::spawn(move || {
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
@@ -118,97 +114,78 @@ impl Drop for Proxy {
                 let Ok(docker) = Docker::connect_with_unix_defaults() else { return };
                 let options = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
                 drop(docker.remove_container(&name, Some(options)).await);
+                drop(docker.remove_network(&name).await);
             });
-            drop(std::fs::remove_dir_all(folder));
+            drop(std::fs::remove_file(config));
         });
         drop(cleaner.join());
     }
 }
 
-/// A server that says what it was sent, and its cookies in two ways.
-async fn echo() -> (u16, Arc<Mutex<Vec<HeaderMap>>>) {
-    let seen: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
-    let sink = Arc::clone(&seen);
-    let answer = move |headers: HeaderMap| async move {
-        sink.lock().unwrap().push(headers);
-        ([("set-cookie", "a=1; Domain=.bots.test; Path=/")], "from a bot")
-    };
-    let listener = tokio::net::TcpListener::bind(("0.0.0.0", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
-    (port, seen)
+/// One request on a connection that goes on; its answer up to the end of its body.
+async fn ask(connection: &mut TcpStream, host: &str) -> std::io::Result<String> {
+    connection.write_all(format!("GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+    let mut answer = vec![0; 4096];
+    let length = tokio::time::timeout(LIMIT, connection.read(&mut answer)).await??;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn routes_are_replaced_as_a_whole_and_no_cookie_of_ours_reaches_a_bot() {
-    let (proxy, (port, seen)) = (Proxy::open().await, echo().await);
-    let caddy = proxy.caddy();
-    let to = |host: &str, upstream: Option<String>| Route { host: host.to_owned(), upstream };
-    let upstream = format!("host.docker.internal:{port}");
-    let routes = [to("one.bots.test", Some(upstream.clone())), to("two.bots.test", None)];
-    assert_eq!(caddy.set_routes(&routes).await, Ok(true));
-    assert_eq!(caddy.set_routes(&routes).await, Ok(false), "nothing is new");
-
-    let cookies = "x=1; better-auth.session_token=t.s; __Secure-better-auth.session_token=u; y=2";
-    let answer = proxy.ask("one.bots.test").header("cookie", cookies).header("authorization", "Bearer b").send().await;
-    let answer = answer.unwrap();
-    assert_eq!(answer.headers()["set-cookie"], "a=1; Path=/");
-    assert_eq!(answer.text().await.unwrap(), "from a bot");
-    let sent = seen.lock().unwrap().pop().unwrap();
-    assert_eq!((&sent["cookie"], &sent["host"]), (&"x=1; y=2".parse().unwrap(), &"one.bots.test".parse().unwrap()));
-    assert_eq!(sent["authorization"], "Bearer b", "who may ask is the bot's affair");
-    for (host, status) in [("two.bots.test", 503), ("three.bots.test", 404), ("other.test", 200)] {
-        assert_eq!(proxy.ask(host).send().await.unwrap().status(), status, "{host}");
-    }
-
-    assert_eq!(caddy.set_routes(&[to("three.bots.test", Some(upstream))]).await, Ok(true));
-    for (host, status) in [("one.bots.test", 404), ("three.bots.test", 200), ("other.test", 200)] {
-        assert_eq!(proxy.ask(host).send().await.unwrap().status(), status, "{host}");
-    }
-
-    // One that has no place for bots says so, and serves what it served.
-    let client = reqwest::Client::builder().unix_socket(proxy.folder.join("run/admin.sock")).build().unwrap();
-    let removed = client.delete("http://localhost/id/bots").send().await.unwrap();
-    assert_eq!(removed.status(), StatusCode::OK);
-    assert!(matches!(caddy.set_routes(&routes).await, Err(ProxyError::Refused(_))));
-    assert_eq!(proxy.ask("other.test").send().await.unwrap().status(), 200);
-
-    let nobody = Caddy::new(&proxy.folder.join("run/nobody.sock")).unwrap();
-    assert!(matches!(nobody.set_routes(&routes).await, Err(ProxyError::Unreachable(_))));
+async fn running_bot(yard: &Yard, left: &mut Vec<Leftovers>, name: &str) -> (TenantId, Bot) {
+    let tenant = yard.tenant().await;
+    yard.pay(tenant, 500, "first").await;
+    let bot = yard.fleet.create(&Origin::system("test"), tenant, NewBot::new(name, IMAGE)).await.unwrap();
+    left.push(Leftovers { bot: bot.id, tenant });
+    (tenant, yard.until(tenant, bot.id, Phase::Running).await)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bot_is_reached_by_its_name_for_as_long_as_it_is_there() {
+    // Dropped after the proxy, which is on their networks.
+    let mut left = Vec::new();
     let proxy = Proxy::open().await;
     let host = DockerHost::new(None, None).unwrap().with_label("wopr.test", "docker").with_proxy(&proxy.name);
-    let config = FleetConfig { domain: Some("bots.test".to_owned()), ..FleetConfig::default() };
-    let yard = Yard::with(host, config).await;
-    let tenant = yard.tenant().await;
-    yard.pay(tenant, 500, "first").await;
-    let bot = yard.fleet.create(&Origin::system("test"), tenant, NewBot::new("My_Bot", IMAGE)).await.unwrap();
-    let _leftovers = Leftovers { bot: bot.id, tenant };
-    let name = yard.fleet.host_name(&bot.name, bot.id).unwrap();
-    let caddy = proxy.caddy();
+    let yard = Yard::with(host, FleetConfig { domain: Some("bots.test".to_owned()), ..FleetConfig::default() }).await;
+    let (ann, of_ann) = running_bot(&yard, &mut left, "My_Bot").await;
+    let name = yard.fleet.host_name(&of_ann.name, of_ann.id).unwrap();
+    assert_eq!(yard.fleet.connect_proxy().await.unwrap(), []);
+    proxy.until(&name, WELL).await;
 
-    assert!(yard.fleet.publish(&caddy).await.unwrap());
-    proxy.until(&name, StatusCode::SERVICE_UNAVAILABLE).await;
-    yard.until(tenant, bot.id, Phase::Running).await;
-    assert!(yard.fleet.publish(&caddy).await.unwrap());
-    assert!(!yard.fleet.publish(&caddy).await.unwrap());
-    let answer: Value = serde_json::from_str(&proxy.until(&name, StatusCode::OK).await).unwrap();
-    assert_eq!(answer["status"], "ok");
+    // Whoever comes to others' bots is not disturbed when the proxy gets to another network.
+    let mut connection = proxy.connection().await;
+    ask(&mut connection, &name).await.unwrap();
+    // Which is called like something else on the proxy's networks, and is not that.
+    let (bob, of_bob) = running_bot(&yard, &mut left, &proxy.name).await;
+    assert_eq!(yard.fleet.connect_proxy().await.unwrap(), []);
+    proxy.until(&yard.fleet.host_name(&of_bob.name, of_bob.id).unwrap(), WELL).await;
+    assert!(ask(&mut connection, &name).await.unwrap().contains(WELL));
+    let inspected = proxy.docker.inspect_network(&network_name(bob), None::<InspectNetworkOptions>).await.unwrap();
+    let on_it = inspected.containers.unwrap_or_default().into_values().filter_map(|container| container.name);
+    assert_eq!(on_it.collect::<BTreeSet<_>>(), [format!("wopr-bot-{}", of_bob.id), proxy.name.clone()].into());
+    assert_ne!(yard.host_name_inside(of_bob.id).await, proxy.name);
 
-    // A proxy that was made anew is on no network, and has no routes.
-    let options = bollard::models::NetworkDisconnectRequest { container: proxy.name.clone(), force: Some(true) };
-    proxy.docker.disconnect_network(&network_name(tenant), options).await.unwrap();
-    assert!(!proxy.networks().await.contains(&network_name(tenant)));
-    yard.fleet.publish(&caddy).await.unwrap();
-    proxy.until(&name, StatusCode::OK).await;
+    // One that was made anew is on no network.
+    proxy.remove().await;
+    proxy.start().await;
+    assert_eq!(proxy.networks().await, [proxy.name.clone()].into());
+    yard.fleet.connect_proxy().await.unwrap();
+    proxy.until(&name, WELL).await;
 
-    // The proxy keeps no network of a tenant whose last bot goes.
-    yard.fleet.destroy(&Origin::system("test"), tenant, bot.id).await.unwrap();
-    yard.until_gone(tenant, bot.id).await;
-    assert!(!proxy.networks().await.contains(&network_name(tenant)));
-    assert!(yard.fleet.publish(&caddy).await.unwrap());
-    proxy.until(&name, StatusCode::NOT_FOUND).await;
+    // The proxy keeps no network of a tenant whose last bot goes, also where it is stopped.
+    yard.fleet.destroy(&Origin::system("test"), ann, of_ann.id).await.unwrap();
+    yard.until_gone(ann, of_ann.id).await;
+    proxy.docker.stop_container(&proxy.name, None).await.unwrap();
+    yard.fleet.destroy(&Origin::system("test"), bob, of_bob.id).await.unwrap();
+    yard.until_gone(bob, of_bob.id).await;
+    proxy.docker.start_container(&proxy.name, None::<StartContainerOptions>).await.unwrap();
+    assert_eq!(proxy.networks().await, [proxy.name.clone()].into());
+    proxy.until(&name, "HTTP/1.1 502").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_nobody_is_not_looked_for_and_a_proxy_that_is_gone_is_told() {
+    let host = DockerHost::new(None, None).unwrap().with_proxy("wopr-test-no-such-proxy");
+    let connect = async |tenants| wopr_core::fleet::ContainerHost::connect_proxy(&host, &tenants).await;
+    assert_eq!(connect(BTreeSet::new()).await, Ok(BTreeMap::new()));
+    let tenant = TenantId::new(wopr_core::clock::Clock::now(&wopr_core::clock::SystemClock));
+    assert!(connect([tenant].into()).await.unwrap_err().to_string().contains("wopr-test-no-such-proxy"));
 }

@@ -503,9 +503,7 @@ fn names(summary: &bollard::models::ImageSummary) -> Vec<String> {
 fn program_rootfs(program: &Program, built: &Built) -> anyhow::Result<Vec<u8>> {
     let owner = Owner { uid: u64::from(program.uid), gid: u64::from(program.uid) };
     let mut layer = Layer::new();
-    for directory in program.directories {
-        layer.directory(directory, 0o700, owner)?;
-    }
+    layer.directory("data", 0o700, owner)?;
     accounts(&mut layer, program.uid, &bundle()?)?;
     for library in &built.libraries {
         let path = library.to_str().context("a library's path is not text")?;

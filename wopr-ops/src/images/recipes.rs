@@ -14,6 +14,9 @@ pub(crate) const SERVICE_UID: u32 = 65532;
 /// The user that bots run as.
 pub(crate) const BOT_UID: u32 = 1000;
 
+/// The user that the proxy runs as.
+pub(crate) const CADDY_UID: u32 = 1000;
+
 /// A release of Debian that packages come from. Each image is of one release: libraries are not mixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Suite {
@@ -85,10 +88,8 @@ pub(crate) struct Program {
     pub(crate) package: &'static str,
     /// The binary, and its path below `/` in the image.
     pub(crate) binary: &'static str,
-    /// The user it runs as.
+    /// The user it runs as, who owns `/data`.
     pub(crate) uid: u32,
-    /// Directories below `/` that are the user's, and become its in a new volume.
-    pub(crate) directories: &'static [&'static str],
     /// The recipe.
     pub(crate) dockerfile: &'static str,
 }
@@ -107,7 +108,6 @@ pub(crate) const API: Program = Program {
     package: "wopr-api",
     binary: "wopr-api",
     uid: SERVICE_UID,
-    directories: &["data", "run/caddy"],
     dockerfile: include_str!("../../../local/images/wopr-api/Dockerfile"),
 };
 /// The double of Stripe.
@@ -117,7 +117,6 @@ pub(crate) const STRIPE: Program = Program {
     package: "wopr-local",
     binary: "wopr-stripe-standin",
     uid: SERVICE_UID,
-    directories: &["data"],
     dockerfile: include_str!("../../../local/images/wopr-stripe/Dockerfile"),
 };
 /// The mail catcher.
@@ -127,7 +126,6 @@ pub(crate) const MAIL: Program = Program {
     package: "wopr-local",
     binary: "wopr-mail-catcher",
     uid: SERVICE_UID,
-    directories: &["data"],
     dockerfile: include_str!("../../../local/images/wopr-mail/Dockerfile"),
 };
 /// The bot of a tenant, under the name customers ask for.
@@ -137,7 +135,6 @@ pub(crate) const BOT: Program = Program {
     package: "wopr-local",
     binary: "wopr-bot",
     uid: BOT_UID,
-    directories: &["data"],
     dockerfile: include_str!("../../../local/images/wopr-bot/Dockerfile"),
 };
 /// Where the PostgreSQL image is tagged.
@@ -289,8 +286,7 @@ pub(crate) const SPEECH: Assembly = Assembly {
 /// The program that exits 0 while it answers; the image's health check.
 pub(crate) const SPEECH_HEALTH: [&str; 2] = ["/wopr-speech", "health"];
 
-/// The reverse proxy. Needs tmpfs at `/tmp`, and something to write to at `/run/caddy`, where whoever is to reach its socket
-/// runs as the same user.
+/// The reverse proxy. Needs tmpfs at `/tmp` and `/run/caddy` (or a directory mounted there), owned by [`CADDY_UID`].
 pub(crate) const CADDY: Assembly = Assembly {
     name: "caddy",
     repository: "wopr-caddy",
@@ -298,7 +294,7 @@ pub(crate) const CADDY: Assembly = Assembly {
     suite: Suite::Trixie,
     packages: include_str!("../../../local/images/wopr-caddy/packages.txt"),
     dockerfile: include_str!("../../../local/images/wopr-caddy/Dockerfile"),
-    uid: SERVICE_UID,
+    uid: CADDY_UID,
     programs: &[PROBE],
     directories: &["data", "run/caddy"],
     links: &[],
@@ -313,7 +309,6 @@ pub(crate) const OBJECTS: Program = Program {
     package: "wopr-objects",
     binary: "wopr-objects",
     uid: SERVICE_UID,
-    directories: &["data"],
     dockerfile: include_str!("../../../local/images/wopr-objects/Dockerfile"),
 };
 /// Jobs that copy bots' volumes and the database into the object store, and bring them back. Its release of Debian has the
@@ -342,7 +337,6 @@ pub(crate) const UI: Program = Program {
     package: "wopr-local",
     binary: "wopr-ui",
     uid: SERVICE_UID,
-    directories: &["data"],
     dockerfile: include_str!("../../../local/images/wopr-ui/Dockerfile"),
 };
 /// The port that it listens on.
@@ -366,7 +360,6 @@ pub(crate) const GPU_NODE: Program = Program {
     package: "wopr-gpu-node",
     binary: "wopr-gpu-node",
     uid: SERVICE_UID,
-    directories: &["data"],
     dockerfile: include_str!("../../../local/images/wopr-gpu-node/Dockerfile"),
 };
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     images::recipes::{
-        OBJECTS_HEALTH, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT,
+        CADDY_UID, OBJECTS_HEALTH, POSTGRES_UID, SERVICE_UID, UI_API_VARIABLE, UI_HEALTH, UI_MAIL_VARIABLE, UI_PORT,
         UI_STRIPE_VARIABLE,
     },
     secrets::{Handover, fingerprint_of},
@@ -63,7 +63,8 @@ pub(crate) const FLAT: Names = Names {
 /// On the machine `wopr-vps`.
 pub(crate) const VPS: Names = Names {
     stack: "vps",
-    network: "wopr-vps-local",
+    // Before those of tenants in the alphabet: the engine gives the proxy's published port to the first of its networks.
+    network: "wopr-platform",
     postgres: "wopr-vps-postgres",
     stripe: "wopr-vps-stripe",
     mail: "wopr-vps-mail",
@@ -93,12 +94,12 @@ pub(super) const OBJECTS_TLS_PORT: u16 = 9443;
 pub(crate) const BUCKET: &str = "wopr-backups";
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
-/// Where it takes another configuration: it and the API have this directory, and nobody else.
-const CADDY_RUN: &str = "/run/caddy";
-const CADDY_SOCKET: &str = "/run/caddy/admin.sock";
-const CADDY_VOLUME: &str = "wopr-caddy-run";
+/// Where each bot listens.
+const BOT_PORT: u16 = 7437;
 /// What bots' names are below.
 pub(crate) const DOMAIN: &str = "localhost";
+/// Where it takes another configuration: nobody but itself reaches that.
+const CADDY_ADMIN: &str = "unix//run/caddy/admin.sock";
 
 /// Below a machine's directory: data that does not go with the machine.
 pub(crate) const ELSEWHERE: &str = "elsewhere";
@@ -244,6 +245,7 @@ pub(crate) fn names(place: Place) -> &'static Names {
 pub(crate) fn uid(service: &str) -> u32 {
     match service {
         _ if [FLAT.postgres, VPS.postgres, REPLAY].contains(&service) => POSTGRES_UID,
+        _ if [FLAT.caddy, VPS.caddy].contains(&service) => CADDY_UID,
         _ => SERVICE_UID,
     }
 }
@@ -290,29 +292,27 @@ pub(crate) fn handovers<'s>(
 }
 
 /// The proxy's configuration file.
-const CADDY_TMPFS: &str = "uid=65532,gid=65532,mode=700";
+const CADDY_TMPFS: &str = "uid=1000,gid=1000,mode=700";
 const CADDY_CONFIG: &str = "caddy.json";
 
-/// Local names to the dashboard, the API and the bots, of which the API tells. The last route takes every other name, so that
-/// a machine reached by its address shows something.
+/// Local names to the dashboard, the API and the bots, which have the first part of theirs on networks that the proxy is on. The last
+/// route takes every other name, so that a machine reached by its address shows something.
 fn caddy_config() -> serde_json::Value {
     let to = |address: String| json!([{ "handler": "reverse_proxy", "upstreams": [{ "dial": address }] }]);
     let route = |id: &str, hosts: &[&str], address: String| {
         let matching = if hosts.is_empty() { json!([]) } else { json!([{ "host": hosts }]) };
         json!({ "@id": id, "match": matching, "handle": to(address), "terminal": true })
     };
-    let bots = json!({
-        "@id": "bots-or-none",
-        "match": [{ "host": [format!("*.{DOMAIN}")] }],
-        "handle": [
-            { "@id": "bots", "handler": "subroute", "routes": [] },
-            { "handler": "static_response", "status_code": 404, "body": "There is no such bot.\n" },
-        ],
-        "terminal": true,
-    });
+    // Only what ends as bots' names do: the other containers here have names, too.
+    let is_bot = json!([{
+        "host": [format!("*.{DOMAIN}")],
+        "header_regexp": { "Host": { "name": "bot", "pattern": r"^([a-z0-9-]+-[0-9a-f]{16})\." } },
+    }]);
+    let to_bot = to(format!("{{http.regexp.bot.1}}:{BOT_PORT}"));
+    let no_bot = json!([{ "handler": "static_response", "status_code": 503, "body": "There is no such bot, or it does not run.\n" }]);
     let (api, ui) = (format!("{}:{API_PORT}", VPS.api), format!("{}:{UI_PORT}", VPS.ui));
     json!({
-        "admin": { "listen": format!("unix/{CADDY_SOCKET}"), "origins": ["localhost"] },
+        "admin": { "listen": CADDY_ADMIN },
         "apps": { "http": { "servers": { "local": {
             "@id": "local",
             "listen": [format!(":{CADDY_PORT}")],
@@ -320,9 +320,10 @@ fn caddy_config() -> serde_json::Value {
             "routes": [
                 route("api", &["api.localhost"], api),
                 route("ui", &["localhost", "app.localhost"], ui.clone()),
-                bots,
+                { "@id": "bots", "match": is_bot, "handle": to_bot, "terminal": true },
                 route("rest", &[], ui),
             ],
+            "errors": { "routes": [{ "match": is_bot, "handle": no_bot }] },
         } } } },
     })
 }
@@ -476,13 +477,9 @@ fn caddy(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, names.caddy, "caddy");
     service.command = ["run", "--config"].map(str::to_owned).to_vec();
     service.command.push(format!("{SECRETS}/{CADDY_CONFIG}"));
-    service.mounts.extend([
-        Mount::Tmpfs { target: "/data", options: CADDY_TMPFS },
-        Mount::Volume { name: CADDY_VOLUME, target: CADDY_RUN },
-    ]);
+    service.mounts.extend(["/data", "/run/caddy"].map(|target| Mount::Tmpfs { target, options: CADDY_TMPFS }));
     service.ports = vec![(HTTP_PORT, CADDY_PORT)];
-    // Not the API, which tells it of the bots.
-    service.after = vec![names.ui];
+    service.after = vec![names.ui, names.api];
     service.ready = Ready::Http(vec![(CADDY_PORT, "/")]);
     service
 }
@@ -563,8 +560,7 @@ fn api(inputs: &Inputs<'_>) -> Service {
     service.memory_bytes = 512 * MIB;
     service.after = vec![inputs.names().migrate, inputs.names().stripe, inputs.names().mail];
     if inputs.place != Place::Here {
-        service.after.extend([inputs.names().objects, inputs.names().caddy]);
-        service.mounts.push(Mount::Volume { name: CADDY_VOLUME, target: CADDY_RUN });
+        service.after.push(inputs.names().objects);
     }
     service.ready = Ready::Http(vec![(API_PORT, "/health/ready")]);
     service
@@ -596,8 +592,7 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
             ("BACKUP_IMAGE", inputs.images.get("backup").cloned().unwrap_or_default()),
             ("BACKUP_NETWORK", inputs.names().network.to_owned()),
             ("BACKUP_DATABASE_CONTAINER", inputs.names().postgres.to_owned()),
-            ("PLATFORM_DOMAIN", DOMAIN.to_owned()),
-            ("PROXY_ADMIN_SOCKET", CADDY_SOCKET.to_owned()),
+            ("BOT_DOMAIN", DOMAIN.to_owned()),
             ("PROXY_CONTAINER", inputs.names().caddy.to_owned()),
         ]);
     }

@@ -315,6 +315,12 @@ fn what_a_machine_publishes_here_is_what_its_services_publish_there() {
     }
 }
 
+/// Else the engine would move the proxy's published port to a tenant's network, and cut whoever is connected.
+#[test]
+fn the_platforms_network_comes_before_those_of_tenants() {
+    assert!(platform::VPS.network < "wopr-tenant-");
+}
+
 #[test]
 fn two_machines_from_nothing() {
     let stacks = all_stacks("secret");

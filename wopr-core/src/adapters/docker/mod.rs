@@ -342,10 +342,10 @@ impl ContainerHost for DockerHost {
         networks::remove_if_unused(self, tenant).await
     }
 
-    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<(), HostError> {
+    async fn connect_proxy(&self, tenants: &BTreeSet<TenantId>) -> Result<BTreeMap<TenantId, HostError>, HostError> {
         match &self.proxy {
             Some(proxy) if !tenants.is_empty() => networks::connect(self, proxy, tenants).await,
-            _ => Ok(()),
+            _ => Ok(BTreeMap::new()),
         }
     }
 

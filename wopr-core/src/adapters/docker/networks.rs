@@ -1,6 +1,6 @@
 //! Tenants' networks.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use bollard::errors::Error;
@@ -111,25 +111,47 @@ async fn holder(host: &DockerHost, tenant: TenantId, subnet: Subnet) -> Result<O
     Ok(others.into_iter().find(holds).map(|network| network.name.unwrap_or_default()))
 }
 
-/// Puts a container on the networks of these tenants, as far as they have one and it is not there.
-pub(super) async fn connect(host: &DockerHost, container: &str, tenants: &BTreeSet<TenantId>) -> Result<(), HostError> {
-    let inspected = host.docker.inspect_container(container, None::<InspectContainerOptions>).await.map_err(failed)?;
+/// Puts the proxy on the networks of these tenants, as far as they have one and it is not there.
+pub(super) async fn connect(
+    host: &DockerHost,
+    proxy: &str,
+    tenants: &BTreeSet<TenantId>,
+) -> Result<BTreeMap<TenantId, HostError>, HostError> {
+    let inspected = host.docker.inspect_container(proxy, None::<InspectContainerOptions>).await.map_err(failed)?;
     let present = inspected.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     let present: BTreeSet<String> = present.into_values().filter_map(|endpoint| endpoint.network_id).collect();
-    let names: BTreeSet<String> = tenants.iter().map(|tenant| network_name(*tenant)).collect();
+    let names: HashMap<String, TenantId> = tenants.iter().map(|tenant| (network_name(*tenant), *tenant)).collect();
     let networks = host.docker.list_networks(None::<ListNetworksOptions>).await.map_err(failed)?;
-    let wanted = networks.into_iter().filter(|network| network.name.as_ref().is_some_and(|name| names.contains(name)));
-    let mut result = Ok(());
-    for id in wanted.filter_map(|network| network.id).filter(|id| !present.contains(id)) {
-        let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: None };
-        match host.docker.connect_network(&id, request).await {
-            // Somebody else has put it there, or the network has gone.
-            Err(Error::DockerResponseServerError { status_code: 403 | 404, .. }) | Ok(()) => {}
-            // The other networks' bots shall be reached all the same.
-            Err(error) => result = Err(failed(error)),
+    let mut refused = BTreeMap::new();
+    for network in networks {
+        let (Some(name), Some(id)) = (network.name, network.id) else { continue };
+        let Some(tenant) = names.get(&name).filter(|_| !present.contains(&id)) else { continue };
+        let join = async || {
+            let request = NetworkConnectRequest { container: proxy.to_owned(), endpoint_config: None };
+            host.docker.connect_network(&id, request).await
+        };
+        let mut joined = join().await;
+        if matches!(joined, Err(Error::DockerResponseServerError { status_code: 403, .. })) {
+            // It is there already, as the engine was not aware a moment ago: what is left of it from before the engine was killed.
+            part(host, &id).await;
+            joined = join().await;
+        }
+        match joined {
+            // The network has gone meanwhile.
+            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
+            Err(error) => drop(refused.insert(*tenant, failed(error))),
         }
     }
-    result
+    Ok(refused)
+}
+
+/// Takes the proxy from a network, if it is there. Whether it was is not told the same way by all engines; whoever needs to know sees
+/// it from what comes after.
+async fn part(host: &DockerHost, network: &str) {
+    if let Some(proxy) = &host.proxy {
+        let request = NetworkDisconnectRequest { container: proxy.clone(), force: Some(true) };
+        drop(host.docker.disconnect_network(network, request).await);
+    }
 }
 
 pub(super) async fn remove_if_unused(host: &DockerHost, tenant: TenantId) -> Result<bool, HostError> {
@@ -146,17 +168,14 @@ pub(super) async fn remove_if_unused(host: &DockerHost, tenant: TenantId) -> Res
     }
     let mut gone = true;
     for id in list(host, tenant).await? {
-        if let (Some(proxy), false) = (&host.proxy, attached.is_empty()) {
-            let request = NetworkDisconnectRequest { container: proxy.clone(), force: Some(true) };
-            unless_absent(host.docker.disconnect_network(&id, request).await)?;
-        }
         gone &= remove(host, &id).await?;
     }
     Ok(gone)
 }
 
-/// Removes one network, unless a container is on it; answers whether it is gone.
+/// Removes one network, unless a container is on it besides the proxy; answers whether it is gone.
 async fn remove(host: &DockerHost, id: &str) -> Result<bool, HostError> {
+    part(host, id).await;
     match host.docker.remove_network(id).await {
         // A container was attached a moment ago.
         Err(Error::DockerResponseServerError { status_code: 403 | 409, .. }) => Ok(false),

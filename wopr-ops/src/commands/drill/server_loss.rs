@@ -290,7 +290,11 @@ impl Drill<'_> {
                 Ok(ended) => {
                     let ended = ended?;
                     ensure!(ended.success(), "a recovery ended with {ended}; what it said is above");
-                    ensure!(number > 0, "a recovery came to its end in {} ms, and none was killed", life.as_millis());
+                    ensure!(
+                        number > 0,
+                        "a recovery came to its end within {} ms, and none was killed",
+                        life.as_millis()
+                    );
                     self.ui.note("a recovery came to its end before it was killed");
                     return Ok(true);
                 }
@@ -315,7 +319,7 @@ impl Drill<'_> {
     }
 }
 
-/// A file that is somewhere else until it is put back, whatever comes meanwhile.
+/// A file that is somewhere else until it is put back, also where something fails meanwhile. Whoever is killed leaves it there.
 struct Aside<'a> {
     ui: &'a Ui,
     from: PathBuf,
@@ -324,6 +328,7 @@ struct Aside<'a> {
 
 impl<'a> Aside<'a> {
     fn new(ui: &'a Ui, from: PathBuf, to: PathBuf) -> anyhow::Result<Self> {
+        ensure!(!to.exists(), "{} is there: it is to be put back into the archive first", to.display());
         ui.note(format!("{} is {} meanwhile", from.display(), to.display()));
         fs::rename(&from, &to).with_context(|| format!("{} cannot be taken away", from.display()))?;
         Ok(Self { ui, from, to })
