@@ -125,9 +125,22 @@ impl Drop for Proxy {
 /// One request on a connection that goes on; its answer up to the end of its body.
 async fn ask(connection: &mut TcpStream, host: &str) -> std::io::Result<String> {
     connection.write_all(format!("GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
-    let mut answer = vec![0; 4096];
-    let length = tokio::time::timeout(LIMIT, connection.read(&mut answer)).await??;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    let mut answer = String::new();
+    while !is_whole(&answer) {
+        let mut part = [0; 4096];
+        let length = tokio::time::timeout(LIMIT, connection.read(&mut part)).await??;
+        if length == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        answer.push_str(&String::from_utf8_lossy(&part[..length]));
+    }
+    Ok(answer)
+}
+
+fn is_whole(answer: &str) -> bool {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    body.len() >= length.unwrap_or(0)
 }
 
 async fn running_bot(yard: &Yard, left: &mut Vec<Leftovers>, name: &str) -> (TenantId, Bot) {
