@@ -67,10 +67,10 @@ impl std::fmt::Debug for DockerHost {
 
 impl DockerHost {
     /// The engine at `address` (`unix:///…`, `tcp://…`, or a path), or the one at the usual socket. Nothing is connected
-    /// until first use, so an engine that is away is not an error here.
+    /// until first use, so an engine that does not answer is not an error here.
     ///
     /// # Errors
-    /// [`HostError::Refused`] for an address that is none.
+    /// [`HostError::Refused`] for an address that is none, and for a socket that does not exist.
     pub fn new(address: Option<&str>, login: Option<RegistryLogin>) -> Result<Self, HostError> {
         let version = bollard::API_DEFAULT_VERSION;
         let docker = match address {
