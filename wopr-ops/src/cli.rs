@@ -92,6 +92,7 @@ impl Command {
             Self::Bench(BenchCommand::Backup(args)) => ("bench backup", args.output.json),
             Self::Fault(args) => ("fault", args.output.json),
             Self::Drill(DrillCommand::Offline(args)) => ("drill offline", args.output.json),
+            Self::Drill(DrillCommand::Registry(args)) => ("drill registry", args.output.json),
             Self::Drill(DrillCommand::PowerCut(args)) => ("drill power-cut", args.output.json),
             Self::Drill(DrillCommand::FullDisk(args)) => ("drill full-disk", args.output.json),
             Self::Drill(DrillCommand::Tenant(args)) => ("drill tenant", args.output.json),
@@ -143,6 +144,10 @@ pub(crate) struct ImagesArgs {
     /// These: postgres, api, stripe, mail, bot (the default); machine, llama, whisper, speech, caddy, objects, backup, ui
     #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Puts what Debian packages make of the images (of all, or of those) into a registry, and names it by digest in
+    /// local/images/published.toml; WOPR_REGISTRY_USER and WOPR_REGISTRY_PASSWORD say who pushes and pulls
+    #[arg(long, value_name = "REGISTRY/PATH", conflicts_with_all = ["profile", "json"])]
+    pub(crate) publish: Option<String>,
     /// Writes what the images are called as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -357,6 +362,8 @@ pub(crate) struct FaultArgs {
 pub(crate) enum DrillCommand {
     /// Brings the stack up from a bundle alone, beside what runs, where there is no network and no engine
     Offline(OfflineArgs),
+    /// Publishes the base of an image in a registry of its own and takes it from there, and not once it was tampered with
+    Registry(RegistryArgs),
     /// Cuts the power of wopr-vps while payments arrive; afterwards nobody may miss a cent, a bot or a byte
     PowerCut(DrillArgs),
     /// Fills the disk of wopr-vps while payments arrive, and makes room again; nobody may miss anything then, either
@@ -389,6 +396,12 @@ pub(crate) struct OfflineArgs {
     /// How the programs are compiled
     #[arg(long, value_enum, default_value_t = Profile::Dev)]
     pub(crate) profile: Profile,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]

@@ -99,6 +99,7 @@ async fn run(ui: &Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Bundle(args) => commands::bundle::run(ui, &paths, &args).await,
         Command::Fault(args) => commands::fault::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Offline(args)) => commands::drill::offline::run(ui, &paths, &args).await,
+        Command::Drill(DrillCommand::Registry(_)) => commands::drill::registry::run(ui, &paths).await,
         Command::Drill(DrillCommand::PowerCut(args)) => commands::drill::power_cut::run(ui, &paths, &args).await,
         Command::Drill(DrillCommand::FullDisk(args)) => commands::drill::power_cut::full_disk(ui, &paths, &args).await,
         Command::Drill(DrillCommand::Tenant(args)) => commands::drill::tenant::run(ui, &paths, &args).await,

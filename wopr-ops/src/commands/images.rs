@@ -14,10 +14,11 @@ use crate::{
     engine::find_program,
     failure::{Exit, Failure},
     images::{
-        Base, CA_BUNDLE, Image, Shelf, assembled, base,
+        Base, CA_BUNDLE, Image, Shelf, Sources, assembled, base,
         binaries::{self, Profile},
         postgres, program, prune,
-        recipes::{ASSEMBLIES, Assembly, Binary, MODELS, PROGRAMS, Program},
+        published::{self, Login, Registry},
+        recipes::{ASSEMBLIES, Assembly, BaseRecipe, Binary, MODELS, POSTGRES_BASE, PROGRAMS, Program},
     },
     paths::Paths,
     ui::Ui,
@@ -55,6 +56,9 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Re
     }
     let _lock = super::lock(paths)?;
     let engine = engine::ensure(ui, paths).await?;
+    if let Some(prefix) = &args.publish {
+        return publish(ui, paths, &engine, prefix, &args.only).await;
+    }
     let wanted = |name: &str| {
         if args.only.is_empty() { NAMES.contains(&name) } else { args.only.iter().any(|only| only == name) }
     };
@@ -65,6 +69,33 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ImagesArgs) -> anyhow::Re
         ui.json(&rows)?;
     }
     Ok(())
+}
+
+/// Puts what packages make of the images into a registry, and notes it in the checkout.
+async fn publish(ui: &Ui, paths: &Paths, engine: &Docker, prefix: &str, only: &[String]) -> anyhow::Result<()> {
+    prerequisites(ui).await?;
+    let registry = Registry::shipped()?;
+    let login = Login::from_environment()?;
+    let sources = Sources { ui, paths, engine, registry: &registry };
+    let mut all = registry.published.clone();
+    let wanted = |recipe: &BaseRecipe| only.is_empty() || only.iter().any(|name| name == recipe.name);
+    for recipe in bases().filter(wanted) {
+        let base = sources.unpacked(recipe).await?;
+        let task = ui.start(format!("publishing what {} needs", recipe.name));
+        let published = published::publish(engine, &recipe, base, prefix, login.as_ref()).await;
+        let published =
+            task.ends(published, |published| published.reference(&recipe).unwrap_or_default().to_owned())?;
+        all = all.and(published);
+    }
+    let file = paths.workspace()?.join(published::FILE);
+    std::fs::write(&file, all.text()?).with_context(|| format!("{} cannot be written", file.display()))?;
+    ui.note(format!("{} names them by digest; from the next build on, they are taken from there", published::FILE));
+    Ok(())
+}
+
+/// What packages make of images.
+fn bases() -> impl Iterator<Item = BaseRecipe> {
+    std::iter::once(POSTGRES_BASE).chain(ASSEMBLIES.iter().map(|recipe| recipe.base()))
 }
 
 /// References of the images that were asked for, by name.
@@ -94,12 +125,17 @@ pub(crate) async fn ensure(
 ) -> anyhow::Result<References> {
     prerequisites(ui).await?;
     let shelf = &Shelf::of(engine).await?;
+    let from_packages = &Sources { ui, paths, engine, registry: &Registry::shipped()? };
     let programs: Vec<(&'static str, Program)> = PROGRAMS.into_iter().filter(|(name, _)| wanted(name)).collect();
     let assemblies: Vec<&'static Assembly> = ASSEMBLIES.into_iter().filter(|recipe| wanted(recipe.name)).collect();
     let database = async {
-        if wanted("postgres") { Ok(Some(("postgres", postgres(ui, shelf, paths).await?))) } else { anyhow::Ok(None) }
+        if wanted("postgres") {
+            Ok(Some(("postgres", postgres(shelf, from_packages).await?)))
+        } else {
+            anyhow::Ok(None)
+        }
     };
-    let bases = try_join_all(assemblies.iter().map(|recipe| base(ui, shelf, paths, recipe)));
+    let bases = try_join_all(assemblies.iter().map(|recipe| base(shelf, from_packages, recipe)));
     let compiled = async {
         let list = sources(&programs, &assemblies);
         match from {
@@ -110,7 +146,7 @@ pub(crate) async fn ensure(
     };
     let (database, bases, compiled) = tokio::try_join!(database, bases, compiled)?;
     let assemble = assemblies.into_iter().zip(bases).map(async |(recipe, base): (_, Option<Base>)| {
-        anyhow::Ok((recipe.name, assembled(ui, shelf, paths, recipe, base, &compiled).await?))
+        anyhow::Ok((recipe.name, assembled(shelf, from_packages, recipe, base, &compiled).await?))
     });
     let assembled = try_join_all(assemble).await?;
     let mut images: References = database.into_iter().chain(assembled).collect();

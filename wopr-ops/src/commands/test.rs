@@ -33,9 +33,9 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 13] = [
-    "fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "fuzz", "offline", "stack", POWER_CUT,
-    BACKUPS,
+const STEPS: [&str; 14] = [
+    "fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "fuzz", "registry", "offline", "stack",
+    POWER_CUT, BACKUPS,
 ];
 /// The last steps that need the stack, and others before them.
 const POWER_CUT: &str = "power-cut";
@@ -88,6 +88,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
     runner.step("tests", cargo_step(ui, paths, &tests, &[("INSTA_UPDATE", "no")])).await?;
     runner.step("fuzz", fuzz::step(ui, paths)).await?;
     if let (Some(engine), Some(images)) = (&engine, &images) {
+        runner.step("registry", drill::registry::rehearse(ui, paths, engine)).await?;
         runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
@@ -181,7 +182,7 @@ fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     if [CONFORMANCE, BACKUPS, POWER_CUT].iter().any(|name| all.contains(name)) {
         all.insert("stack");
     }
-    if ["offline", "stack", "tests"].iter().any(|name| all.contains(name)) {
+    if ["offline", "registry", "stack", "tests"].iter().any(|name| all.contains(name)) {
         all.insert("images");
     }
     if all.contains("images") {

@@ -2,7 +2,11 @@
 //!
 //! The same content gives the same bytes: times are zero, owners and modes are said explicitly.
 
-use std::{collections::BTreeSet, io::Read, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+    path::Path,
+};
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
@@ -26,6 +30,32 @@ pub(crate) struct Layer {
 impl Layer {
     pub(crate) fn new() -> Self {
         Self { archive: tar::Builder::new(Vec::new()), seen: BTreeSet::new() }
+    }
+
+    /// The layer that such an archive is, to be gone on with.
+    ///
+    /// # Errors
+    /// If it breaks off, or has something in it that a layer of ours never has.
+    pub(crate) fn from_archive(archive: &[u8]) -> anyhow::Result<Self> {
+        let mut layer = Self::new();
+        for entry in tar::Archive::new(archive).entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.to_str().context("a path is not text")?.trim_end_matches('/').to_owned();
+            // An engine writes the kind of the file into its mode as well.
+            let (mode, size_bytes) = (entry.header().mode()? & 0o7777, entry.size());
+            let owner = Owner { uid: entry.header().uid()?, gid: entry.header().gid()? };
+            let target = entry.link_name()?.map(std::borrow::Cow::into_owned);
+            match (entry.header().entry_type(), target) {
+                (tar::EntryType::Directory, _) => layer.directory(&path, mode, owner)?,
+                (tar::EntryType::Regular, _) => layer.stream(&path, mode, owner, size_bytes, &mut entry)?,
+                (tar::EntryType::Symlink, Some(target)) => layer.symlink(&path, &target)?,
+                (tar::EntryType::Link, Some(target)) => {
+                    layer.hard_link(&path, target.to_str().context("a path is not text")?)?;
+                }
+                (other, _) => anyhow::bail!("{path} is neither file nor directory nor link: {other:?}"),
+            }
+        }
+        Ok(layer)
     }
 
     /// Whether the path (relative, without a trailing slash) is already there.
@@ -126,6 +156,22 @@ pub(crate) fn context(dockerfile: &str, rootfs: &[u8]) -> anyhow::Result<Vec<u8>
     context.file("Dockerfile", 0o644, ROOT, dockerfile.as_bytes())?;
     context.file("rootfs.tar", 0o644, ROOT, rootfs)?;
     context.finish()
+}
+
+/// What an archive holds, in whatever order: kind, mode, owner, target and content of each path.
+pub(crate) fn contents(archive: &[u8]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut all = BTreeMap::new();
+    for entry in tar::Archive::new(archive).entries()? {
+        let mut entry = entry?;
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content)?;
+        let (path, target) = (entry.path()?.into_owned(), entry.link_name()?.map(std::borrow::Cow::into_owned));
+        let header = entry.header();
+        let (kind, mode, uid, gid) = (header.entry_type(), header.mode()?, header.uid()?, header.gid()?);
+        let content = fingerprint([content.as_slice()]);
+        all.insert(path.display().to_string(), format!("{kind:?} {mode:o} {uid}:{gid} {target:?} {content}"));
+    }
+    Ok(all)
 }
 
 /// The first 16 hexadecimal digits of the SHA-256 of the parts, each preceded by its length.

@@ -1,4 +1,4 @@
-//! The images of the stack, built on this machine from what it has: no registry is asked for anything.
+//! The images of the stack, built on this machine: what Debian packages make of them may come from a registry.
 //!
 //! An image is named by its content: a fingerprint of the recipe and of the program in it is the tag it runs under and
 //! a label on it. It is built when no image of that fingerprint exists, and only then.
@@ -7,6 +7,7 @@ pub(crate) mod binaries;
 pub(crate) mod debian;
 pub(crate) mod layer;
 mod memo;
+pub(crate) mod published;
 pub(crate) mod recipes;
 
 use std::{collections::HashMap, fs, path::Path};
@@ -25,9 +26,10 @@ use self::{
     binaries::Built,
     layer::{Layer, Owner, ROOT, context, fingerprint},
     memo::Memo,
+    published::Registry,
     recipes::{
-        Assembly, MODELS, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES, POSTGRES_REPOSITORY,
-        POSTGRES_TAG, POSTGRES_UID, Program, Suite,
+        Assembly, BaseRecipe, LAYOUT, MODELS, POSTGRES_BASE, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT,
+        POSTGRES_REPOSITORY, POSTGRES_TAG, POSTGRES_UID, Program,
     },
 };
 use crate::{
@@ -44,8 +46,6 @@ const RECIPE_LABEL: &str = "wopr.image.recipe";
 const PROGRAM_LABEL: &str = "wopr.image.program";
 /// The Debian packages an image was made from.
 const PACKAGES_LABEL: &str = "wopr.image.packages";
-/// Changed when the way layers are made changes, so that older images are rebuilt.
-const LAYOUT: &str = "1";
 
 /// An image that is ready to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,9 +117,70 @@ impl Shelf {
     }
 }
 
+/// Where what is made of packages comes from.
+pub(crate) struct Sources<'a> {
+    pub(crate) ui: &'a Ui,
+    pub(crate) paths: &'a Paths,
+    pub(crate) engine: &'a Docker,
+    pub(crate) registry: &'a Registry,
+}
+
+/// What Debian packages make of an image.
+pub(crate) struct Base {
+    layer: Layer,
+    /// `name=version` of each.
+    packages: Vec<String>,
+}
+
+impl Base {
+    /// The layer as an archive.
+    pub(crate) fn finish(self) -> anyhow::Result<Vec<u8>> {
+        self.layer.finish()
+    }
+}
+
+/// Where a base came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Registry,
+    Packages,
+}
+
+impl Sources<'_> {
+    /// The base by its digest where a registry that has it answers, and else from packages.
+    pub(crate) async fn base(&self, recipe: &BaseRecipe) -> anyhow::Result<(Base, Origin)> {
+        if let Some(reference) = self.registry.published.reference(recipe) {
+            let task = self.ui.start(format!("pulling {reference}"));
+            let pulled = self.registry.pull(self.engine, reference).await;
+            match task.ends(pulled, |base| megabytes(base.layer.len())) {
+                Ok(base) => return Ok((base, Origin::Registry)),
+                Err(error) => self.ui.warn(format!("the base of {} is made of packages then: {error:#}", recipe.name)),
+            }
+        }
+        Ok((self.unpacked(*recipe).await?, Origin::Packages))
+    }
+
+    /// The base from packages.
+    pub(crate) async fn unpacked(&self, recipe: BaseRecipe) -> anyhow::Result<Base> {
+        let task = self.ui.start(format!("taking what {} needs from Debian packages", recipe.name));
+        let cache = self.paths.data.join("cache");
+        let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let work = tokio::task::spawn_blocking(move || {
+            let mut layer = Layer::new();
+            let set = debian::PackageSet::parse(recipe.packages);
+            let packages = debian::unpack(recipe.suite, &set, &cache, &mut layer, &|stage| _ = told.send(stage))?;
+            anyhow::Ok(Base { layer, packages })
+        });
+        while let Some(stage) = news.recv().await {
+            task.update(stage);
+        }
+        task.ends(work.await?, |base| format!("{} packages, {}", base.packages.len(), megabytes(base.layer.len())))
+    }
+}
+
 /// The PostgreSQL image, built if there is none of the present recipe.
-pub(crate) async fn postgres(ui: &Ui, shelf: &Shelf, paths: &Paths) -> anyhow::Result<Image> {
-    let parts = [LAYOUT, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_PACKAGES];
+pub(crate) async fn postgres(shelf: &Shelf, sources: &Sources<'_>) -> anyhow::Result<Image> {
+    let parts = [LAYOUT, POSTGRES_DOCKERFILE, POSTGRES_ENTRYPOINT, POSTGRES_BASE.packages];
     let inputs = Inputs {
         repository: POSTGRES_REPOSITORY,
         tag: POSTGRES_TAG,
@@ -127,20 +188,13 @@ pub(crate) async fn postgres(ui: &Ui, shelf: &Shelf, paths: &Paths) -> anyhow::R
         program: None,
     };
     let Some(why) = reason_to_build(shelf, &inputs) else {
-        return unchanged(ui, shelf, &inputs).await;
+        return unchanged(sources.ui, shelf, &inputs).await;
     };
-    let task = ui.start(format!("building {} from Debian packages ({why})", inputs.repository));
-    let cache = paths.data.join("cache");
-    let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
-    let rootfs = tokio::task::spawn_blocking(move || postgres_rootfs(&cache, &|stage| _ = told.send(stage)));
-    while let Some(stage) = news.recv().await {
-        task.update(stage);
-    }
-    let built = match rootfs.await? {
-        Ok((rootfs, packages)) => {
-            let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), packages.join(" "))]);
-            build(&shelf.engine, &inputs, POSTGRES_DOCKERFILE, &rootfs, labels).await.map(|()| rootfs.len())
-        }
+    let (base, _) = sources.base(&POSTGRES_BASE).await?;
+    let task = sources.ui.start(format!("building {} ({why})", inputs.repository));
+    let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), base.packages.join(" "))]);
+    let built = match postgres_rootfs(base.layer) {
+        Ok(rootfs) => build(&shelf.engine, &inputs, POSTGRES_DOCKERFILE, &rootfs, labels).await.map(|()| rootfs.len()),
         Err(error) => Err(error),
     };
     task.ends(built, |size| format!("{} ({})", inputs.reference(), megabytes(*size)))?;
@@ -185,52 +239,29 @@ struct Parts {
     models: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// The root file system of an assembly as far as packages make it.
-pub(crate) struct Base {
-    layer: Layer,
-    packages: Vec<String>,
-}
-
-/// Downloads and unpacks the packages of an image, if there is no image of its recipe yet.
+/// What packages make of an image, if there is no image of its recipe yet.
 ///
 /// Packages alone need no compiler, so this runs while the programs compile; [`assembled`] finishes the image.
 pub(crate) async fn base(
-    ui: &Ui,
     shelf: &Shelf,
-    paths: &Paths,
+    sources: &Sources<'_>,
     recipe: &'static Assembly,
 ) -> anyhow::Result<Option<Base>> {
-    if same_recipe(shelf, paths, recipe).await? {
+    if same_recipe(shelf, sources.paths, recipe).await? {
         return Ok(None);
     }
-    unpacked(ui, paths, recipe).await.map(Some)
-}
-
-async fn unpacked(ui: &Ui, paths: &Paths, recipe: &'static Assembly) -> anyhow::Result<Base> {
-    let task = ui.start(format!("taking {} from Debian packages", recipe.repository));
-    let cache = paths.data.join("cache");
-    let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
-    let work = tokio::task::spawn_blocking(move || {
-        let mut layer = Layer::new();
-        let set = debian::PackageSet::parse(recipe.packages);
-        let packages = debian::unpack(recipe.suite, &set, &cache, &mut layer, &|stage| _ = told.send(stage))?;
-        anyhow::Ok(Base { layer, packages })
-    });
-    while let Some(stage) = news.recv().await {
-        task.update(stage);
-    }
-    task.ends(work.await?, |base| format!("{} packages, {}", base.packages.len(), megabytes(base.layer.len())))
+    sources.base(&recipe.base()).await.map(|(base, _)| Some(base))
 }
 
 /// The image of an assembly, built if there is none of it. `base` is what [`base`] answered.
 pub(crate) async fn assembled(
-    ui: &Ui,
     shelf: &Shelf,
-    paths: &Paths,
+    sources: &Sources<'_>,
     recipe: &'static Assembly,
     base: Option<Base>,
     compiled: &HashMap<&'static str, Built>,
 ) -> anyhow::Result<Image> {
+    let (ui, paths) = (sources.ui, sources.paths);
     let mut programs = Vec::new();
     for binary in recipe.programs {
         programs.push(digest(paths, compiled_program(compiled, binary.name)?).await?);
@@ -250,7 +281,7 @@ pub(crate) async fn assembled(
     };
     let base = match base {
         Some(base) => base,
-        None => unpacked(ui, paths, recipe).await?,
+        None => sources.base(&recipe.base()).await?.0,
     };
     let task = ui.start(format!("building {}:{} ({why})", inputs.repository, inputs.tag));
     let labels = HashMap::from([(PACKAGES_LABEL.to_owned(), base.packages.join(" "))]);
@@ -558,11 +589,9 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
-fn postgres_rootfs(cache: &Path, progress: &dyn Fn(String)) -> anyhow::Result<(Vec<u8>, Vec<String>)> {
+/// Adds what the packages of PostgreSQL do not bring.
+fn postgres_rootfs(mut layer: Layer) -> anyhow::Result<Vec<u8>> {
     let postgres = Owner { uid: POSTGRES_UID.into(), gid: POSTGRES_UID.into() };
-    let mut layer = Layer::new();
-    let set = debian::PackageSet::parse(POSTGRES_PACKAGES);
-    let packages = debian::unpack(Suite::Host, &set, cache, &mut layer, progress)?;
     layer.directory("tmp", 0o1777, ROOT)?;
     layer.directory("run", 0o755, ROOT)?;
     layer.directory("run/postgresql", 0o2775, postgres)?;
@@ -581,7 +610,7 @@ fn postgres_rootfs(cache: &Path, progress: &dyn Fn(String)) -> anyhow::Result<(V
     layer.file("etc/passwd", 0o644, ROOT, passwd.as_bytes())?;
     layer.file("etc/group", 0o644, ROOT, format!("root:x:0:\npostgres:x:{POSTGRES_UID}:\n").as_bytes())?;
     layer.file("usr/local/bin/docker-entrypoint.sh", 0o755, ROOT, POSTGRES_ENTRYPOINT.as_bytes())?;
-    Ok((layer.finish()?, packages))
+    layer.finish()
 }
 
 fn megabytes(bytes: usize) -> String {

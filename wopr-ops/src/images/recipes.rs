@@ -1,7 +1,16 @@
 //! What the images are made of: the files below `local/images`, compiled in.
 
-/// Packages of the PostgreSQL image.
-pub(crate) const POSTGRES_PACKAGES: &str = include_str!("../../../local/images/postgres/packages.txt");
+use super::layer::fingerprint;
+
+/// Changed when the way layers are made changes, so that older images are rebuilt.
+pub(crate) const LAYOUT: &str = "1";
+
+/// What packages make of the PostgreSQL image.
+pub(crate) const POSTGRES_BASE: BaseRecipe = BaseRecipe {
+    name: "postgres",
+    suite: Suite::Host,
+    packages: include_str!("../../../local/images/postgres/packages.txt"),
+};
 /// Recipe of the PostgreSQL image.
 pub(crate) const POSTGRES_DOCKERFILE: &str = include_str!("../../../local/images/postgres/Dockerfile");
 /// Entry point of the PostgreSQL image.
@@ -39,6 +48,25 @@ impl Suite {
     }
 }
 
+/// What of an image is made of Debian packages alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BaseRecipe {
+    /// The name given to `--only`.
+    pub(crate) name: &'static str,
+    /// Where the packages come from.
+    pub(crate) suite: Suite,
+    /// The packages: text of a `packages.txt`.
+    pub(crate) packages: &'static str,
+}
+
+impl BaseRecipe {
+    /// Another one when other packages are asked for, or those of another processor.
+    pub(crate) fn fingerprint(&self) -> String {
+        let suite = self.suite.name().unwrap_or_default();
+        fingerprint([LAYOUT, std::env::consts::ARCH, suite, self.packages].map(str::as_bytes))
+    }
+}
+
 /// An image made of Debian packages and of programs and files of ours.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Assembly {
@@ -66,6 +94,13 @@ pub(crate) struct Assembly {
     pub(crate) files: &'static [(&'static str, &'static str)],
     /// Files that [`MODELS`] writes: path, and the kind it is asked for.
     pub(crate) models: &'static [(&'static str, &'static str)],
+}
+
+impl Assembly {
+    /// What packages make of it.
+    pub(crate) fn base(&self) -> BaseRecipe {
+        BaseRecipe { name: self.name, suite: self.suite, packages: self.packages }
+    }
 }
 
 /// A program of this workspace.
@@ -329,6 +364,26 @@ pub(crate) const BACKUP: Assembly = Assembly {
 };
 /// The program that exits 0 while it can be written to; the image's health check.
 pub(crate) const OBJECTS_HEALTH: [&str; 2] = ["/wopr-objects", "health"];
+
+/// A registry of images, which the drill of one needs. Asks for a password.
+pub(crate) const REGISTRY: Assembly = Assembly {
+    name: "registry",
+    repository: "wopr-registry",
+    tag: "2.8",
+    suite: Suite::Host,
+    packages: include_str!("../../../local/images/wopr-registry/packages.txt"),
+    dockerfile: include_str!("../../../local/images/wopr-registry/Dockerfile"),
+    uid: SERVICE_UID,
+    programs: &[],
+    directories: &["data"],
+    links: &[],
+    files: &[("etc/registry.yml", include_str!("../../../local/images/wopr-registry/registry.yml"))],
+    models: &[],
+};
+/// The port that it listens on.
+pub(crate) const REGISTRY_PORT: u16 = 5000;
+/// Its file of users, in the format of htpasswd, with bcrypt.
+pub(crate) const REGISTRY_USERS: &str = "/data/users";
 
 /// The page that stands where the dashboard will be.
 pub(crate) const UI: Program = Program {

@@ -6,6 +6,7 @@ pub(crate) mod database;
 pub(crate) mod offline;
 pub(crate) mod point_in_time;
 pub(crate) mod power_cut;
+pub(crate) mod registry;
 pub(crate) mod server_loss;
 mod stage;
 pub(crate) mod tenant;
