@@ -18,8 +18,9 @@ use super::price::Quote;
 use super::question::{Facts, Question};
 use super::record::{CallRecord, Line, Outcome, UsageSource};
 use super::service::Inner;
+use super::spending::Pending;
 use super::wire::{self, StreamMeter, StreamTranslator, UsageFilter};
-use crate::ids::{CallId, TenantId};
+use crate::ids::CallId;
 
 /// An answer that is not streamed is never longer.
 const WHOLE_BYTES: usize = 32 << 20;
@@ -62,13 +63,19 @@ impl std::fmt::Debug for Body {
     }
 }
 
+/// What a call may cost, counted against the tenant's limits and taken from its credit.
+pub(super) struct SetAside {
+    pub(super) pending: Pending,
+    pub(super) credit: Reservation,
+}
+
 /// A call that was let in. However it is dropped, it is charged.
 pub(super) struct InFlight {
     inner: Arc<Inner>,
     question: Question,
     facts: Facts,
     record: CallRecord,
-    reservation: Option<Reservation>,
+    set_aside: Option<SetAside>,
     quote: Arc<Quote>,
     began: Instant,
     /// The wire of the provider that answers.
@@ -91,7 +98,7 @@ impl InFlight {
         question: Question,
         facts: Facts,
         record: CallRecord,
-        reservation: Reservation,
+        set_aside: SetAside,
         quote: Arc<Quote>,
     ) -> Self {
         let dialect = question.dialect;
@@ -101,7 +108,7 @@ impl InFlight {
             question,
             facts,
             record,
-            reservation: Some(reservation),
+            set_aside: Some(set_aside),
             quote,
             began: Instant::now(),
             dialect,
@@ -227,11 +234,9 @@ impl InFlight {
         self.inner.metrics.unsettled();
         let end = CallEnd::of(outcome, self.blame);
         self.inner.metrics.ended(self.lane, self.question.capability, end, &self.record);
-        if let Some(reservation) = self.reservation.take() {
-            let tenant = TenantId::from_uuid(self.record.tenant_id);
-            let (estimate, charge) = (reservation.amount(), self.record.charge_nanos);
-            self.inner.spending.ended(tenant, self.question.capability, estimate, charge);
-            reservation.spend(charge);
+        if let Some(SetAside { pending, credit }) = self.set_aside.take() {
+            pending.end(self.record.charge_nanos);
+            credit.spend(self.record.charge_nanos);
         }
         Ok(position)
     }

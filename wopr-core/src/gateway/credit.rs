@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify};
 
 use super::repository;
+use super::service::ToItsEnd;
 use crate::billing::{Billing, BillingError};
 use crate::db::Db;
 use crate::ids::{LeaseHolder, TenantId};
@@ -30,11 +31,17 @@ const RECALL: Duration = Duration::from_secs(3);
 
 /// The slices of all tenants.
 pub(super) struct Credit {
+    wallets: Wallets,
+    slices: RwLock<HashMap<TenantId, Arc<Slice>>>,
+    began: Instant,
+}
+
+/// Where slices are leased from, and for whom.
+#[derive(Clone)]
+struct Wallets {
     billing: Billing,
     db: Db,
     holder: LeaseHolder,
-    slices: RwLock<HashMap<TenantId, Arc<Slice>>>,
-    began: Instant,
 }
 
 /// What one tenant has leased to this process.
@@ -73,10 +80,6 @@ impl Slice {
 }
 
 impl Reservation {
-    pub(super) fn amount(&self) -> Money {
-        self.amount
-    }
-
     /// Frees what was not spent. What was spent beyond it is taken from what is free, as far as that goes.
     pub(super) fn spend(mut self, charge: Money) {
         let rest = self.amount.as_nanos().saturating_sub(charge.as_nanos());
@@ -105,9 +108,57 @@ impl Drop for Reservation {
     }
 }
 
+impl Wallets {
+    /// Leases more, and reserves `amount` of it.
+    async fn refill(self, slice: Arc<Slice>, amount: Money) -> Result<Reservation, BillingError> {
+        // One at a time: the others may find what this one brings.
+        let mut refill = slice.refill.lock().await;
+        let mut recalled_at = None;
+        loop {
+            if slice.try_reserve(amount.as_nanos()) {
+                break;
+            }
+            // Everything that is free goes into this call, and the rest is leased.
+            let had = Money::from_nanos(slice.free.swap(0, Ordering::AcqRel));
+            let need = amount.try_sub(had)?;
+            let wish = match refill.last {
+                Some((at, size)) if at.elapsed() < SOON => {
+                    Money::from_nanos(size.as_nanos().saturating_mul(2)).min(LARGEST_SLICE)
+                }
+                _ => FIRST_SLICE,
+            };
+            let returned = slice.given_back.notified();
+            let granted = match self.billing.lease(slice.tenant, self.holder, need, wish).await {
+                Ok(granted) => granted,
+                Err(error) => {
+                    slice.free.fetch_add(had.as_nanos(), Ordering::AcqRel);
+                    if !matches!(error, BillingError::InsufficientCredit { .. }) {
+                        return Err(error);
+                    }
+                    // Another process may have some, and is asked for what it has free.
+                    if recalled_at.is_none() && !repository::recall(&self.db, slice.tenant, self.holder).await? {
+                        return Err(error);
+                    }
+                    let waited = recalled_at.get_or_insert_with(Instant::now).elapsed();
+                    if tokio::time::timeout(RECALL.saturating_sub(waited), returned).await.is_err() {
+                        return Err(error);
+                    }
+                    continue;
+                }
+            };
+            refill.last = Some((Instant::now(), wish));
+            let rest = granted.try_sub(need)?;
+            slice.free.fetch_add(rest.as_nanos(), Ordering::AcqRel);
+            break;
+        }
+        drop(refill);
+        Ok(Reservation { slice, amount })
+    }
+}
+
 impl Credit {
     pub(super) fn new(billing: Billing, db: Db, holder: LeaseHolder) -> Self {
-        Self { billing, db, holder, slices: RwLock::default(), began: Instant::now() }
+        Self { wallets: Wallets { billing, db, holder }, slices: RwLock::default(), began: Instant::now() }
     }
 
     fn slice(&self, tenant: TenantId) -> Arc<Slice> {
@@ -141,54 +192,11 @@ impl Credit {
     pub(super) async fn reserve(&self, tenant: TenantId, amount: Money) -> Result<Reservation, BillingError> {
         let slice = self.slice(tenant);
         slice.used_at.store(self.now_millis(), Ordering::Relaxed);
-        if !slice.try_reserve(amount.as_nanos()) {
-            self.refill(&slice, amount).await?;
+        if slice.try_reserve(amount.as_nanos()) {
+            return Ok(Reservation { slice, amount });
         }
-        Ok(Reservation { slice, amount })
-    }
-
-    /// Leases more, and reserves `amount` of it.
-    async fn refill(&self, slice: &Arc<Slice>, amount: Money) -> Result<(), BillingError> {
-        // One at a time: the others may find what this one brings.
-        let mut refill = slice.refill.lock().await;
-        let mut recalled_at = None;
-        loop {
-            if slice.try_reserve(amount.as_nanos()) {
-                return Ok(());
-            }
-            // Everything that is free goes into this call, and the rest is leased.
-            let had = Money::from_nanos(slice.free.swap(0, Ordering::AcqRel));
-            let need = amount.try_sub(had)?;
-            let wish = match refill.last {
-                Some((at, size)) if at.elapsed() < SOON => {
-                    Money::from_nanos(size.as_nanos().saturating_mul(2)).min(LARGEST_SLICE)
-                }
-                _ => FIRST_SLICE,
-            };
-            let returned = slice.given_back.notified();
-            let granted = match self.billing.lease(slice.tenant, self.holder, need, wish).await {
-                Ok(granted) => granted,
-                Err(error) => {
-                    slice.free.fetch_add(had.as_nanos(), Ordering::AcqRel);
-                    if !matches!(error, BillingError::InsufficientCredit { .. }) {
-                        return Err(error);
-                    }
-                    // Another process may have some, and is asked for what it has free.
-                    if recalled_at.is_none() && !repository::recall(&self.db, slice.tenant, self.holder).await? {
-                        return Err(error);
-                    }
-                    let waited = recalled_at.get_or_insert_with(Instant::now).elapsed();
-                    if tokio::time::timeout(RECALL.saturating_sub(waited), returned).await.is_err() {
-                        return Err(error);
-                    }
-                    continue;
-                }
-            };
-            refill.last = Some((Instant::now(), wish));
-            let rest = granted.try_sub(need)?;
-            slice.free.fetch_add(rest.as_nanos(), Ordering::AcqRel);
-            return Ok(());
-        }
+        // Whoever leaves meanwhile leaves no slice behind that nobody knows of.
+        ToItsEnd::new(self.wallets.clone().refill(slice, amount)).await
     }
 
     /// What is leased here and reserved by no call.
@@ -208,8 +216,9 @@ impl Credit {
     /// # Errors
     /// [`BillingError::Storage`].
     pub(super) async fn give_back(&self, tenant: TenantId, needed_by: LeaseHolder) -> Result<(), BillingError> {
-        if needed_by != self.holder && self.give_back_free(&self.slice(tenant)).await? {
-            repository::announce_given_back(&self.db, tenant, self.holder).await?;
+        let Wallets { db, holder, .. } = &self.wallets;
+        if needed_by != *holder && self.give_back_free(&self.slice(tenant)).await? {
+            repository::announce_given_back(db, tenant, *holder).await?;
         }
         Ok(())
     }
@@ -256,7 +265,8 @@ impl Credit {
             return Ok(false);
         }
         let amount = Money::from_nanos(taken.nanos);
-        let returned = self.billing.return_leased(slice.tenant, self.holder, amount).await;
+        let Wallets { billing, holder, .. } = &self.wallets;
+        let returned = billing.return_leased(slice.tenant, *holder, amount).await;
         if returned.is_ok() {
             taken.nanos = 0;
         }

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::call::{self, Answer, InFlight};
+use super::call::{self, Answer, InFlight, SetAside};
 use super::callers::{Caller, Callers};
 use super::catalogue::{Candidate, Catalogue, Model, Served};
 use super::credit::Credit;
@@ -174,10 +174,14 @@ impl Gateway {
     ///
     /// # Errors
     /// [`GatewayError::InvalidKey`], [`GatewayError::AccountSuspended`], [`GatewayError::AccountBanned`],
-    /// [`GatewayError::Storage`].
+    /// [`GatewayError::Unaccountable`], [`GatewayError::Storage`].
     pub async fn authenticate(&self, key: &str) -> Result<Arc<Caller>, GatewayError> {
-        let found = self.inner.callers.get(key).await;
-        found.inspect_err(|error| self.inner.metrics.refused(None, error))
+        let found = async {
+            // Nobody waits for a database that is known to be away.
+            self.inner.require_heard()?;
+            self.inner.callers.get(key).await
+        };
+        found.await.inspect_err(|error| self.inner.metrics.refused(None, error))
     }
 
     /// Counts a call that is refused before anything of it is known, and hands the refusal back.
@@ -209,7 +213,11 @@ impl Gateway {
     /// Makes a call that was let in, and charges for it.
     pub(super) async fn make(&self, caller: &Caller, question: Question, facts: Facts) -> Result<Answer, GatewayError> {
         let capability = question.capability;
-        let admitted = self.admit(caller, question, facts).await;
+        // Whoever waits for a database that has just gone away waits no longer than it takes to be sure of that.
+        let admitted = match tokio::time::timeout(self.inner.config.outage, self.admit(caller, question, facts)).await {
+            Ok(admitted) => admitted,
+            Err(_) => Err(GatewayError::Unaccountable("the database does not answer".into())),
+        };
         let (call, candidates) = admitted.inspect_err(|error| self.inner.metrics.refused(Some(capability), error))?;
         if call.facts().stream() {
             let (call, content_type, body) = self.answered(call, candidates).await?;
@@ -265,14 +273,8 @@ impl Gateway {
             estimate = estimate.max(candidate.quote.most(&facts.most(inner.most_output(candidate)))?);
         }
         let at = inner.clock.now();
-        inner.spending.admit(at, tenant, capability, estimate).await?;
-        let reservation = match inner.credit.reserve(tenant, estimate).await {
-            Ok(reservation) => reservation,
-            Err(error) => {
-                inner.spending.ended(tenant, capability, estimate, Money::ZERO);
-                return Err(error.into());
-            }
-        };
+        let pending = inner.spending.admit(at, tenant, capability, estimate).await?;
+        let credit = inner.credit.reserve(tenant, estimate).await?;
         let record = CallRecord {
             id: CallId::new(at).as_uuid(),
             tenant_id: tenant.as_uuid(),
@@ -300,12 +302,9 @@ impl Gateway {
         };
         // If this process ends before it hears of an answer, one was asked.
         let begun = CallRecord { attempts: 1, ..record.clone() };
-        if let Err(error) = inner.journal.append(&Line::Begun(begun)) {
-            inner.spending.ended(tenant, capability, estimate, Money::ZERO);
-            return Err(error.into());
-        }
+        inner.journal.append(&Line::Begun(begun))?;
         let quote = Arc::clone(&first.quote);
-        Ok((InFlight::new(Arc::clone(inner), question, facts, record, reservation, quote), candidates))
+        Ok((InFlight::new(Arc::clone(inner), question, facts, record, SetAside { pending, credit }, quote), candidates))
     }
 
     /// Asks one after the other until somebody answers. Nobody is asked twice, and nobody after a first byte.
@@ -653,8 +652,13 @@ impl Inner {
         if !self.journal.is_writable() {
             return Err(away("the journal's disk has failed"));
         }
+        self.require_heard()
+    }
+
+    /// The database was there not long ago.
+    fn require_heard(&self) -> Result<(), GatewayError> {
         if self.heard_ago() > self.config.outage {
-            return Err(away("the database has not been heard of for too long"));
+            return Err(GatewayError::Unaccountable("the database has not been heard of for too long".into()));
         }
         Ok(())
     }

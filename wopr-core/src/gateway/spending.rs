@@ -52,6 +52,27 @@ impl TenantSpend {
     }
 }
 
+/// What a call that was admitted may cost. Dropped before its end, it costs nothing.
+pub(super) struct Pending {
+    spend: Arc<TenantSpend>,
+    capability: Capability,
+    nanos: i64,
+}
+
+impl Pending {
+    /// The call has ended: its charge is pending in place of the estimate, until it is settled.
+    pub(super) fn end(mut self, charge: Money) {
+        self.nanos = self.nanos.saturating_sub(charge.as_nanos());
+        // The rest goes with the drop.
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.spend.add_pending(self.capability, self.nanos.saturating_neg());
+    }
+}
+
 /// When the calendar month of `at` began (UTC).
 pub(super) fn month_of(at: Timestamp) -> Timestamp {
     let zoned = at.to_zoned(TimeZone::UTC);
@@ -71,14 +92,14 @@ impl Spending {
         Arc::clone(self.tenants.write().unwrap_or_else(PoisonError::into_inner).entry(tenant).or_default())
     }
 
-    /// Refuses a call that could lead beyond a limit, and counts what it may cost until [`Spending::ended`].
+    /// Refuses a call that could lead beyond a limit, and counts what it may cost as long as the answer lives.
     pub(super) async fn admit(
         &self,
         at: Timestamp,
         tenant: TenantId,
         capability: Capability,
         estimate: Money,
-    ) -> Result<(), GatewayError> {
+    ) -> Result<Pending, GatewayError> {
         let spend = self.tenant(tenant);
         let mut loaded = spend.loaded.lock().await;
         let month = month_of(at);
@@ -98,12 +119,8 @@ impl Spending {
                 .map_err(GatewayError::SpendingCap)?;
         }
         spend.add_pending(capability, estimate.as_nanos());
-        Ok(())
-    }
-
-    /// A call that was admitted has ended: its charge is pending instead of its estimate.
-    pub(super) fn ended(&self, tenant: TenantId, capability: Capability, estimate: Money, charge: Money) {
-        self.tenant(tenant).add_pending(capability, charge.as_nanos().saturating_sub(estimate.as_nanos()));
+        drop(loaded);
+        Ok(Pending { spend, capability, nanos: estimate.as_nanos() })
     }
 
     /// A charge is in the database.

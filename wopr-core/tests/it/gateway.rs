@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use diesel_async::SimpleAsyncConnection as _;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
@@ -342,6 +343,39 @@ async fn whoever_leaves_before_the_answer_pays_for_it_whole() {
     tokio::time::timeout(Duration::from_secs(10), settled).await.unwrap();
     running.stop().await;
     assert_eq!(1_000_000_000 - world.balance().await, 3 * READ + 8 * WRITTEN);
+    world.settle_up(Money::from_cents(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_leaves_before_the_call_is_let_in_leaves_nothing_set_aside() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    let limit = SpendingLimit { capability: None, alert_cents: None, hard_cap_cents: Some(12) };
+    running.gateway.set_spending_limits(&origin(), world.tenant, &[limit]).await.unwrap();
+    assert!(running.gateway.call(&caller, chat("hi", json!({}))).await.is_ok());
+    // Most of the limit, and more than is leased: it waits for the wallet, which somebody else has locked.
+    let question = chat("hi", json!({ "max_tokens": 30_000 }));
+    let mut other = world.test.db.connection().await.unwrap();
+    let lock = format!("BEGIN; SELECT FROM wallets WHERE tenant_id = '{}' FOR UPDATE", world.tenant.as_uuid());
+    other.batch_execute(&lock).await.unwrap();
+    let (gateway, who, asked) = (running.gateway.clone(), caller.clone(), question.clone());
+    let asking = tokio::spawn(async move { gateway.call(&who, asked).await });
+    until(async || {
+        let waiting = diesel::sql_query(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        );
+        diesel_async::RunQueryDsl::execute(waiting, &mut other).await.unwrap() > 0
+    })
+    .await;
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    other.batch_execute("COMMIT").await.unwrap();
+    drop(other);
+    assert_eq!(world.models.calls().len(), 1);
+    let next = running.gateway.call(&caller, question).await;
+    assert!(next.is_ok(), "{next:?}");
+    running.stop().await;
     world.settle_up(Money::from_cents(100)).await;
 }
 

@@ -2,11 +2,12 @@ use diesel_async::SimpleAsyncConnection as _;
 use wopr_core::db::Leases;
 use wopr_core::testing::TestDb;
 
-/// Ends every other connection to this database, as a crash of the server or of the network would.
+/// Ends every other connection to this database, as a crash of the server or of the network would, and waits until they
+/// have ended.
 async fn cut_connections(test: &TestDb) {
     let mut conn = test.db.connection().await.unwrap();
     conn.batch_execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
          WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )
     .await
