@@ -107,6 +107,7 @@ impl World {
             journal: Journal::open(&folder.join("set-up"), Sync::Soon)?,
             hosted: Vec::new(),
             own: None,
+            keyed: None,
             config: GatewayConfig::default(),
         });
         let model = Model {

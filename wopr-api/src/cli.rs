@@ -16,7 +16,9 @@ use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::cloud::DigitalOcean;
 use wopr_core::adapters::docker::{DockerHost, DockerJobs, JobSettings, PgBackRest, RegistryLogin};
 use wopr_core::adapters::inference::HttpProbe;
-use wopr_core::adapters::models::{Anthropic, Deepgram, ElevenLabs, OpenAiCompatible, Patience, Replicate};
+use wopr_core::adapters::models::{
+    Anthropic, Deepgram, ElevenLabs, KeyedModels, OpenAiCompatible, Patience, Replicate,
+};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::audit::Origin;
@@ -194,10 +196,11 @@ fn adapters(config: &Config) -> anyhow::Result<Adapters> {
     };
     let inference = Arc::new(HttpProbe::new()?);
     let models = models(&config.gateway)?;
+    let keyed_models = Arc::new(KeyedModels::new(&config.gateway.tenants, Patience::default())?);
     let journal = Journal::open(&config.gateway.journal, config.gateway.sync)?;
     let backups = backup_jobs(config)?;
     let archive = archive(config)?;
-    Ok(Adapters { containers, mailer, payments, cloud, inference, models, journal, backups, archive })
+    Ok(Adapters { containers, mailer, payments, cloud, inference, models, keyed_models, journal, backups, archive })
 }
 
 /// The archive of the database's log, if the database is in a container that has one.

@@ -9,9 +9,10 @@ use wopr_core::billing::{Billing, BillingConfig};
 use wopr_core::clock::SharedClock;
 use wopr_core::db::{Db, DbError};
 use wopr_core::fleet::{ContainerHost, Fleet, FleetConfig};
-use wopr_core::gateway::{Gateway, GatewayParts, Journal, ModelProvider};
+use wopr_core::gateway::{Gateway, GatewayParts, Journal, KeyedParts, KeyedProviders, ModelProvider};
 use wopr_core::gpu::{CloudProvider, Gpu, GpuConfig, ServiceProbe, WatchdogPolicy};
 use wopr_core::notify::{Mailer, Notifier};
+use wopr_core::vault::{Vault, VaultError};
 
 use crate::config::{Config, Environment};
 use crate::extract::{Caller, Credential};
@@ -70,6 +71,8 @@ pub struct Adapters {
     pub inference: Arc<dyn ServiceProbe>,
     /// Providers of models, besides our own machines.
     pub models: Vec<Arc<dyn ModelProvider>>,
+    /// Providers of models that are asked with tenants' own keys.
+    pub keyed_models: Arc<dyn KeyedProviders>,
     /// Where charges of calls are written first.
     pub journal: Journal,
     /// Runs backup jobs; without it none are made.
@@ -79,11 +82,14 @@ pub struct Adapters {
 }
 
 /// Why the services cannot be put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AssemblyError {
     /// There is no key to sign with.
     #[error(transparent)]
     KeyRing(#[from] EmptyKeyRing),
+    /// There is nothing to seal tenants' keys with.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The administrator's address is none.
     #[error("PLATFORM_ADMIN_EMAIL is not a mail address")]
     AdminEmail,
@@ -143,6 +149,10 @@ impl AppState {
             journal: adapters.journal,
             hosted: adapters.models,
             own: Some(Arc::new(OwnMachines::new(gpu.clone()))),
+            keyed: Some(KeyedParts {
+                vault: Vault::new(config.platform_secrets.iter().cloned())?,
+                providers: adapters.keyed_models,
+            }),
             config: config.gateway.config.clone(),
         });
         Ok(Self {
@@ -156,7 +166,7 @@ impl AppState {
             notifier: Notifier::new(db.clone(), clock.clone(), adapters.mailer),
             throttle: Throttle::new(db.clone(), clock.clone()),
             session_keys: KeyRing::new(config.auth_secrets.iter().cloned())?,
-            pseudonyms: KeyRing::new([config.platform_secret.clone()])?,
+            pseudonyms: KeyRing::new(config.platform_secrets.iter().cloned())?,
             db,
             clock,
             config,
@@ -285,6 +295,11 @@ impl AppState {
         workers.add("gateway.maintain", 60 * MINUTE, None, move || {
             let gateway = gateway.clone();
             async move { gateway.maintain().await }
+        });
+        let gateway = self.gateway.clone();
+        workers.add("gateway.reseal_tenant_keys", 60 * MINUTE, None, move || {
+            let gateway = gateway.clone();
+            async move { gateway.reseal_tenant_keys().await.map(drop) }
         });
         let gateway = self.gateway.clone();
         workers.add("gateway.forget_answers", 10 * MINUTE, None, move || {

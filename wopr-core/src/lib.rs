@@ -68,3 +68,5 @@ pub mod notify;
 pub mod protocol;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "postgres")]
+pub mod vault;

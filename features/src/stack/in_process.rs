@@ -14,6 +14,7 @@ use wopr_api::config::{Config, Sources};
 use wopr_api::{Adapters, AppState, app};
 use wopr_core::adapters::docker::DockerHost;
 use wopr_core::adapters::inference::HttpProbe;
+use wopr_core::adapters::models::{KeyedModels, Patience};
 use wopr_core::adapters::smtp::{SmtpConfig, SmtpMailer};
 use wopr_core::adapters::stripe::StripeProvider;
 use wopr_core::gateway::Journal;
@@ -155,6 +156,7 @@ fn adapters(config: &Config) -> Result<Adapters> {
         cloud: None,
         inference: Arc::new(HttpProbe::new()?),
         models: Vec::new(),
+        keyed_models: Arc::new(KeyedModels::new(&config.gateway.tenants, Patience::default())?),
         journal: Journal::open(&config.gateway.journal, config.gateway.sync)?,
         backups: None,
         archive: None,

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use wopr_core::adapters::models::KeyedAddresses;
 use wopr_core::gateway::{GatewayConfig, RateLimits, Sync};
 
 use super::read::Reader;
@@ -28,6 +29,11 @@ impl Reader {
             journal: PathBuf::from(self.text("GATEWAY_JOURNAL_DIR").unwrap_or_default()),
             sync: self.choice("GATEWAY_JOURNAL_SYNC", &[("before-answer", Sync::BeforeAnswer), ("soon", Sync::Soon)]),
             url_for_bots: self.text("GATEWAY_URL").map(|_| self.url("GATEWAY_URL", false)),
+            tenants: KeyedAddresses {
+                openai: self.url("OPENAI_API_BASE", production),
+                anthropic: self.url("ANTHROPIC_API_BASE", production),
+                google: self.url("GEMINI_API_BASE", production),
+            },
             openrouter: self.account("OPENROUTER_API_KEY", "OPENROUTER_API_BASE", production),
             anthropic: self.account("ANTHROPIC_API_KEY", "ANTHROPIC_API_BASE", production),
             gemini: self.account("GEMINI_API_KEY", "GEMINI_API_BASE", production),

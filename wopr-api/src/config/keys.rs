@@ -59,13 +59,16 @@ pub(super) const OUR_PREFIXES: [&str; 19] = [
 pub(super) const FOREIGN_PREFIXES: [&str; 4] = ["STRIPE_STANDIN_", "WOPR_API_URL", "WOPR_DATA_DIR", "WOPR_TEST_"];
 
 /// Every key, in the order they are listed.
-pub static KEYS: [Key; 94] = [
+pub static KEYS: [Key; 95] = [
     plain("WOPR_ENVIRONMENT", "environment", Some("development"), "development or production"),
     plain("PORT", "port", Some("3100"), "the port to listen on; 0 for any that is free"),
     plain("LOG_LEVEL", "log-level", Some("info"), "error, warn, info, debug, trace, or a tracing filter"),
     plain("LOG_FORMAT", "log-format", Some("text"), "text or json"),
     secret("DATABASE_URL", "the PostgreSQL URL"),
-    secret("PLATFORM_SECRET", "keys for the platform's own use, at least 32 characters"),
+    secret(
+        "PLATFORM_SECRET",
+        "what tenants' own keys are sealed with, newest first, separated by commas, each at least 32 characters",
+    ),
     secret(
         "BETTER_AUTH_SECRET",
         "session signing keys, newest first, separated by commas, each at least 32 characters",
@@ -188,6 +191,12 @@ pub static KEYS: [Key; 94] = [
     plain("GATEWAY_CIRCUIT_BREAKER_PAUSE_MS", "gateway-circuit-breaker-pause-ms", Some("300000"), "that pause"),
     secret("OPENROUTER_API_KEY", "OpenRouter's key; its models are off without it"),
     plain("OPENROUTER_API_BASE", "openrouter-api-base", Some("https://openrouter.ai/api"), "OpenRouter, or a stand-in"),
+    plain(
+        "OPENAI_API_BASE",
+        "openai-api-base",
+        Some("https://api.openai.com"),
+        "OpenAI, which tenants may have keys of their own for, or a stand-in",
+    ),
     secret("ANTHROPIC_API_KEY", "Anthropic's key"),
     plain("ANTHROPIC_API_BASE", "anthropic-api-base", Some("https://api.anthropic.com"), "Anthropic, or a stand-in"),
     secret("GEMINI_API_KEY", "Gemini's key"),

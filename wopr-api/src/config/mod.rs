@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
+use wopr_core::adapters::models::KeyedAddresses;
 use wopr_core::auth::OperatorToken;
 use wopr_core::backup::retention::Tier;
 use wopr_core::fleet::NetworkRange;
@@ -106,6 +107,8 @@ pub struct GatewaySettings {
     pub sync: Sync,
     /// Where bots reach this API, without a trailing slash; `None` tells them nothing.
     pub url_for_bots: Option<String>,
+    /// Who is asked with tenants' own keys.
+    pub tenants: KeyedAddresses,
     /// OpenRouter; `None` switches it off, as with all of these.
     pub openrouter: Option<ModelAccount>,
     /// Anthropic.
@@ -191,7 +194,7 @@ pub struct Config {
     /// How long open requests may take to end after a stop signal, in seconds.
     pub shutdown_grace_seconds: u32,
     /// Keys for the platform's own use.
-    pub platform_secret: SecretString,
+    pub platform_secrets: Vec<SecretString>,
     /// Keys that sign sessions, newest first.
     pub auth_secrets: Vec<SecretString>,
     /// The API's public base URL, without a trailing slash.

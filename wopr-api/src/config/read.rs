@@ -45,8 +45,8 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         sign_ups_per_hour: reader.number("SIGN_UPS_PER_HOUR", 1, 100_000),
         request_timeout_seconds: reader.number("REQUEST_TIMEOUT_SECONDS", 1, 600),
         shutdown_grace_seconds: reader.number("SHUTDOWN_GRACE_SECONDS", 1, 600),
-        platform_secret: reader.keys("PLATFORM_SECRET", false).pop().unwrap_or_default(),
-        auth_secrets: reader.keys("BETTER_AUTH_SECRET", true),
+        platform_secrets: reader.keys("PLATFORM_SECRET"),
+        auth_secrets: reader.keys("BETTER_AUTH_SECRET"),
         base_url,
         trusted_origins,
         ui_origins,
@@ -150,8 +150,8 @@ impl Reader {
     }
 
     /// Keys that sign or encrypt: required, long and not a sample's.
-    fn keys(&mut self, name: &str, ring: bool) -> Vec<SecretString> {
-        let items = if ring { self.list(name) } else { self.text(name).into_iter().collect() };
+    fn keys(&mut self, name: &str) -> Vec<SecretString> {
+        let items = self.list(name);
         if items.is_empty() {
             self.wrong(format!("{name} is missing"));
         }

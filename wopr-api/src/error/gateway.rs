@@ -1,6 +1,6 @@
 use axum::http::StatusCode;
 use wopr_core::billing::BillingError;
-use wopr_core::gateway::GatewayError;
+use wopr_core::gateway::{GatewayError, TenantKeyError};
 
 use super::ApiError;
 
@@ -37,6 +37,16 @@ impl From<GatewayError> for ApiError {
                 Self::unavailable("Calls cannot be accounted for at present").because(error)
             }
             GatewayError::Overflow(_) => Self::bad_request(error.to_string()).code("AMOUNT_OUT_OF_RANGE"),
+            GatewayError::TenantKey(key) => match key {
+                TenantKeyError::NotFound(_) => Self::not_found(key.to_string()).code("TENANT_KEY_NOT_FOUND"),
+                TenantKeyError::Off => Self::unavailable(key.to_string()),
+                TenantKeyError::Refused { .. } => Self::new(StatusCode::BAD_GATEWAY, "PROVIDER_ERROR", key.to_string()),
+                TenantKeyError::InvalidKey
+                | TenantKeyError::InvalidLabel
+                | TenantKeyError::NoneServes(_)
+                | TenantKeyError::Missing { .. } => Self::bad_request(key.to_string()).code("VALIDATION_ERROR"),
+            },
+            GatewayError::Vault(_) => Self::internal(error),
             GatewayError::Billing(error) => error.into(),
             GatewayError::Storage(error) => error.into(),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
-use wopr_core::gateway::{Capability, GatewayError, IdempotencyError};
+use wopr_core::gateway::{Capability, GatewayError, IdempotencyError, TenantKeyError};
 use wopr_core::money::Money;
 
 use super::Protocol;
@@ -127,6 +127,13 @@ impl From<GatewayError> for Refusal {
             GatewayError::Idempotency(IdempotencyError::OtherRequest) => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_error", "idempotency_key_reused", message)
             }
+            // What the tenant's own account cannot do is told as its provider told it; nobody else is asked instead.
+            GatewayError::TenantKey(TenantKeyError::Refused { status, retry_after, .. }) => {
+                let status = StatusCode::from_u16(*status).ok().filter(StatusCode::is_client_error);
+                Self::new(status.unwrap_or(StatusCode::BAD_REQUEST), INVALID, "own_key_refused", message)
+                    .after(*retry_after)
+            }
+            GatewayError::TenantKey(_) => Self::new(StatusCode::BAD_REQUEST, INVALID, "own_key_missing", message),
             GatewayError::NoProvider { retry_after } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_provider_available", message)
                     .after(*retry_after)
@@ -147,7 +154,10 @@ impl From<GatewayError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "service_unavailable", message)
                     .after(Some(Duration::from_secs(2)))
             }
-            GatewayError::Overflow(_) | GatewayError::Billing(_) | GatewayError::PriceNotFound(_) => {
+            GatewayError::Overflow(_)
+            | GatewayError::Billing(_)
+            | GatewayError::Vault(_)
+            | GatewayError::PriceNotFound(_) => {
                 tracing::error!("a call failed: {}", chain(&error));
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", "Something went wrong")
             }

@@ -12,6 +12,7 @@ mod operations;
 mod payments;
 mod rates;
 mod settings;
+mod tenant_keys;
 mod usage;
 
 use std::sync::Arc;
@@ -66,6 +67,7 @@ pub fn rest() -> (Router<AppState>, OpenApi) {
         .merge(operations::router())
         .merge(payments::router())
         .merge(rates::router())
+        .merge(tenant_keys::router())
         .merge(usage::router())
         .split_for_parts()
 }
@@ -80,6 +82,7 @@ pub fn procedures() -> Procedures {
     payments::procedures(&mut procedures);
     rates::procedures(&mut procedures);
     settings::procedures(&mut procedures);
+    tenant_keys::procedures(&mut procedures);
     usage::procedures(&mut procedures);
     procedures
 }

@@ -26,8 +26,8 @@ use wopr_core::gateway::{Journal, Sync};
 use wopr_core::gpu::CloudProvider;
 use wopr_core::ids::TenantId;
 use wopr_core::testing::{
-    FixedClock, MemoryArchive, MemoryBackups, MemoryCloud, MemoryHost, MemoryMailer, MemoryModels, MemoryPayments,
-    MemoryProbe, TestDb,
+    FixedClock, MemoryArchive, MemoryBackups, MemoryCloud, MemoryHost, MemoryKeyed, MemoryMailer, MemoryModels,
+    MemoryPayments, MemoryProbe, TestDb,
 };
 
 /// The page that is allowed to call.
@@ -48,6 +48,8 @@ pub(crate) struct TestApp {
     pub(crate) probe: MemoryProbe,
     /// A provider of models, in place of OpenRouter.
     pub(crate) models: Arc<MemoryModels>,
+    /// Answers calls with tenants' own keys.
+    pub(crate) keyed_models: Arc<MemoryKeyed>,
     pub(crate) state: AppState,
     router: Router,
     folder: PathBuf,
@@ -142,6 +144,7 @@ impl TestApp {
         let provider = MemoryPayments::new(Arc::clone(&shared), prices);
         let (cloud, probe) = (MemoryCloud::default(), MemoryProbe::default());
         let models = Arc::new(MemoryModels::new("openrouter"));
+        let keyed_models = Arc::new(MemoryKeyed::default());
         let folder = std::env::temp_dir().join(format!("wopr-api-test-{}", uuid::Uuid::new_v4()));
         let archives = config.backup.as_ref().is_some_and(|backup| backup.database_container.is_some());
         let archive = MemoryArchive::of(&db.db, Arc::clone(&shared)).await.unwrap();
@@ -152,6 +155,7 @@ impl TestApp {
             cloud: config.gpu.cloud.is_some().then(|| Arc::new(cloud.clone()) as Arc<dyn CloudProvider>),
             inference: Arc::new(probe.clone()),
             models: vec![models.clone()],
+            keyed_models: keyed_models.clone(),
             journal: Journal::open(&folder, Sync::Soon).unwrap(),
             backups: config
                 .backup
@@ -161,7 +165,21 @@ impl TestApp {
         };
         let state = AppState::assemble(Arc::new(config), db.db.clone(), shared, adapters).unwrap();
         let router = app(state.clone());
-        Self { db, clock, mailer, containers, provider, cloud, probe, models, state, router, clients: None, folder }
+        Self {
+            db,
+            clock,
+            mailer,
+            containers,
+            provider,
+            cloud,
+            probe,
+            models,
+            keyed_models,
+            state,
+            router,
+            clients: None,
+            folder,
+        }
     }
 
     /// From now on each request comes from a client of its own, so that no limit is met.

@@ -180,7 +180,7 @@ fn a_secret_can_come_from_a_file() {
     assert!(error(&sources).contains("both set"));
     sources.environment.remove("PLATFORM_SECRET");
     let config = Config::load(&sources).unwrap();
-    assert_eq!(config.platform_secret.expose_secret(), "fedcba9876543210fedcba9876543210-file");
+    assert_eq!(config.platform_secrets[0].expose_secret(), "fedcba9876543210fedcba9876543210-file");
     let setting = config.settings().iter().find(|setting| setting.name == "PLATFORM_SECRET").unwrap();
     assert_eq!((setting.shown.as_deref(), setting.layer), (Some("***"), Layer::SecretFile));
 

@@ -22,6 +22,7 @@ mod pipeline;
 mod process;
 mod rates;
 mod routes;
+mod tenant_keys;
 mod trpc;
 mod usage;
 mod workers;

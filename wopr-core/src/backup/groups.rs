@@ -41,7 +41,7 @@ const GROUPS: [(&str, &[&str]); 8] = [
     ),
     ("audit", &["audit_log"]),
     ("quotas", &["spending_limits", "throttle_counters"]),
-    ("tenant-keys", &["api_keys"]),
+    ("tenant-keys", &["api_keys", "tenant_api_keys", "tenant_capability_settings"]),
     ("snapshots", &["backup_leases", "base_backups", "database_set_lease", "database_sets", "restores", "snapshots"]),
     (
         CORE,

@@ -19,6 +19,7 @@ use super::question::{Facts, Question};
 use super::record::{CallRecord, Line, Outcome, UsageSource};
 use super::service::Inner;
 use super::spending::Pending;
+use super::tenant_keys::TenantKeyError;
 use super::wire::{self, StreamMeter, StreamTranslator, UsageFilter};
 use crate::ids::CallId;
 
@@ -65,7 +66,7 @@ impl std::fmt::Debug for Body {
 
 /// What a call may cost, counted against the tenant's limits and taken from its credit.
 pub(super) struct SetAside {
-    pub(super) pending: Pending,
+    pub(super) pending: Option<Pending>,
     pub(super) credit: Reservation,
 }
 
@@ -138,6 +139,16 @@ impl InFlight {
 
     pub(super) fn asked(&mut self) {
         self.record.attempts = self.record.attempts.saturating_add(1);
+    }
+
+    /// Whether it is the tenant's own key that an error is about. Neither we nor the provider are to blame then.
+    pub(super) fn own_key_refused(&self, candidate: &Candidate, error: &ProviderError) -> Option<TenantKeyError> {
+        let (status, retry_after) = match error {
+            ProviderError::Account(status) if self.record.byok => (*status, None),
+            ProviderError::Busy { retry_after } if self.record.byok => (429, *retry_after),
+            _ => return None,
+        };
+        Some(TenantKeyError::Refused { provider: candidate.model.provider.clone(), status, retry_after })
     }
 
     /// A provider has begun to answer.
@@ -235,7 +246,9 @@ impl InFlight {
         let end = CallEnd::of(outcome, self.blame);
         self.inner.metrics.ended(self.lane, self.question.capability, end, &self.record);
         if let Some(SetAside { pending, credit }) = self.set_aside.take() {
-            pending.end(self.record.charge_nanos);
+            if let Some(pending) = pending {
+                pending.end(self.record.charge_nanos);
+            }
             credit.spend(self.record.charge_nanos);
         }
         Ok(position)

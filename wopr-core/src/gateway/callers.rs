@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::error::GatewayError;
+use super::tenant_keys::{KeyedParts, OwnKeys, own_keys};
 use crate::auth::{Auth, Scope, is_service_key};
 use crate::billing::{Billing, BillingError};
+use crate::db::Db;
 use crate::ids::{ApiKeyId, BotId, TenantId};
 
 /// How long a key is good without asking again; a revocation is heard of sooner.
@@ -19,7 +21,7 @@ const UNKNOWN: Duration = Duration::from_secs(5);
 const REMEMBERED: usize = 10_000;
 
 /// Who calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     /// The key that was presented.
     pub key_id: ApiKeyId,
@@ -28,6 +30,8 @@ pub struct Caller {
     /// The bot, if the key is one's.
     pub bot_id: Option<BotId>,
     standing: Standing,
+    /// What the tenant brings along for its calls.
+    pub(super) own_keys: Option<Arc<OwnKeys>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +51,14 @@ struct Known {
 pub(super) struct Callers {
     auth: Auth,
     billing: Billing,
+    db: Db,
+    keyed: Option<KeyedParts>,
     known: RwLock<HashMap<[u8; 32], Known>>,
 }
 
 impl Callers {
-    pub(super) fn new(auth: Auth, billing: Billing) -> Self {
-        Self { auth, billing, known: RwLock::default() }
+    pub(super) fn new(auth: Auth, billing: Billing, db: Db, keyed: Option<KeyedParts>) -> Self {
+        Self { auth, billing, db, keyed, known: RwLock::default() }
     }
 
     /// Whose key it is, if that somebody may call.
@@ -85,7 +91,8 @@ impl Callers {
                     Err(BillingError::AccountBanned) => Standing::Banned,
                     Err(_) => Standing::Suspended,
                 };
-                Some(Arc::new(Caller { key_id, tenant_id, bot_id, standing }))
+                let own_keys = own_keys(&self.db, self.keyed.as_ref(), tenant_id).await?;
+                Some(Arc::new(Caller { key_id, tenant_id, bot_id, standing, own_keys }))
             }
         };
         let until = now + if caller.is_some() { KNOWN } else { UNKNOWN };

@@ -216,11 +216,34 @@ impl Credit {
     /// # Errors
     /// [`BillingError::Storage`].
     pub(super) async fn give_back(&self, tenant: TenantId, needed_by: LeaseHolder) -> Result<(), BillingError> {
-        let Wallets { db, holder, .. } = &self.wallets;
-        if needed_by != *holder && self.give_back_free(&self.slice(tenant)).await? {
-            repository::announce_given_back(db, tenant, *holder).await?;
+        if needed_by != self.wallets.holder {
+            self.give_back_and_say_so(&self.slice(tenant)).await?;
         }
         Ok(())
+    }
+
+    /// Gives back what is free, as if every tenant's were needed elsewhere.
+    ///
+    /// # Errors
+    /// [`BillingError::Storage`].
+    pub(super) async fn give_back_unasked(&self) -> Result<(), BillingError> {
+        for slice in self.unused_since(u64::MAX) {
+            self.give_back_and_say_so(&slice).await?;
+        }
+        Ok(())
+    }
+
+    async fn give_back_and_say_so(&self, slice: &Slice) -> Result<(), BillingError> {
+        let Wallets { db, holder, .. } = &self.wallets;
+        if self.give_back_free(slice).await? {
+            repository::announce_given_back(db, slice.tenant, *holder).await?;
+        }
+        Ok(())
+    }
+
+    fn unused_since(&self, before: u64) -> Vec<Arc<Slice>> {
+        let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
+        slices.values().filter(|slice| slice.used_at.load(Ordering::Relaxed) <= before).map(Arc::clone).collect()
     }
 
     /// Gives back what tenants have free that have not called for a while. For a periodic task.
@@ -241,11 +264,7 @@ impl Credit {
     }
 
     async fn give_back_unused_since(&self, before: u64) -> Result<(), BillingError> {
-        let idle: Vec<Arc<Slice>> = {
-            let slices = self.slices.read().unwrap_or_else(PoisonError::into_inner);
-            slices.values().filter(|slice| slice.used_at.load(Ordering::Relaxed) <= before).map(Arc::clone).collect()
-        };
-        for slice in idle {
+        for slice in self.unused_since(before) {
             self.give_back_free(&slice).await?;
         }
         // A slice that nobody has in hand and that has nothing is made anew when it is needed.

@@ -6,11 +6,13 @@ use super::journal::JournalError;
 use super::limits::CapReached;
 use super::model::Capability;
 use super::once::IdempotencyError;
+use super::tenant_keys::TenantKeyError;
 use super::wire::WireError;
 use crate::auth::AuthError;
 use crate::billing::BillingError;
 use crate::db::DbError;
 use crate::money::{Money, MoneyOverflow};
+use crate::vault::VaultError;
 
 /// Why a call was not answered. Nobody was charged.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,12 @@ pub enum GatewayError {
     /// No such price holds now.
     #[error("there is no price {0} that holds")]
     PriceNotFound(Uuid),
+    /// A key of the tenant's own.
+    #[error(transparent)]
+    TenantKey(TenantKeyError),
+    /// Keys cannot be sealed or opened.
+    #[error(transparent)]
+    Vault(VaultError),
     /// What the tenant allows itself is used up.
     #[error("the monthly spending limit is reached")]
     SpendingCap(CapReached),

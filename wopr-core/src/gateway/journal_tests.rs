@@ -48,6 +48,7 @@ fn call(number: u128) -> CallRecord {
         model_served: None,
         provider: None,
         machine: None,
+        byok: false,
         attempts: 0,
         streamed: false,
         outcome: Outcome::Interrupted,

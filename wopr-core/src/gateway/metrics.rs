@@ -68,7 +68,9 @@ impl CallEnd {
     pub(super) const fn of_error(error: &GatewayError) -> Self {
         match error {
             GatewayError::ProviderTimedOut => Self::Timeout,
-            GatewayError::ProviderRefused { .. } | GatewayError::Request(_) => Self::ClientError,
+            GatewayError::ProviderRefused { .. } | GatewayError::Request(_) | GatewayError::TenantKey(_) => {
+                Self::ClientError
+            }
             _ => Self::UpstreamError,
         }
     }
@@ -83,7 +85,7 @@ impl CallEnd {
     }
 }
 
-const REASONS: [&str; 14] = [
+const REASONS: [&str; 15] = [
     "missing_api_key",
     "invalid_api_key",
     "account_suspended",
@@ -98,6 +100,7 @@ const REASONS: [&str; 14] = [
     "storage",
     "internal",
     "idempotency",
+    "tenant_key",
 ];
 
 /// The position of an error in [`REASONS`], and whether it is our fault.
@@ -116,11 +119,13 @@ const fn reason(error: &GatewayError) -> (usize, bool) {
         GatewayError::Unaccountable(_) => (10, true),
         GatewayError::Storage(_) => (11, true),
         GatewayError::Idempotency(_) => (13, false),
+        GatewayError::TenantKey(_) => (14, false),
         GatewayError::NoProvider { .. }
         | GatewayError::ProviderFailed
         | GatewayError::ProviderTimedOut
         | GatewayError::ProviderRefused { .. }
         | GatewayError::Overflow(_)
+        | GatewayError::Vault(_)
         | GatewayError::Billing(_) => (12, true),
     }
 }

@@ -162,7 +162,7 @@ impl PriceBook {
             parts.extend(find(Unit::MillionCachedInputTokens, side));
             Some(parts)
         };
-        Some(Quote { cost: all(Side::Cost)?, sell: all(Side::Sell).unwrap_or_default(), margin_bps })
+        Some(Quote { cost: all(Side::Cost)?, sell: all(Side::Sell).unwrap_or_default(), margin_bps, is_free: false })
     }
 }
 
@@ -180,6 +180,8 @@ pub(super) struct Quote {
     cost: Vec<PricePart>,
     sell: Vec<PricePart>,
     margin_bps: u32,
+    /// Somebody else pays for it.
+    is_free: bool,
 }
 
 /// What a call cost us and what is charged for it.
@@ -220,11 +222,19 @@ pub struct ExplainedPart {
 }
 
 impl Quote {
+    /// Of calls that a tenant's own account pays for: nothing, whatever the provider says that they cost.
+    pub(super) fn paid_by_the_tenant() -> Self {
+        Self { cost: Vec::new(), sell: Vec::new(), margin_bps: 0, is_free: true }
+    }
+
     /// What a call of that usage costs, rounded once, half a nano-dollar away from zero.
     ///
     /// # Errors
     /// [`MoneyOverflow`] for more than can be written.
     pub(super) fn charge(&self, usage: &Usage) -> Result<Charge, MoneyOverflow> {
+        if self.is_free {
+            return Ok(Charge { cost: Money::ZERO, charge: Money::ZERO, explanation: Explanation::default() });
+        }
         let cost_parts = explained(&self.cost, usage);
         let reported_cost = match usage {
             Usage::Tokens(tokens) => tokens.cost,

@@ -73,6 +73,9 @@ pub struct CallRecord {
     /// Which of our own machines, if it was one.
     #[serde(default)]
     pub machine: Option<String>,
+    /// Whether the tenant's own account at the provider pays for it.
+    #[serde(default)]
+    pub byok: bool,
     /// How many providers were asked.
     pub attempts: u8,
     /// Whether the answer came as events.

@@ -163,15 +163,15 @@ impl<'c> GatewayRepository<'c> {
         diesel::sql_query(
             "WITH fresh AS (
                  INSERT INTO gateway_requests (id, tenant_id, bot_id, key_id, capability, model_asked, model_served, provider,
-                     machine, attempts, streamed, outcome, input_units, cached_units, output_units, usage_source,
+                     machine, byok, attempts, streamed, outcome, input_units, cached_units, output_units, usage_source,
                      explanation,
                      cost_nanos, charge_nanos, reserved_nanos, started_at, first_byte_ms, ended_at)
                  SELECT id, tenant_id, bot_id, key_id, capability, model_asked, model_served, provider,
-                     machine, attempts, streamed, outcome, input_units, cached_units, output_units, usage_source,
-                     explanation,
+                     machine, coalesce(byok, false), attempts, streamed, outcome, input_units, cached_units, output_units,
+                     usage_source, explanation,
                      cost_nanos, charge_nanos, reserved_nanos, started_at, first_byte_ms, ended_at
                  FROM jsonb_to_recordset($1::jsonb) AS call (id uuid, tenant_id uuid, bot_id uuid, key_id uuid, capability text,
-                     model_asked text, model_served text, provider text, machine text, attempts smallint, streamed boolean,
+                     model_asked text, model_served text, provider text, machine text, byok boolean, attempts smallint, streamed boolean,
                      outcome text,
                      input_units bigint, cached_units bigint, output_units bigint, usage_source text, explanation jsonb,
                      cost_nanos bigint, charge_nanos bigint, reserved_nanos bigint, started_at timestamptz,

@@ -29,6 +29,7 @@ use super::record::{CallRecord, Line, Outcome, UsageSource};
 use super::repository::{self, GatewayRepository, News};
 use super::settle::{Doubt, Settler};
 use super::spending::{Spending, month_of};
+use super::tenant_keys::{KeyedParts, KeyedProvider};
 use crate::audit::{self, AuditEntry, Origin, Resource};
 use crate::auth::Auth;
 use crate::billing::Billing;
@@ -105,8 +106,11 @@ pub(super) struct Inner {
     bursts: Windows<uuid::Uuid>,
     pub(super) metrics: Metrics,
     pub(super) providers: Providers,
+    pub(super) keyed: Option<KeyedParts>,
     /// Whether what a process before this one spent is settled.
     ready: AtomicBool,
+    /// Whether it has begun to hear other processes, who may need what is leased here.
+    hears: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` when the database was last heard of.
     heard_at: AtomicU64,
@@ -136,6 +140,8 @@ pub struct GatewayParts {
     pub hosted: Vec<Arc<dyn ModelProvider>>,
     /// Our own machines.
     pub own: Option<Arc<dyn OwnBackends>>,
+    /// Tenants' own keys; without it they can keep none.
+    pub keyed: Option<KeyedParts>,
     /// What the operator chose.
     pub config: GatewayConfig,
 }
@@ -143,15 +149,19 @@ pub struct GatewayParts {
 impl Gateway {
     /// A gateway that lets nobody in until [`Gateway::run`] has heard of the database.
     pub fn new(parts: GatewayParts) -> Self {
-        let GatewayParts { db, clock, auth, billing, journal, hosted, own, config } = parts;
+        let GatewayParts { db, clock, auth, billing, journal, hosted, own, keyed, config } = parts;
+        let keyed_lanes = keyed.iter().flat_map(|_| KeyedProvider::ALL).map(|provider| -> &str { provider.as_str() });
+        let lanes = hosted.iter().map(|provider| provider.name()).chain(keyed_lanes);
+        let metrics = Metrics::new(lanes);
         let inner = Inner {
-            callers: Callers::new(auth, billing.clone()),
+            callers: Callers::new(auth, billing.clone(), db.clone(), keyed.clone()),
             credit: Credit::new(billing.clone(), db.clone(), journal.holder()),
             spending: Spending::new(db.clone()),
             ready: AtomicBool::new(false),
+            hears: AtomicBool::new(false),
             rates: Windows::new(Duration::from_mins(1)),
             bursts: Windows::new(config.rates.bot_window),
-            metrics: Metrics::new(hosted.iter().map(|provider| provider.name())),
+            metrics,
             providers: Providers::default(),
             slots: RwLock::default(),
             catalogue: RwLock::default(),
@@ -165,6 +175,7 @@ impl Gateway {
             journal,
             hosted,
             own,
+            keyed,
             config,
         };
         Self { inner: Arc::new(inner) }
@@ -261,9 +272,15 @@ impl Gateway {
         let inner = &self.inner;
         let (capability, tenant) = (question.capability, caller.tenant_id);
         let most = facts.most(u64::from(inner.config.default_max_output));
-        let catalogue = inner.catalogue();
-        let mut candidates = catalogue.candidates(capability, facts.model(), &most);
-        candidates.truncate(ATTEMPTS);
+        let own_keys = caller.own_keys.as_ref().filter(|keys| keys.serve(capability));
+        let candidates = match own_keys {
+            Some(keys) => vec![keys.candidate(inner, capability, facts.model())?],
+            None => {
+                let mut candidates = inner.catalogue().candidates(capability, facts.model(), &most);
+                candidates.truncate(ATTEMPTS);
+                candidates
+            }
+        };
         let Some(first) = candidates.first() else {
             return Err(GatewayError::UnknownModel { model: facts.model().to_owned(), capability });
         };
@@ -273,7 +290,11 @@ impl Gateway {
             estimate = estimate.max(candidate.quote.most(&facts.most(inner.most_output(candidate)))?);
         }
         let at = inner.clock.now();
-        let pending = inner.spending.admit(at, tenant, capability, estimate).await?;
+        // What the tenant pays elsewhere is not limited here.
+        let pending = match own_keys {
+            Some(_) => None,
+            None => Some(inner.spending.admit(at, tenant, capability, estimate).await?),
+        };
         let credit = inner.credit.reserve(tenant, estimate).await?;
         let record = CallRecord {
             id: CallId::new(at).as_uuid(),
@@ -285,6 +306,7 @@ impl Gateway {
             model_served: None,
             provider: None,
             machine: None,
+            byok: own_keys.is_some(),
             attempts: 0,
             streamed: facts.stream(),
             outcome: Outcome::Interrupted,
@@ -343,6 +365,9 @@ impl Gateway {
                     return Err(GatewayError::ProviderRefused { status, message });
                 }
                 Err(error) => {
+                    if let Some(refused) = call.own_key_refused(&candidate, &error) {
+                        return Err(refused.into());
+                    }
                     if let Some(kind) = FailureKind::of(&error) {
                         let opened = candidate.state.failed(kind, inner.clock.now(), Instant::now());
                         inner.metrics.failed(candidate.lane, kind, opened);
@@ -592,7 +617,10 @@ impl Gateway {
         let mut conn = inner.db.connect_alone().await?;
         let schema = inner.db.config().schema.clone();
         let mut news = std::pin::pin!(repository::listen(&mut conn, &schema).await?);
+        // What was said before could not be heard: that callers have changed, and that others need what is free here.
         inner.callers.forget_all();
+        inner.credit.give_back_unasked().await?;
+        inner.hears.store(true, Ordering::Release);
         while let Some(news) = news.next().await {
             match news {
                 News::Key(tenant) | News::Standing(tenant) => inner.callers.forget(tenant),
@@ -649,6 +677,9 @@ impl Inner {
         if !self.ready.load(Ordering::Acquire) {
             return Err(away("what a process before this one spent is not settled yet"));
         }
+        if !self.hears.load(Ordering::Acquire) {
+            return Err(away("what other processes need cannot be heard yet"));
+        }
         if !self.journal.is_writable() {
             return Err(away("the journal's disk has failed"));
         }
@@ -704,6 +735,7 @@ impl Inner {
                 serve(&offered_as, &provider, true);
             }
         }
+        names.extend(KeyedProvider::ALL.map(|provider| provider.as_str().to_owned()));
         self.providers.keep(&names);
         let book = PriceBook::new(prices);
         let catalogue = Catalogue::new(models, &providers, &book, self.config.margin_bps);

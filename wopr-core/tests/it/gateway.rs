@@ -17,11 +17,13 @@ use wopr_core::auth::{Auth, AuthConfig, Scope};
 use wopr_core::billing::{Billing, BillingConfig, Spent, Transfer, TransferKind};
 use wopr_core::gateway::{
     Answer, Body, Caller, Capability, Dialect, Gateway, GatewayConfig, GatewayError, GatewayParts, IdempotencyError,
-    IdempotencyKey, Journal, Model, Price, ProviderError, Question, RateLimits, Side, SpendingLimit, Sync, Unit,
+    IdempotencyKey, Journal, KeyedParts, KeyedProvider, KeyedUse, Model, Price, ProviderError, Question, RateLimits,
+    Side, SpendingLimit, Sync, TenantKeyError, Unit,
 };
 use wopr_core::ids::{LeaseHolder, TenantId};
 use wopr_core::money::Money;
-use wopr_core::testing::{FixedClock, MemoryModels, ModelFault, TestDb};
+use wopr_core::testing::{FixedClock, MemoryKeyed, MemoryModels, ModelFault, TestDb};
+use wopr_core::vault::Vault;
 
 /// One token read and one token written, with the margin: 1 000 and 2 000 nano-dollars, and 30 %.
 const READ: i64 = 1_300;
@@ -38,6 +40,7 @@ struct World {
     key: String,
     models: Arc<MemoryModels>,
     spare: Arc<MemoryModels>,
+    keyed: Arc<MemoryKeyed>,
 }
 
 /// A gateway at work.
@@ -88,10 +91,16 @@ impl World {
         let folder = std::env::temp_dir().join(format!("wopr-gateway-{}", Uuid::new_v4()));
         let (models, spare) = (Arc::new(MemoryModels::new("memory")), Arc::new(MemoryModels::new("spare")));
         let key = key.plaintext.expose_secret().to_owned();
-        Self { test, clock, auth, billing, folder, tenant, key, models, spare }
+        let keyed = Arc::new(MemoryKeyed::default());
+        Self { test, clock, auth, billing, folder, tenant, key, models, spare, keyed }
     }
 
     fn gateway(&self, folder: &Path, config: GatewayConfig) -> Gateway {
+        let keyed = KeyedParts { vault: vault(&["root"]), providers: self.keyed.clone() };
+        self.gateway_with(folder, config, keyed)
+    }
+
+    fn gateway_with(&self, folder: &Path, config: GatewayConfig, keyed: KeyedParts) -> Gateway {
         Gateway::new(GatewayParts {
             db: self.test.db.clone(),
             clock: self.clock.clone(),
@@ -100,6 +109,7 @@ impl World {
             journal: Journal::open(folder, Sync::Soon).unwrap(),
             hosted: vec![self.models.clone(), self.spare.clone()],
             own: None,
+            keyed: Some(keyed),
             config,
         })
     }
@@ -188,6 +198,10 @@ impl Drop for World {
 
 fn price(read: u64, written: u64) -> i64 {
     i64::try_from(read).unwrap() * READ + i64::try_from(written).unwrap() * WRITTEN
+}
+
+fn vault(roots: &[&str]) -> Vault {
+    Vault::new(roots.iter().map(|&root| root.into())).unwrap()
 }
 
 fn unlimited() -> GatewayConfig {
@@ -709,4 +723,131 @@ async fn what_was_in_progress_when_a_process_ended_can_be_made_again_and_what_is
     assert!(!once(&running.gateway).await.unwrap().replayed);
     running.stop().await;
     world.settle_up(Money::from_cents(100)).await;
+}
+
+impl World {
+    async fn keep(&self, gateway: &Gateway, provider: KeyedProvider, key: &str) {
+        gateway.keep_tenant_key(&origin(), self.tenant, provider, &key.into(), "").await.unwrap();
+    }
+
+    async fn with_own_keys(&self, gateway: &Gateway, uses: &[(KeyedUse, bool)]) {
+        gateway.set_keyed_uses(&origin(), self.tenant, uses).await.unwrap();
+        let own = uses.iter().filter(|(_, own)| *own).count();
+        // It is announced, and whoever has the caller in memory forgets it.
+        until(async || gateway.keyed_uses(self.tenant).await.unwrap().len() == own).await;
+    }
+
+    /// The keys that were shown once a call answers as it should.
+    async fn asked_with(&self, gateway: &Gateway, model: &str, expected: &str) {
+        until(async || {
+            let caller = self.caller(gateway).await;
+            let answer = gateway.call(&caller, chat("a b", json!({ "model": model }))).await;
+            answer.is_ok() && self.keyed.shown().last().is_some_and(|(_, key)| key == expected)
+        })
+        .await;
+    }
+}
+
+const OWN: [(KeyedUse, bool); 1] = [(KeyedUse::TextGen, true)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_a_tenants_own_key_needs_no_credit_and_is_charged_nothing() {
+    let world = World::new(0).await;
+    let running = world.start().await;
+    let gateway = &running.gateway;
+    let refused = gateway.call(&*world.caller(gateway).await, chat("a", json!({}))).await;
+    assert!(matches!(refused, Err(GatewayError::InsufficientCredit { .. })), "{refused:?}");
+    world.keep(gateway, KeyedProvider::OpenAi, "sk-own-key-of-a-tenant").await;
+    world.with_own_keys(gateway, &OWN).await;
+    world.asked_with(gateway, "openai/gpt-4o", "sk-own-key-of-a-tenant").await;
+    let caller = world.caller(gateway).await;
+    let events = gateway.call(&caller, chat("a b", json!({ "model": "gpt-4o", "stream": true }))).await;
+    assert!(streamed(events.unwrap()).await.contains("[DONE]"));
+    let asked = world.keyed.models(KeyedProvider::OpenAi).calls();
+    assert!(asked.iter().all(|call| call.model == "gpt-4o"), "{asked:?}");
+    assert!(world.models.calls().is_empty() && world.spare.calls().is_empty());
+    // Vectors are still ours to answer, and cost.
+    let vectors = Question { capability: Capability::Embeddings, ..chat("a", json!({ "input": "a" })) };
+    let refused = gateway.call(&caller, vectors).await;
+    assert!(matches!(refused, Err(GatewayError::InsufficientCredit { .. })), "{refused:?}");
+    running.stop().await;
+    assert_eq!(world.balance().await, 0);
+    world
+        .test
+        .execute(
+            "DO $$ BEGIN ASSERT (SELECT bool_and(byok AND charge_nanos = 0 AND cost_nanos = 0 AND output_units > 0
+                 AND provider = 'openai') FROM gateway_requests WHERE outcome = 'completed'); END $$",
+        )
+        .await;
+    world.settle_up(Money::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_is_asked_when_a_tenants_own_key_does_not_serve() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let gateway = &running.gateway;
+    world.keep(gateway, KeyedProvider::OpenAi, "good").await;
+    world.with_own_keys(gateway, &OWN).await;
+    // The model that we offer ourselves is its key's to answer as well.
+    world.asked_with(gateway, "m", "good").await;
+    for (key, status) in [("bad", 401), ("poor", 402), ("busy", 429)] {
+        world.keep(gateway, KeyedProvider::OpenAi, key).await;
+        until(async || {
+            let caller = world.caller(gateway).await;
+            let refused = gateway.call(&caller, chat("a", json!({}))).await;
+            matches!(refused, Err(GatewayError::TenantKey(TenantKeyError::Refused { status: said, .. })) if said == status)
+        })
+        .await;
+    }
+    let caller = world.caller(gateway).await;
+    let no_key = gateway.call(&caller, chat("a", json!({ "model": "claude-x" }))).await;
+    assert!(matches!(no_key, Err(GatewayError::TenantKey(TenantKeyError::Missing { .. }))), "{no_key:?}");
+    // It is not the provider's fault: whoever has a good key is answered.
+    let health = gateway.providers().into_iter().find(|provider| provider.name == "openai").unwrap();
+    assert!(health.is_asked() && health.failures_in_a_row == 0, "{health:?}");
+    gateway.drop_tenant_key(&origin(), world.tenant, KeyedProvider::OpenAi).await.unwrap();
+    until(async || {
+        let caller = world.caller(gateway).await;
+        let gone = gateway.call(&caller, chat("a", json!({}))).await;
+        matches!(gone, Err(GatewayError::TenantKey(TenantKeyError::Missing { .. })))
+    })
+    .await;
+    assert!(world.models.calls().is_empty() && world.spare.calls().is_empty());
+    world.with_own_keys(gateway, &[(KeyedUse::TextGen, false)]).await;
+    until(async || gateway.call(&*world.caller(gateway).await, chat("a", json!({}))).await.is_ok()).await;
+    assert!(!world.models.calls().is_empty());
+    running.stop().await;
+    assert_eq!(world.held().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_key_is_sealed_and_a_newer_root_seals_it_anew() {
+    let world = World::new(0).await;
+    let running = world.start().await;
+    let gateway = &running.gateway;
+    let other = TenantId::from_uuid(Uuid::new_v4());
+    let nothing = gateway.set_keyed_uses(&origin(), world.tenant, &OWN).await;
+    assert!(matches!(nothing, Err(GatewayError::TenantKey(TenantKeyError::NoneServes(_)))), "{nothing:?}");
+    for wrong in ["", "a b", "ä", &"k".repeat(513)] {
+        let refused = gateway.keep_tenant_key(&origin(), world.tenant, KeyedProvider::Google, &wrong.into(), "").await;
+        assert!(matches!(refused, Err(GatewayError::TenantKey(TenantKeyError::InvalidKey))), "{refused:?}");
+    }
+    world.keep(gateway, KeyedProvider::Google, "AIza-the-first-key").await;
+    world.keep(gateway, KeyedProvider::Google, "AIza-a-second-key-0815").await;
+    let kept = gateway.tenant_keys(world.tenant).await.unwrap();
+    assert_eq!((kept.len(), kept[0].hint.as_str()), (1, "0815"));
+    assert!(gateway.tenant_keys(other).await.unwrap().is_empty());
+    let told = "DO $$ BEGIN ASSERT (SELECT bool_and(k::text NOT LIKE '%AIza%' AND k::text NOT LIKE '%41497a61%')
+                FROM tenant_api_keys k) AND (SELECT bool_and(a::text NOT LIKE '%AIza%') FROM audit_log a); END $$";
+    world.test.execute(told).await;
+    assert_eq!(gateway.reseal_tenant_keys().await.unwrap(), 0);
+    running.stop().await;
+    let with = |roots: &[&str]| {
+        let parts = KeyedParts { vault: vault(roots), providers: world.keyed.clone() };
+        world.gateway_with(&world.folder.with_extension("two"), unlimited(), parts)
+    };
+    assert_eq!(with(&["newer", "root"]).reseal_tenant_keys().await.unwrap(), 1);
+    assert_eq!(with(&["newer"]).reseal_tenant_keys().await.unwrap(), 0, "the older root is needed no more");
+    assert!(matches!(with(&["newest"]).reseal_tenant_keys().await, Err(GatewayError::Vault(_))));
 }

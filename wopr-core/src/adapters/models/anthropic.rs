@@ -11,6 +11,14 @@ const ADDRESS: &str = "https://api.anthropic.com";
 /// <https://docs.anthropic.com/en/api/versioning>
 const VERSION: &str = "2023-06-01";
 
+/// Where a key is shown.
+pub(super) const KEY_HEADER: &str = "x-api-key";
+
+/// Says with every request which version of the wire is meant.
+pub(super) fn versioned(exchange: Exchange) -> Result<Exchange, NoModelProvider> {
+    exchange.with_header("anthropic-version", VERSION)
+}
+
 /// Anthropic's messages.
 #[derive(Debug, Clone)]
 pub struct Anthropic {
@@ -24,8 +32,12 @@ impl Anthropic {
     /// [`NoModelProvider`].
     pub fn new(key: SecretString, address: Option<&str>, patience: Patience) -> Result<Self, NoModelProvider> {
         let exchange = Exchange::new("anthropic", address.unwrap_or(ADDRESS), patience)?;
-        let exchange = exchange.with_key("x-api-key", "", key)?.with_header("anthropic-version", VERSION)?;
-        Ok(Self { exchange })
+        Ok(Self { exchange: versioned(exchange)?.with_key(KEY_HEADER, "", key)? })
+    }
+
+    /// The account of the key that the exchange has.
+    pub(super) fn with_exchange(exchange: Exchange) -> Self {
+        Self { exchange }
     }
 }
 

@@ -40,7 +40,12 @@ impl OpenAiCompatible {
             Some(key) => exchange.with_key("authorization", "Bearer ", key)?,
             None => exchange,
         };
-        Ok(Self { exchange, capabilities: capabilities.into_iter().collect(), version: "/v1" })
+        Ok(Self::with_exchange(exchange, capabilities))
+    }
+
+    /// The account of the key that the exchange has.
+    pub(super) fn with_exchange(exchange: Exchange, capabilities: impl IntoIterator<Item = Capability>) -> Self {
+        Self { exchange, capabilities: capabilities.into_iter().collect(), version: "/v1" }
     }
 
     /// The same, where the address is followed by `/chat/completions` and so on.

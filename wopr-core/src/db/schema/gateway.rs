@@ -65,3 +65,25 @@ diesel::table! {
         expires_at -> Timestamptz,
     }
 }
+
+diesel::table! {
+    tenant_api_keys (id) {
+        id -> Uuid,
+        tenant_id -> Uuid,
+        provider -> Text,
+        label -> Text,
+        hint -> Text,
+        sealed -> Jsonb,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    tenant_capability_settings (tenant_id, capability) {
+        tenant_id -> Uuid,
+        capability -> Text,
+        mode -> Text,
+        updated_at -> Timestamptz,
+    }
+}
