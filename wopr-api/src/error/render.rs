@@ -32,7 +32,10 @@ impl Surface {
             Self::Auth
         } else if under("/internal") || under("/api/admin/gpu") {
             Self::Internal
-        } else if ["/fleet", "/api/billing", "/api/bots", "/api/instances", "/auth"].into_iter().any(under) {
+        } else if ["/fleet", "/api/billing", "/api/bots", "/api/instances", "/api/tenant-keys", "/auth"]
+            .into_iter()
+            .any(under)
+        {
             Self::Contract
         } else {
             Self::Problem

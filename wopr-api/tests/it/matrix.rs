@@ -40,6 +40,8 @@ impl Victim {
         let snapshot = snapshot.id.to_string();
         let key =
             app.state.auth.create_api_key(&origin, Some(user.tenant()), Scope::Read, "theirs", None).await.unwrap();
+        let own = json!({ "provider": "openai", "apiKey": "sk-of-the-victim-0123" });
+        app.mutate(As::User(&user), "capabilities.storeKey", &own).await.data();
         app.state.payments.setup_intent(user.tenant(), Some("victim@example.com")).await.unwrap();
         let payment_method = app.provider.save_method("cus_memory1").id;
         let victim = Self { user, bot, key: key.key.id.to_string(), payment_method, snapshot };
@@ -97,10 +99,26 @@ fn expectation(entry: &Entry, victim: &Victim) -> Option<Expect> {
         | "query billing.hostedUsageEvents"
         | "query billing.spendingLimits"
         | "POST /api/billing/setup-intent"
-        | "query billing.billingInfo" => Unnoticed(json!({ "tenant": tenant })),
+        | "query billing.billingInfo"
+        | "GET /api/tenant-keys"
+        | "query capabilities.listKeys"
+        | "query capabilities.listCapabilitySettings"
+        | "query billing.inferenceMode" => Unnoticed(json!({ "tenant": tenant })),
         "mutation billing.updateSpendingLimits" => Unnoticed(json!({
             "tenant": tenant, "global": { "alertAt": 1, "hardCap": 0 }, "perCapability": {},
         })),
+        "GET /api/tenant-keys/{provider}"
+        | "DELETE /api/tenant-keys/{provider}"
+        | "query capabilities.getKey"
+        | "mutation capabilities.deleteKey" => Refused(json!({ "provider": "openai", "tenant": tenant }), absent),
+        "PUT /api/tenant-keys/{provider}" | "mutation capabilities.storeKey" => {
+            Unnoticed(json!({ "provider": "google", "apiKey": "a-strangers", "tenant": tenant }))
+        }
+        "mutation capabilities.testKey" => Unnoticed(json!({ "provider": "openai", "key": "a-strangers" })),
+        "mutation capabilities.updateCapabilitySettings" => {
+            Unnoticed(json!({ "capability": "text-gen", "mode": "byok", "key": null, "tenant": tenant }))
+        }
+        "mutation billing.setInferenceMode" => Unnoticed(json!({ "mode": "hosted", "tenant": tenant })),
         "GET /admin/health" | "GET /metrics" => Refused(json!({}), forbidden),
         "POST /api/billing/credits/checkout" | "mutation billing.creditsCheckout" => Refused(
             json!({ "tenant": tenant, "priceId": "price_25", "successUrl": ORIGIN, "cancelUrl": ORIGIN }),
@@ -194,7 +212,10 @@ async fn a_stranger_reaches_nothing_of_anybody_else() {
         let snapshots = format!("/api/bots/{}/snapshots", victim.bot);
         let snapshots = app.call(As::User(&victim.user), Method::GET, &snapshots, None).await.json();
         let limits = app.query(As::User(&victim.user), "billing.spendingLimits", &json!({})).await.data();
-        (ping, balance, bots, billing, keys, snapshots, limits)
+        let own = app.query(As::User(&victim.user), "capabilities.listKeys", &json!({})).await.data();
+        let settings =
+            app.query(As::User(&victim.user), "capabilities.listCapabilitySettings", &json!({})).await.data();
+        (ping, balance, bots, billing, keys, snapshots, limits, own, settings)
     };
     let before = state().await;
     let mut missing = Vec::new();

@@ -273,13 +273,12 @@ impl Gateway {
         let (capability, tenant) = (question.capability, caller.tenant_id);
         let most = facts.most(u64::from(inner.config.default_max_output));
         let own_keys = caller.own_keys.as_ref().filter(|keys| keys.serve(capability));
-        let candidates = match own_keys {
-            Some(keys) => vec![keys.candidate(inner, capability, facts.model())?],
-            None => {
-                let mut candidates = inner.catalogue().candidates(capability, facts.model(), &most);
-                candidates.truncate(ATTEMPTS);
-                candidates
-            }
+        let candidates = if let Some(keys) = own_keys {
+            vec![keys.candidate(inner, capability, facts.model())?]
+        } else {
+            let mut candidates = inner.catalogue().candidates(capability, facts.model(), &most);
+            candidates.truncate(ATTEMPTS);
+            candidates
         };
         let Some(first) = candidates.first() else {
             return Err(GatewayError::UnknownModel { model: facts.model().to_owned(), capability });

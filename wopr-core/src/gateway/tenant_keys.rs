@@ -296,10 +296,10 @@ pub(super) async fn own_keys(
         match opened.map(|key| keyed.providers.with_key(provider, &key)) {
             Ok(Ok(asked)) => drop(own.providers.insert(provider, asked)),
             Ok(Err(error)) => {
-                tracing::warn!(tenant.id = %tenant, "a tenant's key for {provider} cannot be sent: {error}")
+                tracing::warn!(tenant.id = %tenant, "a tenant's key for {provider} cannot be sent: {error}");
             }
             Err(error) => {
-                tracing::error!(tenant.id = %tenant, "a tenant's key for {provider} cannot be opened: {error}")
+                tracing::error!(tenant.id = %tenant, "a tenant's key for {provider} cannot be opened: {error}");
             }
         }
     }

@@ -12,10 +12,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
-use wopr_core::adapters::models::{Anthropic, Deepgram, ElevenLabs, OpenAiCompatible, Patience, Replicate};
+use wopr_core::adapters::models::{
+    Anthropic, Deepgram, ElevenLabs, KeyedAddresses, KeyedModels, OpenAiCompatible, Patience, Replicate,
+};
 use wopr_core::gateway::wire::read_transcription;
 use wopr_core::gateway::{
-    CallBody, Capability, Dialect, ModelProvider, ProviderAnswer, ProviderCall, ProviderError, Usage,
+    CallBody, Capability, Dialect, KeyedProvider, KeyedProviders as _, ModelProvider, ProviderAnswer, ProviderCall,
+    ProviderError, Usage,
 };
 
 const KEY: &str = "secret-of-ours";
@@ -480,4 +483,60 @@ async fn replicate_keeps_the_contract() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), cancelled).await.unwrap();
+}
+
+#[tokio::test]
+async fn tenants_keys_are_shown_where_their_providers_look_for_them_and_nobody_elses() {
+    let doubles = [Double::default(), Double::default(), Double::default()];
+    let addresses = KeyedAddresses {
+        openai: doubles[0].serve().await,
+        anthropic: doubles[1].serve().await,
+        google: format!("{}/v1beta/openai/", doubles[2].serve().await),
+    };
+    let keyed = KeyedModels::new(&addresses, Patience::default()).unwrap();
+    let expected = [
+        (KeyedProvider::OpenAi, "authorization", "Bearer one", "/v1/models", "/v1/chat/completions"),
+        (KeyedProvider::Anthropic, "x-api-key", "one", "/v1/models", "/v1/messages"),
+        (
+            KeyedProvider::Google,
+            "authorization",
+            "Bearer one",
+            "/v1beta/openai/models",
+            "/v1beta/openai/chat/completions",
+        ),
+    ];
+    for (double, (provider, header, value, list, chat)) in doubles.iter().zip(expected) {
+        let key = "one".into();
+        double.will([Deed::Answer(200, &[], Bytes::from_static(b"{}"))]);
+        keyed.check(provider, &key).await.unwrap();
+        let seen = double.only();
+        assert_eq!((seen.line, seen.headers[header].to_str().unwrap()), (format!("GET {list}"), value));
+        assert!(seen.headers.contains_key("anthropic-version") == (provider == KeyedProvider::Anthropic));
+        for status in [401, 402, 403] {
+            double.will([Deed::Answer(status, &[], Bytes::new())]);
+            assert_eq!(keyed.check(provider, &key).await, Err(ProviderError::Account(status)));
+            double.only();
+        }
+        // Each key goes with its own calls, also where they are asked at once.
+        let calls = ["one", "two"].map(|key| {
+            let asked = keyed.with_key(provider, &key.into()).unwrap();
+            assert!(keyed.serves(provider, Capability::ChatCompletions));
+            double.will([Deed::Answer(200, &[], Bytes::from_static(b"{}"))]);
+            async move {
+                let dialect = asked.dialects(Capability::ChatCompletions)[0];
+                let (body, model) = (CallBody::Json(key.into()), "m".to_owned());
+                let call =
+                    ProviderCall { capability: Capability::ChatCompletions, dialect, model, stream: false, body };
+                asked.call(call).await.map(drop)
+            }
+        });
+        assert!(futures_util::future::join_all(calls).await.into_iter().all(|answer| answer.is_ok()));
+        for seen in std::mem::take(&mut *double.seen.lock().unwrap()) {
+            let key = String::from_utf8(seen.body.to_vec()).unwrap();
+            assert_eq!(seen.line, format!("POST {chat}"));
+            assert_eq!(seen.headers[header].to_str().unwrap(), value.replace("one", &key));
+        }
+        assert!(keyed.with_key(provider, &"in two\r\nlines".into()).is_err());
+    }
+    assert!(!keyed.serves(KeyedProvider::Anthropic, Capability::Embeddings));
 }
