@@ -145,7 +145,8 @@ pub(crate) struct ImagesArgs {
     #[arg(long, value_name = "IMAGE", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Puts what Debian packages make of the images (of all, or of those) into a registry, and names it by digest in
-    /// local/images/published.toml; WOPR_REGISTRY_USER and WOPR_REGISTRY_PASSWORD say who pushes and pulls
+    /// local/images/published.toml; WOPR_REGISTRY, WOPR_REGISTRY_USER and
+    /// WOPR_REGISTRY_PASSWORD say who pushes and pulls
     #[arg(long, value_name = "REGISTRY/PATH", conflicts_with_all = ["profile", "json"])]
     pub(crate) publish: Option<String>,
     /// Writes what the images are called as JSON

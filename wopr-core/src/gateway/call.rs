@@ -66,7 +66,7 @@ impl std::fmt::Debug for Body {
 
 /// What a call may cost, counted against the tenant's limits and taken from its credit.
 pub(super) struct SetAside {
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: Pending,
     pub(super) credit: Reservation,
 }
 
@@ -99,7 +99,7 @@ impl InFlight {
         question: Question,
         facts: Facts,
         record: CallRecord,
-        set_aside: SetAside,
+        set_aside: Option<SetAside>,
         quote: Arc<Quote>,
     ) -> Self {
         let dialect = question.dialect;
@@ -109,7 +109,7 @@ impl InFlight {
             question,
             facts,
             record,
-            set_aside: Some(set_aside),
+            set_aside,
             quote,
             began: Instant::now(),
             dialect,
@@ -139,6 +139,11 @@ impl InFlight {
 
     pub(super) fn asked(&mut self) {
         self.record.attempts = self.record.attempts.saturating_add(1);
+    }
+
+    /// Whether the tenant's own account pays for it.
+    pub(super) fn is_byok(&self) -> bool {
+        self.record.byok
     }
 
     /// Whether it is the tenant's own key that an error is about. Neither we nor the provider are to blame then.
@@ -246,9 +251,7 @@ impl InFlight {
         let end = CallEnd::of(outcome, self.blame);
         self.inner.metrics.ended(self.lane, self.question.capability, end, &self.record);
         if let Some(SetAside { pending, credit }) = self.set_aside.take() {
-            if let Some(pending) = pending {
-                pending.end(self.record.charge_nanos);
-            }
+            pending.end(self.record.charge_nanos);
             credit.spend(self.record.charge_nanos);
         }
         Ok(position)

@@ -1,6 +1,7 @@
 //! Who presents a key, remembered for a moment.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -54,11 +55,13 @@ pub(super) struct Callers {
     db: Db,
     keyed: Option<KeyedParts>,
     known: RwLock<HashMap<[u8; 32], Known>>,
+    /// How often something was forgotten: what was asked for before that may be out of date.
+    forgotten: AtomicU64,
 }
 
 impl Callers {
     pub(super) fn new(auth: Auth, billing: Billing, db: Db, keyed: Option<KeyedParts>) -> Self {
-        Self { auth, billing, db, keyed, known: RwLock::default() }
+        Self { auth, billing, db, keyed, known: RwLock::default(), forgotten: AtomicU64::new(0) }
     }
 
     /// Whose key it is, if that somebody may call.
@@ -82,6 +85,7 @@ impl Callers {
     }
 
     async fn ask(&self, hash: [u8; 32], key: &str, now: Instant) -> Result<Option<Arc<Caller>>, GatewayError> {
+        let forgotten = self.forgotten.load(Ordering::Acquire);
         let holder = self.auth.find_api_key(key).await?.filter(|holder| holder.scope == Scope::Inference);
         let caller = match holder.and_then(|holder| Some((holder.id, holder.tenant_id?, holder.bot_id))) {
             None => None,
@@ -100,7 +104,8 @@ impl Callers {
         if known.len() >= REMEMBERED {
             known.retain(|_, known| now < known.until);
         }
-        if known.len() < REMEMBERED {
+        // Checked under the lock that whoever forgets takes as well.
+        if known.len() < REMEMBERED && self.forgotten.load(Ordering::Acquire) == forgotten {
             known.insert(hash, Known { caller: caller.clone(), until });
         }
         Ok(caller)
@@ -108,14 +113,20 @@ impl Callers {
 
     /// The tenant's keys or standing have changed.
     pub(super) fn forget(&self, tenant: TenantId) {
-        self.known
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, known| known.caller.as_ref().is_some_and(|caller| caller.tenant_id != tenant));
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        all.retain(|_, known| known.caller.as_ref().is_some_and(|caller| caller.tenant_id != tenant));
     }
 
     /// Something may have changed that was not heard of.
     pub(super) fn forget_all(&self) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut all = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        all.clear();
+    }
+
+    /// Keys that nobody has presented for a while are in memory no longer, nor what their tenants brought along.
+    pub(super) fn forget_old(&self, now: Instant) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).retain(|_, known| now < known.until);
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, Notify};
 use super::repository;
 use super::service::ToItsEnd;
 use crate::billing::{Billing, BillingError};
-use crate::db::Db;
+use crate::db::{Db, DbError};
 use crate::ids::{LeaseHolder, TenantId};
 use crate::money::Money;
 
@@ -26,7 +26,9 @@ const LARGEST_SLICE: Money = Money::from_cents(500);
 const SOON: Duration = Duration::from_secs(1);
 /// What is free is given back when the tenant has not called for so long.
 const IDLE: Duration = Duration::from_secs(5);
-/// How long others may take to give back what they have free.
+/// How long the wallet may take to answer.
+const LEASE: Duration = Duration::from_secs(10);
+/// How long others may take to give back what they have free; whoever asks soon after that was in vain is refused at once.
 const RECALL: Duration = Duration::from_secs(3);
 
 /// The slices of all tenants.
@@ -57,6 +59,8 @@ struct Slice {
 #[derive(Default)]
 struct Refill {
     last: Option<(Instant, Money)>,
+    /// When others were last waited for in vain.
+    in_vain: Option<Instant>,
 }
 
 /// Credit for one call. Dropped without being spent, all of it is free again.
@@ -109,6 +113,20 @@ impl Drop for Reservation {
 }
 
 impl Wallets {
+    /// `false` if nothing was free.
+    async fn give_back(self, slice: Arc<Slice>) -> Result<bool, BillingError> {
+        let mut taken = Taken { slice: &slice, nanos: slice.free.swap(0, Ordering::AcqRel) };
+        if taken.nanos == 0 {
+            return Ok(false);
+        }
+        let amount = Money::from_nanos(taken.nanos);
+        let returned = self.billing.return_leased(slice.tenant, self.holder, amount).await;
+        if returned.is_ok() {
+            taken.nanos = 0;
+        }
+        returned.map(|()| true)
+    }
+
     /// Leases more, and reserves `amount` of it.
     async fn refill(self, slice: Arc<Slice>, amount: Money) -> Result<Reservation, BillingError> {
         // One at a time: the others may find what this one brings.
@@ -128,11 +146,19 @@ impl Wallets {
                 _ => FIRST_SLICE,
             };
             let returned = slice.given_back.notified();
-            let granted = match self.billing.lease(slice.tenant, self.holder, need, wish).await {
+            let leased = self.billing.lease(slice.tenant, self.holder, need, wish);
+            // A server that is gone without a word must not keep the tenant's other calls waiting for ever.
+            let leased = tokio::time::timeout(LEASE, leased).await;
+            let granted = match leased
+                .unwrap_or_else(|_| Err(DbError::Unavailable("the wallet does not answer".to_owned()).into()))
+            {
                 Ok(granted) => granted,
                 Err(error) => {
                     slice.free.fetch_add(had.as_nanos(), Ordering::AcqRel);
                     if !matches!(error, BillingError::InsufficientCredit { .. }) {
+                        return Err(error);
+                    }
+                    if refill.in_vain.is_some_and(|at| at.elapsed() < RECALL) {
                         return Err(error);
                     }
                     // Another process may have some, and is asked for what it has free.
@@ -141,6 +167,7 @@ impl Wallets {
                     }
                     let waited = recalled_at.get_or_insert_with(Instant::now).elapsed();
                     if tokio::time::timeout(RECALL.saturating_sub(waited), returned).await.is_err() {
+                        refill.in_vain = Some(Instant::now());
                         return Err(error);
                     }
                     continue;
@@ -233,7 +260,7 @@ impl Credit {
         Ok(())
     }
 
-    async fn give_back_and_say_so(&self, slice: &Slice) -> Result<(), BillingError> {
+    async fn give_back_and_say_so(&self, slice: &Arc<Slice>) -> Result<(), BillingError> {
         let Wallets { db, holder, .. } = &self.wallets;
         if self.give_back_free(slice).await? {
             repository::announce_given_back(db, slice.tenant, *holder).await?;
@@ -278,22 +305,13 @@ impl Credit {
     }
 
     /// `false` if nothing was free.
-    async fn give_back_free(&self, slice: &Slice) -> Result<bool, BillingError> {
-        let mut taken = Taken { slice, nanos: slice.free.swap(0, Ordering::AcqRel) };
-        if taken.nanos == 0 {
-            return Ok(false);
-        }
-        let amount = Money::from_nanos(taken.nanos);
-        let Wallets { billing, holder, .. } = &self.wallets;
-        let returned = billing.return_leased(slice.tenant, *holder, amount).await;
-        if returned.is_ok() {
-            taken.nanos = 0;
-        }
-        returned.map(|()| true)
+    async fn give_back_free(&self, slice: &Arc<Slice>) -> Result<bool, BillingError> {
+        // Whether it has arrived is not known of what is cut off: it is not.
+        ToItsEnd::new(self.wallets.clone().give_back(Arc::clone(slice))).await
     }
 }
 
-/// What is on its way back to the wallet. It is free again if it does not arrive, also when nobody waits for that any more.
+/// What is on its way back to the wallet. It is free again if it does not arrive.
 struct Taken<'s> {
     slice: &'s Slice,
     nanos: i64,

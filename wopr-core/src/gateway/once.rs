@@ -132,7 +132,7 @@ impl Gateway {
             self.inner.metrics.refused(Some(capability), &error);
             error
         };
-        match self.claim(&claim).await.map_err(refused)? {
+        match self.inner.in_time(self.claim(&claim)).await.map_err(refused)? {
             Claimed::Ours => {}
             Claimed::OtherRequest => return Err(refused(IdempotencyError::OtherRequest.into())),
             Claimed::InProgress => return Err(refused(IdempotencyError::InProgress.into())),

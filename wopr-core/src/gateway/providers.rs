@@ -110,6 +110,11 @@ pub(super) struct ProviderState {
 }
 
 impl ProviderState {
+    /// Of somebody whom one tenant alone asks: it is in no list, and nobody else's calls count.
+    pub(super) fn apart(name: &str) -> Self {
+        Self::new(name, name, false, Instant::now())
+    }
+
     fn new(name: &str, offered_as: &str, own: bool, began: Instant) -> Self {
         Self {
             name: name.to_owned(),

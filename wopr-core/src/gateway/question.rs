@@ -35,6 +35,20 @@ pub(super) enum Facts {
     Transcription(TranscriptionFacts),
 }
 
+/// The bound of an answer that the client set none for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MostOutput {
+    pub(super) tokens: u64,
+    /// It is set only where a wire needs one: whoever pays the provider for themselves needs no bound of ours.
+    pub(super) only_where_needed: bool,
+}
+
+impl MostOutput {
+    fn when_absent(self, dialect: Dialect) -> Option<u64> {
+        (!self.only_where_needed || dialect == Dialect::Anthropic).then_some(self.tokens)
+    }
+}
+
 impl Facts {
     pub(super) async fn read(question: &Question) -> Result<Self, GatewayError> {
         let body = &question.body;
@@ -104,22 +118,22 @@ impl Facts {
         }
     }
 
-    /// The question as a provider gets it.
+    /// The question as a provider gets it. A client that sets a bound has its own.
     pub(super) fn body_for(
         &self,
         question: &Question,
         dialect: Dialect,
         model: &str,
-        most_output: u64,
+        most_output: MostOutput,
     ) -> Result<CallBody, WireError> {
         let body = &question.body;
         Ok(match self {
             Self::Text(facts) if question.dialect == dialect => {
                 let ask_usage = dialect == Dialect::OpenAi;
-                CallBody::Json(wire::prepare(body, facts, model, ask_usage, Some(most_output)))
+                CallBody::Json(wire::prepare(body, facts, model, ask_usage, most_output.when_absent(dialect)))
             }
             Self::Text(_) => {
-                CallBody::Json(wire::translate_request(question.dialect, dialect, body, model, most_output)?)
+                CallBody::Json(wire::translate_request(question.dialect, dialect, body, model, most_output.tokens)?)
             }
             Self::Embeddings(EmbeddingFacts { places, .. })
             | Self::Speech(SpeechFacts { places, .. })

@@ -24,7 +24,7 @@ use super::model::Capability;
 use super::ports::{ModelProvider, OwnBackends, ProviderCall, ProviderError};
 use super::price::{Explanation, Price, PriceBook};
 use super::providers::{FailureKind, ProviderHealth, Providers};
-use super::question::{Facts, Question};
+use super::question::{Facts, MostOutput, Question};
 use super::record::{CallRecord, Line, Outcome, UsageSource};
 use super::repository::{self, GatewayRepository, News};
 use super::settle::{Doubt, Settler};
@@ -190,7 +190,7 @@ impl Gateway {
         let found = async {
             // Nobody waits for a database that is known to be away.
             self.inner.require_heard()?;
-            self.inner.callers.get(key).await
+            self.inner.in_time(self.inner.callers.get(key)).await
         };
         found.await.inspect_err(|error| self.inner.metrics.refused(None, error))
     }
@@ -224,11 +224,7 @@ impl Gateway {
     /// Makes a call that was let in, and charges for it.
     pub(super) async fn make(&self, caller: &Caller, question: Question, facts: Facts) -> Result<Answer, GatewayError> {
         let capability = question.capability;
-        // Whoever waits for a database that has just gone away waits no longer than it takes to be sure of that.
-        let admitted = match tokio::time::timeout(self.inner.config.outage, self.admit(caller, question, facts)).await {
-            Ok(admitted) => admitted,
-            Err(_) => Err(GatewayError::Unaccountable("the database does not answer".into())),
-        };
+        let admitted = self.inner.in_time(self.admit(caller, question, facts)).await;
         let (call, candidates) = admitted.inspect_err(|error| self.inner.metrics.refused(Some(capability), error))?;
         if call.facts().stream() {
             let (call, content_type, body) = self.answered(call, candidates).await?;
@@ -289,12 +285,13 @@ impl Gateway {
             estimate = estimate.max(candidate.quote.most(&facts.most(inner.most_output(candidate)))?);
         }
         let at = inner.clock.now();
-        // What the tenant pays elsewhere is not limited here.
-        let pending = match own_keys {
-            Some(_) => None,
-            None => Some(inner.spending.admit(at, tenant, capability, estimate).await?),
+        // What the tenant pays elsewhere is neither limited nor set aside here.
+        let set_aside = if own_keys.is_some() {
+            None
+        } else {
+            let pending = inner.spending.admit(at, tenant, capability, estimate).await?;
+            Some(SetAside { pending, credit: inner.credit.reserve(tenant, estimate).await? })
         };
-        let credit = inner.credit.reserve(tenant, estimate).await?;
         let record = CallRecord {
             id: CallId::new(at).as_uuid(),
             tenant_id: tenant.as_uuid(),
@@ -325,7 +322,7 @@ impl Gateway {
         let begun = CallRecord { attempts: 1, ..record.clone() };
         inner.journal.append(&Line::Begun(begun))?;
         let quote = Arc::clone(&first.quote);
-        Ok((InFlight::new(Arc::clone(inner), question, facts, record, SetAside { pending, credit }, quote), candidates))
+        Ok((InFlight::new(Arc::clone(inner), question, facts, record, set_aside, quote), candidates))
     }
 
     /// Asks one after the other until somebody answers. Nobody is asked twice, and nobody after a first byte.
@@ -343,7 +340,7 @@ impl Gateway {
             }
             let Ok(slot) = inner.slot(&candidate).await else { continue };
             let model = &candidate.model.provider_model;
-            let most_output = inner.most_output(&candidate);
+            let most_output = MostOutput { tokens: inner.most_output(&candidate), only_where_needed: call.is_byok() };
             let body = call.facts().body_for(call.question(), dialect, model, most_output)?;
             let asked = ProviderCall {
                 capability: call.question().capability,
@@ -523,7 +520,12 @@ impl Gateway {
         for call in &calls {
             if let Some(capability) = Capability::from_word(&call.capability) {
                 let tenant = TenantId::from_uuid(call.tenant_id);
-                inner.spending.settled(tenant, capability, call.charge_nanos).await;
+                if inner.ready.load(Ordering::Acquire) {
+                    inner.spending.settled(tenant, capability, call.charge_nanos).await;
+                } else {
+                    // A process before this one let it in: here, nothing is pending for it.
+                    inner.spending.forget(tenant).await;
+                }
             }
         }
         Ok(calls.len())
@@ -585,6 +587,7 @@ impl Gateway {
                 if renewed.elapsed() >= RENEW {
                     inner.billing.renew_leases_of(inner.journal.holder()).await?;
                     renewed = Instant::now();
+                    inner.callers.forget_old(renewed);
                     inner.rates.forget_old(renewed);
                     inner.bursts.forget_old(renewed);
                 }
@@ -685,6 +688,16 @@ impl Inner {
         self.require_heard()
     }
 
+    /// Whoever waits for a database that has just gone away waits no longer than it takes to be sure of that.
+    pub(super) async fn in_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, GatewayError>>,
+    ) -> Result<T, GatewayError> {
+        tokio::time::timeout(self.config.outage, asked)
+            .await
+            .unwrap_or_else(|_| Err(GatewayError::Unaccountable("the database does not answer in time".into())))
+    }
+
     /// The database was there not long ago.
     fn require_heard(&self) -> Result<(), GatewayError> {
         if self.heard_ago() > self.config.outage {
@@ -734,7 +747,6 @@ impl Inner {
                 serve(&offered_as, &provider, true);
             }
         }
-        names.extend(KeyedProvider::ALL.map(|provider| provider.as_str().to_owned()));
         self.providers.keep(&names);
         let book = PriceBook::new(prices);
         let catalogue = Catalogue::new(models, &providers, &book, self.config.margin_bps);

@@ -14,6 +14,7 @@ use super::error::GatewayError;
 use super::model::Capability;
 use super::ports::{ModelProvider, ProviderError};
 use super::price::Quote;
+use super::providers::ProviderState;
 use super::service::{Gateway, Inner};
 use super::tenant_keys_repository::TenantKeysRepository;
 use crate::audit::{self, AuditEntry, Origin, Resource};
@@ -29,6 +30,10 @@ const LONGEST_KEY: usize = 512;
 const LONGEST_LABEL: usize = 100;
 /// So many characters of a key tell people which it is.
 const HINT_CHARS: usize = 4;
+
+fn is_end_or_dash(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('-')
+}
 
 /// A provider that a tenant may have a key of its own for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,11 +72,13 @@ impl KeyedProvider {
             return (Some(provider), name);
         }
         let of_maker = |marks: &[&str]| marks.iter().any(|mark| model.starts_with(mark));
-        let maker = if of_maker(&["gpt-", "chatgpt-", "o1", "o3", "o4", "text-embedding-"]) {
+        let series = |names: &[&str]| names.iter().any(|name| model.strip_prefix(name).is_some_and(is_end_or_dash));
+        let openai = ["gpt-", "chatgpt-", "text-embedding-3-", "text-embedding-ada-"];
+        let maker = if of_maker(&openai) || series(&["o1", "o3", "o4"]) {
             Some(Self::OpenAi)
         } else if of_maker(&["claude-"]) {
             Some(Self::Anthropic)
-        } else if of_maker(&["gemini-"]) {
+        } else if of_maker(&["gemini-", "text-embedding-0"]) {
             Some(Self::Google)
         } else {
             None
@@ -214,7 +221,14 @@ pub enum TenantKeyError {
 #[derive(Default)]
 pub(super) struct OwnKeys {
     uses: Vec<KeyedUse>,
-    providers: HashMap<KeyedProvider, Arc<dyn ModelProvider>>,
+    providers: HashMap<KeyedProvider, Keyed>,
+}
+
+/// A provider with the tenant's key. How that is doing is nobody else's concern: neither is it asked less because our account
+/// fails, nor is our account asked less because of it.
+struct Keyed {
+    provider: Arc<dyn ModelProvider>,
+    state: Arc<ProviderState>,
 }
 
 impl std::fmt::Debug for OwnKeys {
@@ -239,18 +253,18 @@ impl OwnKeys {
         let (maker, name) = KeyedProvider::of_model(model);
         let has = |provider: KeyedProvider| {
             let found = self.providers.get(&provider)?;
-            (!found.dialects(capability).is_empty()).then_some((provider, found))
+            (!found.provider.dialects(capability).is_empty()).then_some((provider, found))
         };
         let found = match maker {
             Some(maker) => has(maker),
             None => KeyedProvider::ALL.into_iter().find_map(has),
         };
-        let (named, provider) = found.ok_or_else(|| TenantKeyError::Missing {
+        let (named, Keyed { provider, state }) = found.ok_or_else(|| TenantKeyError::Missing {
             whose: maker.map_or_else(|| format!("for {capability}"), |maker| format!("for {maker}")),
         })?;
         Ok(Candidate {
             provider: Arc::clone(provider),
-            state: inner.providers.state(named.as_str(), named.as_str(), false),
+            state: Arc::clone(state),
             lane: inner.metrics.lane(named.as_str()),
             model: Arc::new(Model {
                 id: model.to_owned(),
@@ -294,7 +308,10 @@ pub(super) async fn own_keys(
     for (provider, sealed) in repository.list_sealed(tenant).await? {
         let opened = keyed.vault.open(place(&owner, provider), &sealed);
         match opened.map(|key| keyed.providers.with_key(provider, &key)) {
-            Ok(Ok(asked)) => drop(own.providers.insert(provider, asked)),
+            Ok(Ok(asked)) => {
+                let state = Arc::new(ProviderState::apart(provider.as_str()));
+                own.providers.insert(provider, Keyed { provider: asked, state });
+            }
             Ok(Err(error)) => {
                 tracing::warn!(tenant.id = %tenant, "a tenant's key for {provider} cannot be sent: {error}");
             }
@@ -501,6 +518,10 @@ mod tests {
             ("openai/gpt-4o", Some(KeyedProvider::OpenAi), "gpt-4o"),
             ("gpt-4o", Some(KeyedProvider::OpenAi), "gpt-4o"),
             ("text-embedding-3-small", Some(KeyedProvider::OpenAi), "text-embedding-3-small"),
+            ("o3-mini", Some(KeyedProvider::OpenAi), "o3-mini"),
+            ("o1", Some(KeyedProvider::OpenAi), "o1"),
+            ("text-embedding-004", Some(KeyedProvider::Google), "text-embedding-004"),
+            ("o1zone", None, "o1zone"),
             ("anthropic/claude-x", Some(KeyedProvider::Anthropic), "claude-x"),
             ("claude-x", Some(KeyedProvider::Anthropic), "claude-x"),
             ("google/gemini-2.0", Some(KeyedProvider::Google), "gemini-2.0"),

@@ -517,6 +517,13 @@ async fn tenants_keys_are_shown_where_their_providers_look_for_them_and_nobody_e
             assert_eq!(keyed.check(provider, &key).await, Err(ProviderError::Account(status)));
             double.only();
         }
+        double.will([Deed::Answer(
+            400,
+            &[],
+            Bytes::from_static(b"[{\"error\":{\"message\":\"API key not valid.\"}}]"),
+        )]);
+        assert_eq!(keyed.check(provider, &key).await, Err(ProviderError::Account(401)));
+        double.only();
         // Each key goes with its own calls, also where they are asked at once.
         let calls = ["one", "two"].map(|key| {
             let asked = keyed.with_key(provider, &key.into()).unwrap();

@@ -79,6 +79,13 @@ async fn publish(ui: &Ui, paths: &Paths, engine: &Docker, prefix: &str, only: &[
     let sources = Sources { ui, paths, engine, registry: &registry };
     let mut all = registry.published.clone();
     let wanted = |recipe: &BaseRecipe| only.is_empty() || only.iter().any(|name| name == recipe.name);
+    if let Some(none) = only.iter().find(|name| !bases().any(|recipe| recipe.name == **name)) {
+        let known: Vec<&str> = bases().map(|recipe| recipe.name).collect();
+        return Err(Failure::new(Exit::Failed, format!("nothing of {none} is made of packages alone"))
+            .fix(format!("these have a base: {}", known.join(", ")))
+            .into());
+    }
+    let file = paths.workspace()?.join(published::FILE);
     for recipe in bases().filter(wanted) {
         let base = sources.unpacked(recipe).await?;
         let task = ui.start(format!("publishing what {} needs", recipe.name));
@@ -86,9 +93,8 @@ async fn publish(ui: &Ui, paths: &Paths, engine: &Docker, prefix: &str, only: &[
         let published =
             task.ends(published, |published| published.reference(&recipe).unwrap_or_default().to_owned())?;
         all = all.and(published);
+        std::fs::write(&file, all.text()?).with_context(|| format!("{} cannot be written", file.display()))?;
     }
-    let file = paths.workspace()?.join(published::FILE);
-    std::fs::write(&file, all.text()?).with_context(|| format!("{} cannot be written", file.display()))?;
     ui.note(format!("{} names them by digest; from the next build on, they are taken from there", published::FILE));
     Ok(())
 }

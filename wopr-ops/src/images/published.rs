@@ -17,11 +17,11 @@ use bollard::{
         BuildImageOptionsBuilder, CreateImageOptionsBuilder, PushImageOptionsBuilder, RemoveImageOptionsBuilder,
     },
 };
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Base, PACKAGES_LABEL,
+    Base, IMAGE_LABEL, PACKAGES_LABEL,
     layer::{Layer, context},
     recipes::BaseRecipe,
 };
@@ -30,6 +30,10 @@ use super::{
 pub(crate) const FILE: &str = "local/images/published.toml";
 /// How long a registry may say nothing while something is asked of it.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Value of [`IMAGE_LABEL`] on bases: no image that runs is called so.
+const BASE: &str = "wopr-base";
+/// How long a base may take to come.
+const PULL: Duration = Duration::from_mins(5);
 /// What a published base is: one layer, nothing that runs.
 const DOCKERFILE: &str = "FROM scratch\nADD rootfs.tar /\n";
 
@@ -89,40 +93,45 @@ impl Published {
 
 /// Who we are at a registry that does not let everybody in.
 pub(crate) struct Login {
+    server: String,
     user: String,
     password: String,
 }
 
 impl Login {
+    /// Variable: the registry, such as `ghcr.io`. No other is shown the password.
+    const SERVER: &str = "WOPR_REGISTRY";
     /// Variable: the user.
     const USER: &str = "WOPR_REGISTRY_USER";
     /// Variable: the password or token.
     const PASSWORD: &str = "WOPR_REGISTRY_PASSWORD";
 
-    pub(crate) fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { user: user.into(), password: password.into() }
+    pub(crate) fn new(server: &str, user: &str, password: &str) -> Self {
+        Self { server: server.to_owned(), user: user.to_owned(), password: password.to_owned() }
     }
 
     /// What the environment says.
     ///
     /// # Errors
-    /// If it says half of it.
+    /// If it says a part of it.
     pub(crate) fn from_environment() -> anyhow::Result<Option<Self>> {
         let of = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        match (of(Self::USER), of(Self::PASSWORD)) {
-            (Some(user), Some(password)) => Ok(Some(Self::new(user, password))),
-            (None, None) => Ok(None),
-            _ => anyhow::bail!("one of {} and {} is set without the other", Self::USER, Self::PASSWORD),
+        match (of(Self::SERVER), of(Self::USER), of(Self::PASSWORD)) {
+            (Some(server), Some(user), Some(password)) => Ok(Some(Self::new(&server, &user, &password))),
+            (None, None, None) => Ok(None),
+            _ => anyhow::bail!("{}, {} and {} belong together", Self::SERVER, Self::USER, Self::PASSWORD),
         }
     }
 
-    fn for_server_of(&self, reference: &str) -> DockerCredentials {
-        DockerCredentials {
+    /// For that registry, if it is the one.
+    fn at(&self, reference: &str) -> Option<DockerCredentials> {
+        let is_ours = reference.split_once('/').is_some_and(|(server, _)| server == self.server);
+        is_ours.then(|| DockerCredentials {
             username: Some(self.user.clone()),
             password: Some(self.password.clone()),
-            serveraddress: reference.split_once('/').map(|(server, _)| server.to_owned()),
+            serveraddress: Some(self.server.clone()),
             ..Default::default()
-        }
+        })
     }
 }
 
@@ -134,19 +143,25 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// The one that this program knows.
+    ///
+    /// # Errors
+    /// If something is published, and the environment says a part of a login.
     pub(crate) fn shipped() -> anyhow::Result<Self> {
-        Ok(Self { published: Published::shipped()?, login: Login::from_environment()? })
+        let published = Published::shipped()?;
+        let login = if published.bases.is_empty() { None } else { Login::from_environment()? };
+        Ok(Self { published, login })
     }
 
     /// Fetches a base by its digest.
     pub(crate) async fn pull(&self, engine: &Docker, reference: &str) -> anyhow::Result<Base> {
         let engine = &for_registries(engine);
         let options = CreateImageOptionsBuilder::default().from_image(reference).build();
-        let login = self.login.as_ref().map(|login| login.for_server_of(reference));
-        drain(engine.create_image(Some(options), None, login), |news| {
+        let login = self.login.as_ref().and_then(|login| login.at(reference));
+        let pulled = drain(engine.create_image(Some(options), None, login), |news| {
             news.error_detail.and_then(|error| error.message)
-        })
-        .await?;
+        });
+        let in_time = tokio::time::timeout(PULL, pulled).await;
+        in_time.with_context(|| format!("it was not there after {} s", PULL.as_secs()))??;
         let base = read(engine, reference).await;
         let options = RemoveImageOptionsBuilder::default().force(true).build();
         let removed = engine.remove_image(reference, Some(options), None).await;
@@ -167,12 +182,18 @@ pub(crate) async fn publish(
     let (repository, tag) = (format!("{prefix}/wopr-base-{}", recipe.name), recipe.fingerprint());
     let reference = format!("{repository}:{tag}");
     let packages = base.packages.join(" ");
-    let labels = HashMap::from([(PACKAGES_LABEL, packages.as_str())]);
+    // With the label of ours, `down --volumes` finds it, should this end before it is removed.
+    let labels = HashMap::from([(PACKAGES_LABEL, packages.as_str()), (IMAGE_LABEL, BASE)]);
     let options = BuildImageOptionsBuilder::default().t(&reference).labels(&labels).rm(true).forcerm(true).build();
     let body = body_full(context(DOCKERFILE, &base.layer.finish()?)?.into());
-    drain(engine.build_image(options, None, Some(body)), |news| news.error_detail.and_then(|error| error.message))
-        .await
-        .with_context(|| format!("{reference} could not be built"))?;
+    // This machine's engine, which is silent while it writes a large layer.
+    let built = engine.build_image(options, None, Some(body)).try_for_each(async |news| {
+        match news.error_detail.and_then(|error| error.message) {
+            Some(error) => Err(bollard::errors::Error::DockerStreamError { error }),
+            None => Ok(()),
+        }
+    });
+    built.await.with_context(|| format!("{reference} could not be built"))?;
     let pushed = push(engine, &repository, &tag, login).await;
     let options = RemoveImageOptionsBuilder::default().force(true).build();
     let removed = engine.remove_image(&reference, Some(options), None).await;
@@ -197,7 +218,7 @@ fn for_registries(engine: &Docker) -> Docker {
 async fn push(engine: &Docker, repository: &str, tag: &str, login: Option<&Login>) -> anyhow::Result<String> {
     let engine = &for_registries(engine);
     let options = PushImageOptionsBuilder::default().tag(tag).build();
-    let login = login.map(|login| login.for_server_of(repository));
+    let login = login.and_then(|login| login.at(repository));
     drain(engine.push_image(repository, Some(options), login), |news| {
         news.error_detail.and_then(|error| error.message)
     })
@@ -306,6 +327,15 @@ mod tests {
         let mut other = recipe();
         other.packages = "bash";
         assert_ne!(other.fingerprint(), recipe().fingerprint());
+    }
+
+    #[test]
+    fn a_login_is_shown_to_its_own_registry_alone() {
+        let login = Login::new("registry.example", "user", "password");
+        assert!(login.at("registry.example/a/b").is_some());
+        for other in ["registry.example.org/a/b", "other.example/registry.example/a", "registry.example"] {
+            assert!(login.at(other).is_none(), "{other}");
+        }
     }
 
     #[test]

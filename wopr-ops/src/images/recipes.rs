@@ -48,6 +48,12 @@ impl Suite {
     }
 }
 
+/// The release of this machine, as far as it says: programs that are compiled here need libraries of the same.
+fn host_release() -> String {
+    let said = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    said.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or_default().to_owned()
+}
+
 /// What of an image is made of Debian packages alone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BaseRecipe {
@@ -62,8 +68,8 @@ pub(crate) struct BaseRecipe {
 impl BaseRecipe {
     /// Another one when other packages are asked for, or those of another processor.
     pub(crate) fn fingerprint(&self) -> String {
-        let suite = self.suite.name().unwrap_or_default();
-        fingerprint([LAYOUT, std::env::consts::ARCH, suite, self.packages].map(str::as_bytes))
+        let suite = self.suite.name().map_or_else(host_release, str::to_owned);
+        fingerprint([LAYOUT, std::env::consts::ARCH, &suite, self.packages].map(str::as_bytes))
     }
 }
 

@@ -257,6 +257,12 @@ impl Exchange {
         match status.as_u16() {
             429 => ProviderError::Busy { retry_after: retry_after(headers) },
             account @ (401..=403) => ProviderError::Account(account),
+            // Google calls a key that it does not know a bad request.
+            400 if memchr::memmem::find(body, b"API_KEY_INVALID").is_some()
+                || memchr::memmem::find(body, b"API key not valid").is_some() =>
+            {
+                ProviderError::Account(401)
+            }
             failed @ 500.. => ProviderError::Failed(failed),
             status @ 400.. => ProviderError::Refused { status, message: self.message(body) },
             other => ProviderError::Broken(format!("it has status {other}")),

@@ -61,7 +61,7 @@ async fn rehearsed(ui: &Ui, paths: &Paths, engine: &Docker) -> anyhow::Result<()
     let password = hex::encode(rand::random::<[u8; 16]>());
     let task = ui.start("starting a registry");
     let server = task.ends(start(engine, &image.reference, &password).await, Clone::clone)?;
-    let login = || Some(Login::new(USER, password.clone()));
+    let login = || Some(Login::new(&server, USER, &password));
 
     let recipe = CADDY.base();
     let base = sources.unpacked(recipe).await?;
@@ -81,7 +81,7 @@ async fn rehearsed(ui: &Ui, paths: &Paths, engine: &Docker) -> anyhow::Result<()
         anyhow::bail!("what came from the registry is not what was published: {path} is {came:?} and was {was:?}");
     }
 
-    let stranger = Registry { published, login: Some(Login::new(USER, "another")) };
+    let stranger = Registry { published, login: Some(Login::new(&server, USER, "another")) };
     refuses("lets nobody in", from(&stranger).base(&recipe).await?.1)?;
     tamper(engine).await?;
     refuses("has other bytes", from(&known).base(&recipe).await?.1)?;
