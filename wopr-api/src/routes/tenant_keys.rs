@@ -207,8 +207,7 @@ impl Setting {
     }
 }
 
-async fn setting(state: &AppState, tenant: TenantId, keyed: KeyedUse) -> Result<Setting, ApiError> {
-    let own = state.gateway.keyed_uses(tenant).await?.contains(&keyed);
+async fn setting(state: &AppState, tenant: TenantId, keyed: KeyedUse, own: bool) -> Result<Setting, ApiError> {
     let key = state.gateway.key_for(tenant, keyed).await?;
     Ok(Setting {
         capability: keyed.as_str(),
@@ -223,8 +222,9 @@ async fn setting(state: &AppState, tenant: TenantId, keyed: KeyedUse) -> Result<
 async fn list_settings(cx: Context, _input: NoInput) -> Result<Vec<Setting>, ApiError> {
     let tenant = cx.tenant(None)?;
     let mut settings: Vec<Setting> = HOSTED_ONLY.map(Setting::hosted_only).into();
+    let uses = cx.state.gateway.keyed_uses(tenant).await?;
     for keyed in KeyedUse::ALL {
-        settings.push(setting(&cx.state, tenant, keyed).await?);
+        settings.push(setting(&cx.state, tenant, keyed, uses.contains(&keyed)).await?);
     }
     Ok(settings)
 }
@@ -256,8 +256,9 @@ async fn update_settings(cx: Context, input: SettingInput) -> Result<Setting, Ap
     if let Some(key) = &input.key {
         cx.state.gateway.keep_tenant_key(&cx.origin, tenant, KeyedProvider::OpenAi, key, "").await?;
     }
-    cx.state.gateway.set_keyed_uses(&cx.origin, tenant, &[(keyed, input.mode == Mode::Byok)]).await?;
-    setting(&cx.state, tenant, keyed).await
+    let own = input.mode == Mode::Byok;
+    cx.state.gateway.set_keyed_uses(&cx.origin, tenant, &[(keyed, own)]).await?;
+    setting(&cx.state, tenant, keyed, own).await
 }
 
 #[derive(Debug, Serialize, Deserialize)]

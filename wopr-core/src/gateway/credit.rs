@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Notify};
 
 use super::repository;
-use super::service::ToItsEnd;
+use super::to_its_end::ToItsEnd;
 use crate::billing::{Billing, BillingError};
 use crate::db::{Db, DbError};
 use crate::ids::{LeaseHolder, TenantId};

@@ -35,6 +35,7 @@ mod settle;
 mod spending;
 mod tenant_keys;
 mod tenant_keys_repository;
+mod to_its_end;
 mod usage;
 mod usage_repository;
 pub mod wire;

@@ -13,7 +13,8 @@ use super::callers::Caller;
 use super::error::GatewayError;
 use super::model::Capability;
 use super::question::{Facts, Question};
-use super::service::{Gateway, ToItsEnd};
+use super::service::Gateway;
+use super::to_its_end::ToItsEnd;
 use crate::ids::CallId;
 
 /// How long an answer is kept.
@@ -132,7 +133,7 @@ impl Gateway {
             self.inner.metrics.refused(Some(capability), &error);
             error
         };
-        match self.inner.in_time(self.claim(&claim)).await.map_err(refused)? {
+        match self.claim(&claim).await.map_err(refused)? {
             Claimed::Ours => {}
             Claimed::OtherRequest => return Err(refused(IdempotencyError::OtherRequest.into())),
             Claimed::InProgress => return Err(refused(IdempotencyError::InProgress.into())),

@@ -167,7 +167,7 @@ impl<'c> GatewayRepository<'c> {
                      explanation,
                      cost_nanos, charge_nanos, reserved_nanos, started_at, first_byte_ms, ended_at)
                  SELECT id, tenant_id, bot_id, key_id, capability, model_asked, model_served, provider,
-                     machine, coalesce(byok, false), attempts, streamed, outcome, input_units, cached_units, output_units,
+                     machine, byok, attempts, streamed, outcome, input_units, cached_units, output_units,
                      usage_source, explanation,
                      cost_nanos, charge_nanos, reserved_nanos, started_at, first_byte_ms, ended_at
                  FROM jsonb_to_recordset($1::jsonb) AS call (id uuid, tenant_id uuid, bot_id uuid, key_id uuid, capability text,

@@ -1,15 +1,12 @@
 //! The handle: calls, and the work that goes on beside them.
 
 use std::collections::{HashMap, HashSet};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::call::{self, Answer, InFlight, SetAside};
@@ -30,6 +27,7 @@ use super::repository::{self, GatewayRepository, News};
 use super::settle::{Doubt, Settler};
 use super::spending::{Spending, month_of};
 use super::tenant_keys::{KeyedParts, KeyedProvider};
+use super::to_its_end::ToItsEnd;
 use crate::audit::{self, AuditEntry, Origin, Resource};
 use crate::auth::Auth;
 use crate::billing::Billing;
@@ -752,39 +750,6 @@ impl Inner {
         let catalogue = Catalogue::new(models, &providers, &book, self.config.margin_bps);
         *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalogue);
         Ok(())
-    }
-}
-
-/// Work that is done in the place of whoever waits for it, and goes on by itself if they leave.
-pub(super) struct ToItsEnd<T: Send + 'static> {
-    work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-}
-
-impl<T: Send + 'static> ToItsEnd<T> {
-    pub(super) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
-        Self { work: Some(Box::pin(work)) }
-    }
-}
-
-impl<T: Send + 'static> Future for ToItsEnd<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let Some(work) = self.work.as_mut() else { return Poll::Pending };
-        let polled = work.as_mut().poll(context);
-        if polled.is_ready() {
-            self.work = None;
-        }
-        polled
-    }
-}
-
-impl<T: Send + 'static> Drop for ToItsEnd<T> {
-    fn drop(&mut self) {
-        // Without a runtime the process is ending, and so does the work: what is known of it is charged.
-        if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
-            runtime.spawn(work);
-        }
     }
 }
 

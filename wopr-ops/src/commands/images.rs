@@ -131,17 +131,13 @@ pub(crate) async fn ensure(
 ) -> anyhow::Result<References> {
     prerequisites(ui).await?;
     let shelf = &Shelf::of(engine).await?;
-    let from_packages = &Sources { ui, paths, engine, registry: &Registry::shipped()? };
+    let bases_from = &Sources { ui, paths, engine, registry: &Registry::shipped()? };
     let programs: Vec<(&'static str, Program)> = PROGRAMS.into_iter().filter(|(name, _)| wanted(name)).collect();
     let assemblies: Vec<&'static Assembly> = ASSEMBLIES.into_iter().filter(|recipe| wanted(recipe.name)).collect();
     let database = async {
-        if wanted("postgres") {
-            Ok(Some(("postgres", postgres(shelf, from_packages).await?)))
-        } else {
-            anyhow::Ok(None)
-        }
+        if wanted("postgres") { Ok(Some(("postgres", postgres(shelf, bases_from).await?))) } else { anyhow::Ok(None) }
     };
-    let bases = try_join_all(assemblies.iter().map(|recipe| base(shelf, from_packages, recipe)));
+    let bases = try_join_all(assemblies.iter().map(|recipe| base(shelf, bases_from, recipe)));
     let compiled = async {
         let list = sources(&programs, &assemblies);
         match from {
@@ -152,7 +148,7 @@ pub(crate) async fn ensure(
     };
     let (database, bases, compiled) = tokio::try_join!(database, bases, compiled)?;
     let assemble = assemblies.into_iter().zip(bases).map(async |(recipe, base): (_, Option<Base>)| {
-        anyhow::Ok((recipe.name, assembled(shelf, from_packages, recipe, base, &compiled).await?))
+        anyhow::Ok((recipe.name, assembled(shelf, bases_from, recipe, base, &compiled).await?))
     });
     let assembled = try_join_all(assemble).await?;
     let mut images: References = database.into_iter().chain(assembled).collect();

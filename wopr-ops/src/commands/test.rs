@@ -191,8 +191,7 @@ fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     all
 }
 
-/// Runs cargo with its output passed through.
-/// Runs cargo in the checkout.
+/// Runs cargo in the checkout, with its output passed through.
 pub(crate) async fn cargo_step(ui: &Ui, paths: &Paths, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<()> {
     let status = cargo()
         .args(arguments)

@@ -81,6 +81,7 @@ async fn rehearsed(ui: &Ui, paths: &Paths, engine: &Docker) -> anyhow::Result<()
         anyhow::bail!("what came from the registry is not what was published: {path} is {came:?} and was {was:?}");
     }
 
+    ui.note("from here on it cannot be had: the password is wrong, a bit of it is another, the registry is away");
     let stranger = Registry { published, login: Some(Login::new(&server, USER, "another")) };
     refuses("lets nobody in", from(&stranger).base(&recipe).await?.1)?;
     tamper(engine).await?;
