@@ -331,7 +331,8 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum FaultKind {
     /// Takes it off the network between the machines
     Cut,
@@ -345,6 +346,20 @@ pub(crate) enum FaultKind {
     Fill,
     /// Undoes all of these
     Mend,
+}
+
+impl FaultKind {
+    /// As it is said on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cut => "cut",
+            Self::Kill => "kill",
+            Self::Freeze => "freeze",
+            Self::Slow => "slow",
+            Self::Fill => "fill",
+            Self::Mend => "mend",
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -552,6 +567,8 @@ pub(crate) enum RunbookCommand {
     /// Compares runbook.toml with itself and with what the programs do; needs nothing that runs
     Lint(LintArgs),
     /// Makes every check on the two machines that run; exit code 9 if one fails
+    Check(CheckArgs),
+    /// Brings each hazard about on the two machines, on purpose: its check has to notice, and be content once it is mended
     Verify(VerifyArgs),
     /// Writes the runbook as Markdown
     Render,
@@ -565,10 +582,22 @@ pub(crate) struct LintArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// As JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// As JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
+    /// Only these, such as R4; without any, all that can happen here
+    #[arg(value_name = "HAZARD")]
+    pub(crate) hazards: Vec<String>,
     #[command(flatten)]
     pub(crate) ports: Ports,
 }
@@ -637,16 +666,17 @@ mod tests {
     const WITHOUT_JSON: [(&str, &str); 3] = [
         ("exec", "what it writes is another program's"),
         ("completions", "it writes a program for a shell"),
-        ("runbook render", "it writes a page; `runbook verify` answers with what is on it"),
+        ("runbook render", "it writes a page; `runbook check` answers with what is on it"),
     ];
     /// Commands that answer in a shape of their own, and its schema.
-    const OWN_SHAPES: [(&str, &str); 7] = [
+    const OWN_SHAPES: [(&str, &str); 8] = [
         ("images", "images"),
         ("status", "status"),
         ("logs", "logs"),
         ("bench up", "bench-up"),
         ("doctor", "doctor"),
         ("runbook lint", "runbook-lint"),
+        ("runbook check", "runbook-check"),
         ("runbook verify", "runbook-verify"),
     ];
 

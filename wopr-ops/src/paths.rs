@@ -28,6 +28,18 @@ impl Paths {
         Ok(Self { checkout: checkout()?, data })
     }
 
+    /// Another checkout, with the same data.
+    #[must_use]
+    pub(crate) fn with_checkout(&self, checkout: PathBuf) -> Self {
+        Self { checkout: Some(checkout), ..self.clone() }
+    }
+
+    /// The same checkout, with other data.
+    #[must_use]
+    pub(crate) fn with_data(&self, data: PathBuf) -> Self {
+        Self { data, ..self.clone() }
+    }
+
     /// The checkout, which whatever compiles or checks something needs.
     ///
     /// # Errors

@@ -72,6 +72,11 @@ pub(crate) fn inventory() -> impl Iterator<Item = (&'static str, usize)> {
     INVENTORY.iter().map(|(name, shape)| (*name, shape.prefix.len() + 2 * shape.bytes))
 }
 
+/// What each secret that is made may look like: its prefix and its name.
+pub(crate) fn samples() -> BTreeMap<&'static str, String> {
+    INVENTORY.iter().map(|(name, shape)| (*name, format!("{}{name}", shape.prefix))).collect()
+}
+
 /// The secrets of one stack. `Debug` shows names only.
 pub(crate) struct Secrets {
     values: BTreeMap<&'static str, String>,

@@ -28,6 +28,8 @@ pub(crate) struct Ui {
     spinners: Option<MultiProgress>,
     /// Lines go to standard error, because standard output is for a program that reads JSON.
     beside_json: bool,
+    /// Nothing is shown but errors.
+    silent: bool,
     /// Present if what is shown is kept for an account of it.
     kept: Option<Arc<Mutex<Vec<Fact>>>>,
 }
@@ -41,8 +43,15 @@ impl Ui {
             colour: terminal && !no_colour,
             spinners: terminal.then(MultiProgress::new),
             beside_json: false,
+            silent: false,
             kept: None,
         }
+    }
+
+    /// A screen for work that is told about by whoever has it done: only errors are shown.
+    #[must_use]
+    pub(crate) fn silent(&self) -> Self {
+        Self { silent: true, spinners: None, kept: None, ..self.clone() }
     }
 
     /// This screen; if JSON is asked for, on standard error.
@@ -98,6 +107,9 @@ impl Ui {
     }
 
     fn write(&self, text: impl Display) {
+        if self.silent {
+            return;
+        }
         let write = || {
             // A closed pipe (`wopr status | head -1`) is no reason to fail.
             let _closed = if self.beside_json {

@@ -43,16 +43,21 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &FaultArgs) -> anyhow::Res
             .fix("`cargo wopr up` makes both")
             .into());
     }
-    let done = match args.kind {
-        FaultKind::Cut => cut(&engine, machine).await?,
-        FaultKind::Kill => kill(&engine, machine).await?,
-        FaultKind::Freeze => freeze(&engine, machine).await?,
-        FaultKind::Slow => slow(&engine, machine, SLOW_NANO_CPUS).await?,
-        FaultKind::Fill => fill(paths, &engine, machine).await?,
-        FaultKind::Mend => mend(paths, &engine, machine).await?,
-    };
+    let done = inflict(paths, &engine, args.kind, machine).await?;
     ui.note(format!("{machine}: {done}"));
     Ok(())
+}
+
+/// Does it to a machine; answers with what was done.
+pub(crate) async fn inflict(paths: &Paths, engine: &Docker, kind: FaultKind, machine: &str) -> anyhow::Result<String> {
+    match kind {
+        FaultKind::Cut => cut(engine, machine).await,
+        FaultKind::Kill => kill(engine, machine).await,
+        FaultKind::Freeze => freeze(engine, machine).await,
+        FaultKind::Slow => slow(engine, machine, SLOW_NANO_CPUS).await,
+        FaultKind::Fill => fill(paths, engine, machine).await,
+        FaultKind::Mend => mend(paths, engine, machine).await,
+    }
 }
 
 /// Takes the machine off the bridge: whoever calls it waits until his own patience ends.

@@ -5,11 +5,17 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::{
-    cli::{RunbookCommand, VerifyArgs},
+    cli::{CheckArgs, RunbookCommand, VerifyArgs},
     engine,
     failure::{Exit, Failure},
     paths::Paths,
-    runbook::{self, Runbook, Severity, lint, render::markdown, report::Report, verify::World},
+    plan::platform::Ports,
+    runbook::{
+        self, Runbook, Severity, lint,
+        render::markdown,
+        report::{NotChecked, Outcome, Proof, Report},
+        world::World,
+    },
     ui::Ui,
 };
 
@@ -30,6 +36,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, command: &RunbookCommand) -> any
             ui.line(markdown(&read()?).trim_end());
             Ok(ExitCode::SUCCESS)
         }
+        RunbookCommand::Check(args) => check(ui, paths, args).await,
         RunbookCommand::Verify(args) => verify(ui, paths, args).await,
     }
 }
@@ -58,10 +65,10 @@ fn read() -> anyhow::Result<Runbook> {
     if problems.is_empty() { Ok(runbook) } else { Err(wrong(problems.join("\n  because: ")).into()) }
 }
 
-async fn verify(ui: &Ui, paths: &Paths, args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+async fn check(ui: &Ui, paths: &Paths, args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let runbook = read()?;
     let world = World { paths, engine: engine::require().await?, http: super::http_client()?, ports: args.ports };
-    let report = world.verify(&runbook).await;
+    let report = world.every_check(&runbook).await;
     if args.json {
         ui.json(&report)?;
     } else {
@@ -73,20 +80,64 @@ async fn verify(ui: &Ui, paths: &Paths, args: &VerifyArgs) -> anyhow::Result<Exi
 fn show(ui: &Ui, report: &Report) {
     ui.heading("Checks");
     for check in &report.checks {
-        let guards = if check.gotchas.is_empty() { String::new() } else { format!(" ({})", check.gotchas.join(", ")) };
-        let took = std::time::Duration::from_millis(check.took_ms);
-        match (check.passed, check.severity) {
-            (true, _) => ui.done(format!("{}{guards}: {}", check.id, check.detail), took),
-            (false, Severity::Critical) => ui.failed(format!("{}{guards}: {}", check.id, check.detail), took),
-            (false, Severity::Warning) => ui.warn(format!("{}{guards}: {}", check.id, check.detail)),
-        }
+        show_outcome(ui, check);
     }
-    ui.heading("Not checked here");
-    for it in &report.not_checked {
-        ui.note(format!("{} {} — {}", it.id, it.hazard, it.reason));
-    }
+    show_left_out(ui, "Not checked here", &report.not_checked);
     let red: Vec<&str> = report.checks.iter().filter(|check| !check.passed).map(|check| check.id.as_str()).collect();
     ui.heading(if red.is_empty() { "all green".to_owned() } else { format!("red: {}", red.join(", ")) });
+}
+
+fn show_outcome(ui: &Ui, check: &Outcome) {
+    let guards = if check.gotchas.is_empty() { String::new() } else { format!(" ({})", check.gotchas.join(", ")) };
+    let took = std::time::Duration::from_millis(check.took_ms);
+    match (check.passed, check.severity) {
+        (true, _) => ui.done(format!("{}{guards}: {}", check.id, check.detail), took),
+        (false, Severity::Critical) => ui.failed(format!("{}{guards}: {}", check.id, check.detail), took),
+        (false, Severity::Warning) => ui.warn(format!("{}{guards}: {}", check.id, check.detail)),
+    }
+}
+
+fn show_left_out(ui: &Ui, heading: &str, left_out: &[NotChecked]) {
+    if left_out.is_empty() {
+        return;
+    }
+    ui.heading(heading);
+    for it in left_out {
+        ui.note(format!("{} {} — {}", it.id, it.hazard, it.reason));
+    }
+}
+
+async fn verify(ui: &Ui, paths: &Paths, args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    super::up::require_root()?;
+    let _lock = super::lock(paths)?;
+    let proof = demonstrate(&ui.beside_json(args.json), paths, args.ports, &args.hazards).await?;
+    if args.json {
+        ui.json(&proof)?;
+    }
+    Ok(if proof.proven { ExitCode::SUCCESS } else { Exit::Check.into() })
+}
+
+/// Brings hazards about on the two machines that are up, and shows what came of each.
+///
+/// # Errors
+/// If that cannot be begun; what a check did not notice is in the answer.
+pub(crate) async fn demonstrate(ui: &Ui, paths: &Paths, ports: Ports, named: &[String]) -> anyhow::Result<Proof> {
+    let runbook = read()?;
+    let world = World { paths, engine: engine::require().await?, http: super::http_client()?, ports };
+    ui.heading("Hazards, brought about and mended");
+    let proof = world.demonstrate(ui, &runbook, named).await?;
+    show_left_out(ui, "Not brought about here", &proof.not_shown);
+    for check in &proof.red_at_the_end {
+        show_outcome(ui, check);
+    }
+    let unproven: Vec<&str> =
+        proof.shown.iter().filter(|shown| shown.problem.is_some()).map(|shown| shown.id.as_str()).collect();
+    ui.heading(match (proof.proven, unproven.is_empty()) {
+        (true, _) => format!("{} hazards were noticed and mended; all green", proof.shown.len()),
+        (false, true) => "the checks above are red at the end; `cargo wopr start` mends what it can".to_owned(),
+        (false, false) => format!("not shown: {}; `cargo wopr start` mends what it can", unproven.join(", ")),
+    });
+    Ok(proof)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use bollard::{
     query_parameters::LogsOptionsBuilder,
 };
 use futures_util::StreamExt;
+use reqwest::StatusCode;
 
 use super::observe::container;
 use crate::{
@@ -53,6 +54,37 @@ pub(crate) async fn wait(
         }
         if since.elapsed() > limit {
             let why = format!("{} after {} s", condition(&service.ready), limit.as_secs());
+            return Err(not_ready(engine, service, &why).await);
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// Waits until the service answers, whatever it says, or has ended: before that, it tells nothing about what it was made from.
+pub(crate) async fn settled(
+    engine: &Docker,
+    http: &reqwest::Client,
+    stack: &Stack,
+    service: &Service,
+) -> anyhow::Result<()> {
+    let since = Instant::now();
+    loop {
+        let state = container(engine, service.name).await?.map(|container| container.state);
+        let answers = match (&service.ready, state) {
+            (_, None) => return Err(not_ready(engine, service, "its container has gone").await),
+            // One that ends again and again is seen between two lives.
+            (_, Some(State::Exited(_) | State::Other)) => true,
+            (Ready::Probe(command), _) => probe(engine, service.name, command).await?,
+            (Ready::Http(pages), _) => status(http, stack, service, pages.first()).await.is_some(),
+            (Ready::Engine(socket), _) => crate::engine::at(socket).await.is_ok(),
+            (Ready::Started, state) => state == Some(State::Running),
+            (Ready::Finished, _) => false,
+        };
+        if answers {
+            return Ok(());
+        }
+        if since.elapsed() > LIMIT {
+            let why = format!("it neither answered nor ended within {} s", LIMIT.as_secs());
             return Err(not_ready(engine, service, &why).await);
         }
         tokio::time::sleep(PACE).await;
@@ -136,12 +168,23 @@ async fn execute(engine: &Docker, name: &str, command: &[&str]) -> anyhow::Resul
 
 /// Whether every page answers 200 on the port its container port is published as.
 async fn answer(http: &reqwest::Client, stack: &Stack, service: &Service, pages: &[(u16, &str)]) -> bool {
-    for (inside, path) in pages {
-        let Some((port, _)) = service.ports.iter().find(|(_, published)| published == inside) else { return false };
-        let request = http.get(format!("http://{}:{port}{path}", stack.host)).timeout(Duration::from_secs(2));
-        if !request.send().await.is_ok_and(|response| response.status() == reqwest::StatusCode::OK) {
+    for page in pages {
+        if status(http, stack, service, Some(page)).await != Some(StatusCode::OK) {
             return false;
         }
     }
     true
+}
+
+/// What a page answers on the port its container port is published as; `None` if it does not.
+async fn status(
+    http: &reqwest::Client,
+    stack: &Stack,
+    service: &Service,
+    page: Option<&(u16, &str)>,
+) -> Option<StatusCode> {
+    let (inside, path) = page?;
+    let (port, _) = service.ports.iter().find(|(_, published)| published == inside)?;
+    let request = http.get(format!("http://{}:{port}{path}", stack.host)).timeout(Duration::from_secs(2));
+    request.send().await.ok().map(|response| response.status())
 }

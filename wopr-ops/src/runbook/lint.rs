@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Exposure, Port, Probe, Runbook, Where, planned::Planned, pure::may_be_said};
+use super::{Environment, Exposure, Port, Probe, Runbook, Where, planned::Planned, pure::may_be_said};
 use crate::{plan::platform::Ports, secrets};
 
 /// How many hazards there are; none is ever taken away.
@@ -17,6 +17,7 @@ pub(crate) fn problems(text: &str, runbook: &Runbook) -> anyhow::Result<Vec<Stri
     let mut problems = Vec::new();
     said_twice(runbook, &mut problems);
     guarded(runbook, &mut problems);
+    broken(runbook, &planned, &mut problems);
     services(runbook, &planned, &mut problems);
     ports(runbook, &planned, &mut problems);
     secrets_of(runbook, &planned, &mut problems);
@@ -73,6 +74,43 @@ fn guarded(runbook: &Runbook, problems: &mut Vec<String>) {
     problems.extend(idle.map(|check| format!("nothing needs the check {}", check.id)));
     let endless = runbook.checks.iter().filter(|check| !(1..=60).contains(&check.timeout_s));
     problems.extend(endless.map(|check| format!("check {} may take {} s", check.id, check.timeout_s)));
+}
+
+/// What a check guards locally is brought about, by something that can be; and what mends it does.
+fn broken(runbook: &Runbook, planned: &Planned, problems: &mut Vec<String>) {
+    for gotcha in &runbook.gotchas {
+        let (id, here) = (&gotcha.id, gotcha.applies_to.contains(&Environment::Local) && gotcha.check.is_some());
+        let (breakage, red, fix) = match (&gotcha.broken, &gotcha.red, gotcha.fix) {
+            (Some(breakage), Some(red), Some(fix)) if here => (breakage, red, fix),
+            (None, None, None) if !here => continue,
+            (None, None, None) => {
+                problems.push(format!("gotcha {id} has a check here, and nothing brings it about"));
+                continue;
+            }
+            (Some(_), Some(_), Some(_)) => {
+                problems.push(format!("gotcha {id} is brought about, and has no check here"));
+                continue;
+            }
+            _ => {
+                problems.push(format!("gotcha {id} lacks one of what breaks it, what the check says, and what mends it"));
+                continue;
+            }
+        };
+        if red.trim().is_empty() {
+            problems.push(format!("gotcha {id}: whatever the check said would do"));
+        }
+        if !breakage.is_mended_by(fix) {
+            problems.push(format!("gotcha {id} is not mended by {fix}"));
+        }
+        if let Some(service) = breakage.service()
+            && planned.place_of(service).is_none()
+        {
+            problems.push(format!("gotcha {id}: there is no container {service}"));
+        }
+        if let Err(error) = breakage.alter(&mut planned.clone()) {
+            problems.push(format!("gotcha {id}: {error:#}"));
+        }
+    }
 }
 
 fn services(runbook: &Runbook, planned: &Planned, problems: &mut Vec<String>) {

@@ -2,15 +2,18 @@
 //!
 //! `runbook.toml` is compiled in. It is parsed strictly, and [`lint`] compares it with what the code does, both ways.
 
+pub(crate) mod breakage;
+pub(crate) mod demonstrate;
 pub(crate) mod lint;
 pub(crate) mod planned;
 pub(crate) mod pure;
 pub(crate) mod render;
 pub(crate) mod report;
-pub(crate) mod verify;
+pub(crate) mod world;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
+use breakage::{Breakage, Fix};
 use serde::Deserialize;
 
 use crate::plan::{
@@ -40,7 +43,7 @@ pub(crate) struct Runbook {
     pub(crate) secrets: Vec<SecretEntry>,
     /// What went wrong once, and how it is kept from happening again.
     pub(crate) gotchas: Vec<Gotcha>,
-    /// What `verify` looks at.
+    /// What `check` looks at.
     pub(crate) checks: Vec<Check>,
     /// What has to be true before customers come.
     pub(crate) checklist: Vec<ChecklistEntry>,
@@ -138,6 +141,13 @@ pub(crate) struct Gotcha {
     pub(crate) check: Option<String>,
     /// Why no check here can.
     pub(crate) manual: Option<String>,
+    /// How `verify` brings it about, so that the check notices.
+    #[serde(rename = "break")]
+    pub(crate) broken: Option<Breakage>,
+    /// A part of what the check says then.
+    pub(crate) red: Option<String>,
+    /// What puts that right again.
+    pub(crate) fix: Option<Fix>,
     /// Where it can happen.
     pub(crate) applies_to: Vec<Environment>,
 }
@@ -180,9 +190,9 @@ pub(crate) struct ChecklistEntry {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Severity {
-    /// `verify` is red.
+    /// `check` is red.
     Critical,
-    /// `verify` says so and stays green.
+    /// `check` says so and stays green.
     Warning,
 }
 
@@ -195,7 +205,7 @@ impl Severity {
     }
 }
 
-/// Something that `verify` looks at.
+/// Something that `check` looks at.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "RawCheck")]
 pub(crate) struct Check {
@@ -253,19 +263,21 @@ pub(crate) enum Probe {
     Files { params: FilesParams },
     /// What lies ready for the services of a machine is what the plan hands over.
     Handover { params: MachineParams },
-    /// The release's schema and the database's are the same, and the database answers its own client.
+    /// The release's schema and the database's are the same.
     Schema {},
+    /// The database answers its own client.
+    Database {},
     /// An event that is signed is taken; one that is signed with a part of the secret is not.
     Webhook {},
     /// The inference machine is active, and all its services are well.
     Node {},
-    /// What all services may use together, and what the machine has.
+    /// What all services may use together, as planned and as they run, and what the machine has.
     Memory {},
     /// What is free where a machine's engine keeps everything.
     Disk { params: MachineParams, expect: DiskExpect },
     /// What is tracked in the repository.
     Repository { params: RepositoryParams },
-    /// What the plan says; needs nothing that runs.
+    /// What the plan says, and what runs.
     Plan { params: PlanParams },
 }
 
@@ -282,6 +294,7 @@ impl Probe {
             Self::Files { .. } => "files",
             Self::Handover { .. } => "handover",
             Self::Schema {} => "schema",
+            Self::Database {} => "database",
             Self::Webhook {} => "webhook",
             Self::Node {} => "node",
             Self::Memory {} => "memory",
@@ -416,7 +429,7 @@ pub(crate) struct PlanParams {
     pub(crate) rule: PlanRule,
 }
 
-/// A rule about what is planned.
+/// A rule about what is planned and what runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum PlanRule {
@@ -456,6 +469,22 @@ impl Machine {
             Self::Gpu => GPU,
         }
     }
+
+    /// Its name in the file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Vps => "vps",
+            Self::Gpu => "gpu",
+        }
+    }
+
+    /// The place of what runs on it.
+    pub(crate) fn place(self) -> Where {
+        match self {
+            Self::Vps => Where::Vps,
+            Self::Gpu => Where::Gpu,
+        }
+    }
 }
 
 /// Where a container runs.
@@ -478,11 +507,7 @@ impl Where {
 
     /// Its name in the file.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Here => "here",
-            Self::Vps => "vps",
-            Self::Gpu => "gpu",
-        }
+        self.machine().map_or("here", Machine::name)
     }
 
     /// The machine; `None` if it is this one.

@@ -13,9 +13,9 @@ use crate::{
         inference,
         machines::{self, SHARED},
         platform::{self, Images, Inputs, Place, Ports},
-        spec::Stack,
+        spec::{Service, Stack},
     },
-    secrets::{Handover, inventory},
+    secrets::{Handover, samples},
 };
 
 /// The stacks, and the files of their services.
@@ -67,12 +67,13 @@ impl Planned {
         Ok(Self { here, vps, gpu, handovers })
     }
 
-    /// As it would be on any machine: with images called what `images --only` calls them, and names instead of secrets.
+    /// As it would be on any machine: with images called what `images --only` calls them, and samples instead of secrets.
     ///
     /// # Errors
     /// None: no secret is looked up.
     pub(crate) fn anywhere(ports: Ports) -> anyhow::Result<Self> {
         let images = NAMES.into_iter().chain(TOPOLOGY_NAMES).map(|name| (name, format!("{name}:content"))).collect();
+        let samples = samples();
         Self::new(&Given {
             images: &images,
             ports,
@@ -80,7 +81,7 @@ impl Planned {
             capabilities: &[],
             group: 0,
             addresses: (super::NOWHERE, super::NOWHERE),
-            secret: |name: &str| Ok(inventory().find(|(known, _)| *known == name).map_or("value", |(known, _)| known)),
+            secret: |name: &str| Ok(samples.get(name).map_or("value", String::as_str)),
         })
     }
 
@@ -91,6 +92,28 @@ impl Planned {
             Where::Vps => &self.vps,
             Where::Gpu => &self.gpu,
         }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn at_mut(&mut self, place: Where) -> &mut Stack {
+        match place {
+            Where::Here => &mut self.here,
+            Where::Vps => &mut self.vps,
+            Where::Gpu => &mut self.gpu,
+        }
+    }
+
+    /// Where a service runs.
+    pub(crate) fn place_of(&self, name: &str) -> Option<Where> {
+        let has = |(_, stack): &(Where, &Stack)| stack.services.iter().any(|service| service.name == name);
+        self.all().into_iter().find(has).map(|(place, _)| place)
+    }
+
+    /// A service and where it runs, to be changed.
+    pub(crate) fn service_mut(&mut self, name: &str) -> Option<(Where, &mut Service)> {
+        let place = self.place_of(name)?;
+        let service = self.at_mut(place).services.iter_mut().find(|service| service.name == name);
+        service.map(|service| (place, service))
     }
 
     /// All stacks and where they run.

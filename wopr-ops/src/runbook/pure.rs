@@ -1,4 +1,4 @@
-//! Checks that need nothing that runs: of the plan, and of what is tracked in the repository.
+//! Rules about what is planned or runs, and about what is tracked in the repository.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -144,7 +144,7 @@ pub(crate) fn repository_rule(rule: RepositoryRule, checkout: &Path) -> anyhow::
 }
 
 /// What git would hand to somebody else: what is tracked, and what is new and not ignored.
-fn tracked(checkout: &Path) -> anyhow::Result<Vec<String>> {
+pub(super) fn tracked(checkout: &Path) -> anyhow::Result<Vec<String>> {
     let output = std::process::Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(checkout)

@@ -15,7 +15,8 @@ pub(crate) fn markdown(runbook: &Runbook) -> String {
 fn write(runbook: &Runbook, page: &mut String) -> std::fmt::Result {
     writeln!(page, "# Runbook of {}\n", runbook.meta.project)?;
     writeln!(page, "Written by `cargo wopr runbook render` from `runbook.toml`; a test keeps both equal.")?;
-    writeln!(page, "`cargo wopr runbook verify` looks at everything below that names a check.")?;
+    writeln!(page, "`cargo wopr runbook check` looks at everything below that names a check; `cargo wopr runbook verify`")?;
+    writeln!(page, "brings about what it says below how to, sees the check notice, and mends it.")?;
     writeln!(page, "\nKept by {}.\n\n## Constraints\n", runbook.meta.owner)?;
     for (id, it) in &runbook.constraints {
         let guard = guard(it.check.as_ref(), it.manual.as_ref());
@@ -49,7 +50,11 @@ fn write(runbook: &Runbook, page: &mut String) -> std::fmt::Result {
     for it in &runbook.gotchas {
         let places: Vec<&str> = it.applies_to.iter().map(|place| place.name()).collect();
         let guard = guard(it.check.as_ref(), it.manual.as_ref());
-        writeln!(page, "- **{}** ({}): {} *Handled:* {} {guard}", it.id, places.join(", "), it.hazard, it.handling)?;
+        write!(page, "- **{}** ({}): {} *Handled:* {} {guard}", it.id, places.join(", "), it.hazard, it.handling)?;
+        if let (Some(breakage), Some(fix)) = (&it.broken, it.fix) {
+            write!(page, " *Brought about:* {breakage}. *Mended by:* {fix}.")?;
+        }
+        writeln!(page)?;
     }
     writeln!(page, "\n## Checks\n\n| Check | Kind | Failure is | Seconds, at most | Guards |\n|---|---|---|---|---|")?;
     for it in &runbook.checks {

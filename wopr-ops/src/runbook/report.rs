@@ -1,4 +1,4 @@
-//! What `runbook verify --json` writes.
+//! What `runbook check --json` and `runbook verify --json` write.
 
 use serde::Serialize;
 
@@ -46,4 +46,42 @@ pub(crate) struct NotChecked {
     pub(crate) hazard: String,
     /// Why it cannot be seen here.
     pub(crate) reason: String,
+}
+
+/// What `verify` has shown.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Proof {
+    /// Whether each check noticed, was content once its hazard was mended, and all checks were at the end.
+    pub(crate) proven: bool,
+    /// What was brought about, in the order of the runbook.
+    pub(crate) shown: Vec<Shown>,
+    /// Hazards that were not.
+    pub(crate) not_shown: Vec<NotChecked>,
+    /// What the checks said at the end that were not content then.
+    pub(crate) red_at_the_end: Vec<Outcome>,
+}
+
+/// A hazard that was brought about.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Shown {
+    /// Its number.
+    pub(crate) id: String,
+    /// What goes wrong.
+    pub(crate) hazard: String,
+    /// The check that has to notice.
+    pub(crate) check: String,
+    /// What was done.
+    pub(crate) broken: String,
+    /// What the check said then; `null` if it was content.
+    pub(crate) red: Option<String>,
+    /// What mends it.
+    pub(crate) fix: String,
+    /// What the check said once it was mended; `null` if it was not content.
+    pub(crate) green: Option<String>,
+    /// What did not go as it should have; `null` if nothing.
+    pub(crate) problem: Option<String>,
+    /// How long all of it took.
+    pub(crate) took_ms: u64,
 }

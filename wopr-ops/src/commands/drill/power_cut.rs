@@ -27,7 +27,7 @@ use crate::{
     happy_path::{Customer, Movement},
     paths::Paths,
     plan::{machines::VPS, platform::Ports},
-    runbook::{self, verify::World},
+    runbook::{self, world::World},
     ui::Ui,
 };
 

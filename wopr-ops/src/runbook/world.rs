@@ -1,4 +1,4 @@
-//! Looking at the stack that runs, check by check. Nothing is changed, but for one event that is sent to the webhook.
+//! The stack that runs, looked at check by check. Nothing is changed, but for one event that is sent to the webhook.
 
 use std::{
     fs,
@@ -14,9 +14,10 @@ use bollard::{
     models::{ContainerInspectResponse, HealthStatusEnum, MountPoint, RestartPolicyNameEnum},
     query_parameters::InspectContainerOptions,
 };
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::{
     Check, ContainersExpect, DnsParams, Files, HttpExpect, HttpParams, Machine, NOWHERE, Port, Probe, Runbook,
@@ -55,6 +56,26 @@ use crate::{
 /// The engine's word for a path of its machine that is mounted.
 const BIND: &str = "bind";
 
+/// What is planned, and what runs.
+struct Stacks {
+    planned: Result<Planned, String>,
+    /// Looked at when a check needs it, once for all of them.
+    running: OnceCell<Result<Planned, String>>,
+}
+
+impl Stacks {
+    fn planned(&self) -> anyhow::Result<&Planned> {
+        self.planned.as_ref().map_err(|why| anyhow::anyhow!("what is planned is not known: {why}"))
+    }
+
+    async fn running(&self, world: &World<'_>) -> anyhow::Result<&Planned> {
+        let planned = self.planned()?;
+        let look = async || world.running(planned).await.map_err(|error| format!("{error:#}"));
+        let running = self.running.get_or_init(look).await;
+        running.as_ref().map_err(|why| anyhow::anyhow!("what runs is not known: {why}"))
+    }
+}
+
 /// What checks look at.
 pub(crate) struct World<'a> {
     pub(crate) paths: &'a Paths,
@@ -66,9 +87,9 @@ pub(crate) struct World<'a> {
 
 impl World<'_> {
     /// Makes all checks at once.
-    pub(crate) async fn verify(&self, runbook: &Runbook) -> Report {
-        let planned = self.planned().await.map_err(|error| format!("what is planned is not known: {error:#}"));
-        let checks = join_all(runbook.checks.iter().map(|check| self.outcome(runbook, check, &planned))).await;
+    pub(crate) async fn every_check(&self, runbook: &Runbook) -> Report {
+        let stacks = self.stacks().await;
+        let checks = join_all(runbook.checks.iter().map(|check| self.outcome(runbook, check, &stacks))).await;
         let green = checks.iter().all(|check| check.passed || check.severity == Severity::Warning);
         let not_checked = runbook.gotchas.iter().filter_map(|gotcha| {
             let reason = gotcha.manual.clone()?;
@@ -83,14 +104,19 @@ impl World<'_> {
     /// If the runbook has none of that name.
     pub(crate) async fn check(&self, runbook: &Runbook, id: &str) -> anyhow::Result<Outcome> {
         let check = runbook.checks.iter().find(|check| check.id == id);
-        let planned = self.planned().await.map_err(|error| format!("what is planned is not known: {error:#}"));
-        Ok(self.outcome(runbook, check.with_context(|| format!("there is no check {id}"))?, &planned).await)
+        let check = check.with_context(|| format!("there is no check {id}"))?;
+        Ok(self.outcome(runbook, check, &self.stacks().await).await)
     }
 
-    async fn outcome(&self, runbook: &Runbook, check: &Check, planned: &Result<Planned, String>) -> Outcome {
+    async fn stacks(&self) -> Stacks {
+        let planned = self.planned().await.map_err(|error| format!("{error:#}"));
+        Stacks { planned, running: OnceCell::new() }
+    }
+
+    async fn outcome(&self, runbook: &Runbook, check: &Check, stacks: &Stacks) -> Outcome {
         let since = Instant::now();
         let limit = Duration::from_secs(check.timeout_s);
-        let result = match tokio::time::timeout(limit, self.probe(&check.probe, planned)).await {
+        let result = match tokio::time::timeout(limit, self.probe(&check.probe, stacks)).await {
             Ok(result) => result,
             Err(_) => Err(anyhow::anyhow!("no answer within {} s", check.timeout_s)),
         };
@@ -110,8 +136,7 @@ impl World<'_> {
     }
 
     /// What was seen, if it is what is expected.
-    async fn probe(&self, probe: &Probe, planned: &Result<Planned, String>) -> anyhow::Result<String> {
-        let planned = || planned.as_ref().map_err(|why| anyhow::anyhow!("{why}"));
+    async fn probe(&self, probe: &Probe, stacks: &Stacks) -> anyhow::Result<String> {
         match probe {
             Probe::Http { params, expect } => self.page(params, expect).await,
             Probe::Tcp { params } => {
@@ -120,30 +145,39 @@ impl World<'_> {
                 connected.with_context(|| format!("nothing listens on port {port}"))?;
                 Ok(format!("port {port} is listened on"))
             }
-            Probe::Containers { params, expect } => self.containers(params.machine, expect, planned()?).await,
-            Probe::Images { params } => self.images(params.machine, planned()?).await,
+            Probe::Containers { params, expect } => self.containers(params.machine, expect, stacks.planned()?).await,
+            Probe::Images { params } => self.images(params.machine, stacks.planned()?).await,
             Probe::Engine { params } => {
                 let version = inside(self.paths, params.machine.container()).await?.version().await?;
                 Ok(format!("engine {} answers", version.version.unwrap_or_default()))
             }
             Probe::Dns { params } => self.name(params).await,
             Probe::Files { params } => self.files(params.what),
-            Probe::Handover { params } => self.handover(params.machine, planned()?),
+            Probe::Handover { params } => self.handover(params.machine, stacks.planned()?),
             Probe::Schema {} => self.schema().await,
+            Probe::Database {} => {
+                self.psql("SELECT 1").await?;
+                Ok("the database answers its own client".to_owned())
+            }
             Probe::Webhook {} => self.webhook().await,
             Probe::Node {} => self.node().await,
-            Probe::Memory {} => self.memory(planned()?).await,
+            Probe::Memory {} => self.memory(stacks.planned()?, stacks.running(self).await?).await,
             Probe::Disk { params, expect } => self.disk(params.machine, expect.free_mib).await,
             Probe::Repository { params } => {
                 let (rule, checkout) = (params.rule, self.paths.workspace()?.to_owned());
                 tokio::task::spawn_blocking(move || repository_rule(rule, &checkout)).await?
             }
-            Probe::Plan { params } => plan_rule(params.rule, self.ports, planned()?),
+            Probe::Plan { params } => {
+                let seen = plan_rule(params.rule, self.ports, stacks.planned()?)?;
+                let running = stacks.running(self).await?;
+                plan_rule(params.rule, self.ports, running).context("what runs is not as it is planned")?;
+                Ok(seen)
+            }
         }
     }
 
     /// The plan that `up` would carry out with the images and secrets that are there.
-    async fn planned(&self) -> anyhow::Result<Planned> {
+    pub(super) async fn planned(&self) -> anyhow::Result<Planned> {
         let names: Vec<&'static str> = NAMES.into_iter().chain(TOPOLOGY_NAMES).collect();
         let images = images::existing(&self.engine, &names).await?;
         let images = images.into_iter().map(|(name, image)| (name, image.reference)).collect();
@@ -161,6 +195,34 @@ impl World<'_> {
             ),
             secret: |name: &str| secrets.get(name),
         })
+    }
+
+    /// The plan as it would be if what runs had been planned: images, settings, arguments, limits and files.
+    async fn running(&self, planned: &Planned) -> anyhow::Result<Planned> {
+        let mut running = planned.clone();
+        for place in [Where::Here, Where::Vps, Where::Gpu] {
+            let engine = self.engine_at(place).await?;
+            let services = &mut running.at_mut(place).services;
+            try_join_all(services.iter_mut().map(async |service| {
+                let found = inspect(&engine, service.name).await?;
+                as_it_runs(service, found.with_context(|| format!("{} is missing", service.name))?);
+                anyhow::Ok(())
+            }))
+            .await?;
+        }
+        for (service, files) in &mut running.handovers {
+            let place = planned.place_of(service).and_then(Where::machine);
+            let machine = place.with_context(|| format!("{service} is on no machine"))?;
+            for (file, content) in files {
+                *content = read(&self.directory(machine, service).join(file))?;
+            }
+        }
+        Ok(running)
+    }
+
+    /// Where the files lie that a service of a machine is handed, as seen from this machine.
+    pub(super) fn directory(&self, machine: Machine, service: &str) -> PathBuf {
+        self.paths.machines().join(machine.container()).join(FILES).join(service)
     }
 
     fn secrets(&self) -> anyhow::Result<Secrets> {
@@ -189,7 +251,7 @@ impl World<'_> {
         Ok(format!("{status}, {} bytes", body.len()))
     }
 
-    async fn engine_at(&self, place: Where) -> anyhow::Result<Docker> {
+    pub(super) async fn engine_at(&self, place: Where) -> anyhow::Result<Docker> {
         match place.machine() {
             None => Ok(self.engine.clone()),
             Some(machine) => inside(self.paths, machine.container()).await,
@@ -233,8 +295,7 @@ impl World<'_> {
 
     async fn images(&self, machine: Machine, planned: &Planned) -> anyhow::Result<String> {
         let engine = inside(self.paths, machine.container()).await?;
-        let place = if machine == Machine::Vps { Where::Vps } else { Where::Gpu };
-        let services = &planned.at(place).services;
+        let services = &planned.at(machine.place()).services;
         let mut problems = Vec::new();
         for service in services {
             let here = self.engine.inspect_image(&service.image).await;
@@ -295,15 +356,11 @@ impl World<'_> {
     }
 
     fn handover(&self, machine: Machine, planned: &Planned) -> anyhow::Result<String> {
-        let place = if machine == Machine::Vps { Where::Vps } else { Where::Gpu };
         let mut count = 0;
-        for service in &planned.at(place).services {
+        for service in &planned.at(machine.place()).services {
             for (name, value) in planned.handovers.get(service.name).into_iter().flatten() {
-                let directory = self.paths.machines().join(machine.container()).join(FILES);
-                let file = directory.join(service.name).join(name);
-                let present =
-                    fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-                ensure!(present == *value, "{} is not what the plan hands over", file.display());
+                let file = self.directory(machine, service.name).join(name);
+                ensure!(read(&file)? == *value, "{} is not what the plan hands over", file.display());
                 mode(&file, 0o600)?;
                 count += 1;
             }
@@ -318,13 +375,16 @@ impl World<'_> {
         let status = response.status();
         let body: Value = response.json().await.with_context(|| format!("{url} answers {status} without JSON"))?;
         ensure!(status == StatusCode::OK && body["status"] == "ready", "{url} answers {status}: {body}");
-        let engine = inside(self.paths, machines::VPS).await?;
-        let query = "SELECT count(*) FROM __diesel_schema_migrations";
-        let command = ["psql", "-h", "/run/postgresql", "-U", DATABASE, "-Atc", query];
-        let output = output_of(&engine, VPS.postgres, &command).await?;
+        let output = self.psql("SELECT count(*) FROM __diesel_schema_migrations").await?;
         let count: u32 = output.trim().parse().with_context(|| format!("psql said {output}"))?;
         ensure!(count > 0, "no migration was made");
         Ok(format!("the API is ready; {count} migrations were made"))
+    }
+
+    async fn psql(&self, query: &str) -> anyhow::Result<String> {
+        let engine = inside(self.paths, machines::VPS).await?;
+        let command = ["psql", "-h", "/run/postgresql", "-U", DATABASE, "-Atc", query];
+        output_of(&engine, VPS.postgres, &command).await
     }
 
     async fn webhook(&self) -> anyhow::Result<String> {
@@ -371,14 +431,31 @@ impl World<'_> {
         Ok(seen)
     }
 
-    async fn memory(&self, planned: &Planned) -> anyhow::Result<String> {
-        let limits = [Where::Vps, Where::Gpu].map(|place| planned.at(place));
-        let wanted: i64 = limits.iter().flat_map(|stack| &stack.services).map(|service| service.memory_bytes).sum();
+    async fn memory(&self, planned: &Planned, running: &Planned) -> anyhow::Result<String> {
+        let limits = |of: &Planned| -> i64 {
+            let stacks = [Where::Vps, Where::Gpu].map(|place| of.at(place));
+            stacks.iter().flat_map(|stack| &stack.services).map(|service| service.memory_bytes).sum()
+        };
+        let wanted = limits(planned).max(limits(running));
         let has = self.engine.info().await?.mem_total.context("the engine does not tell how much memory there is")?;
         let shown = |bytes: i64| format!("{} MiB", bytes / (1024 * 1024));
         ensure!(wanted <= has, "all services may use {}, and there are {}", shown(wanted), shown(has));
         Ok(format!("all services may use {} of {}", shown(wanted), shown(has)))
     }
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
+}
+
+/// Makes a planned service what its container is.
+fn as_it_runs(service: &mut Service, found: ContainerInspectResponse) {
+    let config = found.config.unwrap_or_default();
+    let split = |line: &String| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    service.image = config.image.unwrap_or_default();
+    service.command = config.cmd.unwrap_or_default();
+    service.env = config.env.iter().flatten().filter_map(split).collect();
+    service.memory_bytes = found.host_config.and_then(|host| host.memory).unwrap_or_default();
 }
 
 /// Active, all services well, and under a name that follows the machine when its address changes.
