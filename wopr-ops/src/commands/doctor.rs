@@ -1,4 +1,4 @@
-//! `doctor`: whether this machine can bring the stack up, before anything is. Nothing is installed or started.
+//! `doctor`: whether this machine can bring the stack up, and whether one that is up is well. Nothing is installed or started.
 
 use std::{
     fs,
@@ -20,6 +20,7 @@ use crate::{
         up::published_by,
     },
     engine::{self, find_program},
+    exec::observe::container,
     failure::Exit,
     images::{
         self,
@@ -27,9 +28,9 @@ use crate::{
         debian::{ARCHIVE, KEYRING},
     },
     paths::{Paths, is_root},
-    plan::machines::{MACHINES, own_capabilities},
+    plan::machines::{MACHINES, VPS, own_capabilities},
     ports::{is_free, owner},
-    runbook::Port,
+    runbook::{Port, report::Outcome, world::World},
     ui::Ui,
 };
 
@@ -131,6 +132,11 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DoctorArgs) -> anyhow::Re
     findings.extend(tools(engine.is_ok()));
     findings.push(crates(paths).await);
     findings.push(packages(engine.as_ref().ok()).await);
+    if let Ok(engine) = &engine
+        && container(engine, VPS).await?.is_some()
+    {
+        findings.extend(runbook(paths, engine, args).await?);
+    }
     let fit = findings.iter().all(|finding| finding.level != Level::Fail);
     let diagnosis = Diagnosis { fit, findings };
     if args.json {
@@ -154,6 +160,26 @@ fn show(ui: &Ui, diagnosis: &Diagnosis) {
         }
     }
     ui.heading(if diagnosis.fit { "nothing prevents `cargo wopr up`" } else { "`cargo wopr up` cannot work here yet" });
+}
+
+/// What the runbook's checks say of the stack that is there.
+async fn runbook(paths: &Paths, engine: &Docker, args: &DoctorArgs) -> anyhow::Result<Vec<Finding>> {
+    let runbook = super::runbook::read()?;
+    let world = World { paths, engine: engine.clone(), http: super::http_client()?, ports: args.ports };
+    Ok(world.every_check(&runbook).await.checks.into_iter().map(of_check).collect())
+}
+
+/// A red check stops no `up`, which mends what it finds.
+fn of_check(check: Outcome) -> Finding {
+    let id = format!("check {}", check.id);
+    if check.passed {
+        return Finding::ok(&id, check.detail);
+    }
+    let about = match check.gotchas.as_slice() {
+        [] => String::new(),
+        gotchas => format!("; docs/runbook.md is about {}", gotchas.join(", ")),
+    };
+    Finding::warn(&id, check.detail, format!("`cargo wopr start` mends what is not as planned{about}"))
 }
 
 fn account() -> Finding {
@@ -448,6 +474,23 @@ mod tests {
         fs::set_permissions(data.join("secrets/A"), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(data_directory(&data).iter().any(|finding| finding.level == Level::Fail));
         fs::remove_dir_all(data).unwrap();
+    }
+
+    #[test]
+    fn a_red_check_is_something_to_do_and_stops_no_up() {
+        let check = |passed| Outcome {
+            id: "vps-disk".to_owned(),
+            kind: "disk".to_owned(),
+            severity: crate::runbook::Severity::Critical,
+            passed,
+            detail: "0 MiB are free".to_owned(),
+            took_ms: 1,
+            gotchas: vec!["R38".to_owned()],
+        };
+        assert_eq!(of_check(check(true)), Finding::ok("check vps-disk", "0 MiB are free"));
+        let red = of_check(check(false));
+        assert_eq!(red.level, Level::Warn);
+        assert!(red.to_do.unwrap().ends_with("R38"));
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn problems() -> anyhow::Result<Vec<String>> {
 }
 
 /// The runbook, which nothing is wrong with.
-fn read() -> anyhow::Result<Runbook> {
+pub(crate) fn read() -> anyhow::Result<Runbook> {
     let wrong = |why: String| {
         Failure::new(Exit::Check, "runbook.toml is wrong")
             .why(why)
@@ -117,11 +117,22 @@ async fn verify(ui: &Ui, paths: &Paths, args: &VerifyArgs) -> anyhow::Result<Exi
     Ok(if proof.proven { ExitCode::SUCCESS } else { Exit::Check.into() })
 }
 
+/// All hazards that can be, on the two machines that are up.
+///
+/// # Errors
+/// If one was not noticed, or not mended.
+pub(crate) async fn prove(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
+    if demonstrate(ui, paths, ports, &[]).await?.proven {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Check, "the runbook is not true of what runs").into())
+}
+
 /// Brings hazards about on the two machines that are up, and shows what came of each.
 ///
 /// # Errors
 /// If that cannot be begun; what a check did not notice is in the answer.
-pub(crate) async fn demonstrate(ui: &Ui, paths: &Paths, ports: Ports, named: &[String]) -> anyhow::Result<Proof> {
+async fn demonstrate(ui: &Ui, paths: &Paths, ports: Ports, named: &[String]) -> anyhow::Result<Proof> {
     let runbook = read()?;
     let world = World { paths, engine: engine::require().await?, http: super::http_client()?, ports };
     ui.heading("Hazards, brought about and mended");

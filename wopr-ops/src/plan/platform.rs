@@ -104,7 +104,7 @@ const CADDY_ADMIN: &str = "unix//run/caddy/admin.sock";
 /// Below a machine's directory: data that does not go with the machine.
 pub(crate) const ELSEWHERE: &str = "elsewhere";
 
-pub(super) const MIB: i64 = 1024 * 1024;
+pub(crate) const MIB: i64 = 1024 * 1024;
 /// Seconds a service gets to end by itself.
 pub(crate) const STOP_SECONDS: i32 = 10;
 

@@ -10,7 +10,8 @@ use crate::{
     cli::FaultKind,
     plan::{
         machines::SHARED,
-        spec::{Mount, Service},
+        platform::MIB,
+        spec::Mount,
     },
     secrets::fingerprint_of,
 };
@@ -57,7 +58,9 @@ impl fmt::Display for Breakage {
             // What is in a file may be a secret.
             Self::Handed { service, file, .. } => write!(f, "{service} is made with another {file}"),
             Self::Edited { service, file, in_place: true, .. } => write!(f, "{file} of {service} is edited"),
-            Self::Edited { service, file, in_place: false, .. } => write!(f, "{file} of {service} becomes another file"),
+            Self::Edited { service, file, in_place: false, .. } => {
+                write!(f, "{file} of {service} becomes another file")
+            }
             Self::Removed { service } => write!(f, "{service} is removed"),
             Self::ImageGone { service } => write!(f, "{service} and its image are removed"),
             Self::Fault { fault, machine } => write!(f, "fault {} {}", fault.name(), machine.name()),
@@ -114,51 +117,29 @@ impl Breakage {
     /// # Errors
     /// If there is nothing in the plan that could be so wrong.
     pub(crate) fn alter(&self, planned: &mut Planned) -> anyhow::Result<Option<(Where, &'static str)>> {
-        let (name, change): (&str, Box<dyn Fn(&mut Service) -> anyhow::Result<()> + '_>) = match self {
-            Self::Setting { service, name, value } => (
-                service,
-                Box::new(move |service| {
-                    service.env.insert(name.clone(), value.clone());
-                    Ok(())
-                }),
-            ),
-            Self::Argument { service, flag, value } => {
-                (service, Box::new(move |service| argument(&mut service.command, flag, value.as_deref())))
-            }
-            Self::Memory { service, mib } => (
-                service,
-                Box::new(move |service| {
-                    service.memory_bytes = mib * 1024 * 1024;
-                    Ok(())
-                }),
-            ),
-            Self::Mount { service } => (
-                service,
-                Box::new(|service| {
-                    let (source, target) = (format!("{SHARED}/{GONE}"), format!("/{GONE}"));
-                    service.mounts.push(Mount::Bind { source, target, read_only: true });
-                    Ok(())
-                }),
-            ),
-            Self::Handed { service, file, from, to } => {
-                let files = planned.handovers.get_mut(service.as_str());
-                let files = files.with_context(|| format!("{service} is handed no files"))?;
-                let text = files.get_mut(file).with_context(|| format!("{service} is not handed {file}"))?;
-                *text = replaced(text, from, to).with_context(|| format!("{file} of {service} cannot be so"))?;
-                let fingerprint = fingerprint_of(files);
-                (
-                    service,
-                    Box::new(move |service| {
-                        service.secrets = Some(fingerprint.clone());
-                        Ok(())
-                    }),
-                )
-            }
-            _ => return Ok(None),
-        };
+        let Some(name) = self.service() else { return Ok(None) };
+        let mut fingerprint = None;
+        if let Self::Handed { file, from, to, .. } = self {
+            let files = planned.handovers.get_mut(name).with_context(|| format!("{name} is handed no files"))?;
+            let text = files.get_mut(file).with_context(|| format!("{name} is not handed {file}"))?;
+            *text = replaced(text, from, to).with_context(|| format!("{file} of {name} cannot be so"))?;
+            fingerprint = Some(fingerprint_of(files));
+        }
         let (place, service) = planned.service_mut(name).with_context(|| format!("there is no container {name}"))?;
         let before = service.aspects();
-        change(service)?;
+        match self {
+            Self::Setting { name, value, .. } => {
+                service.env.insert(name.clone(), value.clone());
+            }
+            Self::Argument { flag, value, .. } => argument(&mut service.command, flag, value.as_deref())?,
+            Self::Memory { mib, .. } => service.memory_bytes = mib * MIB,
+            Self::Mount { .. } => {
+                let (source, target) = (format!("{SHARED}/{GONE}"), format!("/{GONE}"));
+                service.mounts.push(Mount::Bind { source, target, read_only: true });
+            }
+            Self::Handed { .. } => service.secrets = fingerprint,
+            _ => return Ok(None),
+        }
         ensure!(service.aspects() != before, "{name} would be as it is planned");
         Ok(Some((place, service.name)))
     }
@@ -222,7 +203,8 @@ mod tests {
     #[test]
     fn a_flag_gets_another_value_or_none() {
         let command = || ["--ctx-size", "4096", "--port", "8080"].map(str::to_owned).to_vec();
-        let cases = [(Some("1"), vec!["--ctx-size", "1", "--port", "8080"]), (None, vec!["--ctx-size", "--port", "8080"])];
+        let cases =
+            [(Some("1"), vec!["--ctx-size", "1", "--port", "8080"]), (None, vec!["--ctx-size", "--port", "8080"])];
         for (value, expected) in cases {
             let mut changed = command();
             argument(&mut changed, "--ctx-size", value).unwrap();

@@ -314,7 +314,8 @@ fn copy_checkout(from: &Path, to: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(target.parent().context("a file has no directory")?)?;
         fs::copy(&source, &target).with_context(|| format!("{path} cannot be copied"))?;
     }
-    let output = Command::new("git").args(["init", "--quiet"]).current_dir(to).output().context("git could not be run")?;
+    let output =
+        Command::new("git").args(["init", "--quiet"]).current_dir(to).output().context("git could not be run")?;
     ensure!(output.status.success(), "git init: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }

@@ -92,7 +92,8 @@ fn broken(runbook: &Runbook, planned: &Planned, problems: &mut Vec<String>) {
                 continue;
             }
             _ => {
-                problems.push(format!("gotcha {id} lacks one of what breaks it, what the check says, and what mends it"));
+                problems
+                    .push(format!("gotcha {id} lacks one of what breaks it, what the check says, and what mends it"));
                 continue;
             }
         };

@@ -15,7 +15,10 @@ pub(crate) fn markdown(runbook: &Runbook) -> String {
 fn write(runbook: &Runbook, page: &mut String) -> std::fmt::Result {
     writeln!(page, "# Runbook of {}\n", runbook.meta.project)?;
     writeln!(page, "Written by `cargo wopr runbook render` from `runbook.toml`; a test keeps both equal.")?;
-    writeln!(page, "`cargo wopr runbook check` looks at everything below that names a check; `cargo wopr runbook verify`")?;
+    writeln!(
+        page,
+        "`cargo wopr runbook check` looks at everything below that names a check; `cargo wopr runbook verify`"
+    )?;
     writeln!(page, "brings about what it says below how to, sees the check notice, and mends it.")?;
     writeln!(page, "\nKept by {}.\n\n## Constraints\n", runbook.meta.owner)?;
     for (id, it) in &runbook.constraints {

@@ -1,5 +1,6 @@
 use super::{
     lint::{looks_secret, problems},
+    planned::Planned,
     *,
 };
 
@@ -62,6 +63,58 @@ fn what_is_missing_or_untrue_is_named() {
 }
 
 #[test]
+fn what_breaks_nothing_or_is_not_mended_is_named() {
+    let cases = [
+        (
+            "service = \"wopr-gpu-whisper\" }",
+            "service = \"wopr-gpu-parrot\" }",
+            "there is no container wopr-gpu-parrot",
+        ),
+        ("flag = \"--ctx-size\" }", "flag = \"--absent\" }", "there is no flag --absent"),
+        ("from = \"whsec_\"", "from = \"sk_\"", "there is no `sk_` in it"),
+        ("value = \"http://localhost:3999\"", "value = \"http://localhost:3100\"", "would be as it is planned"),
+        ("fault = \"kill\"", "fault = \"freeze\"", "R16 is not mended by `cargo wopr start`"),
+        ("fault = \"kill\"", "fault = \"mend\"", "R16 is not mended by `cargo wopr start`"),
+        ("red = \"SCHEMA_BEHIND\"", "red = \" \"", "R4: whatever the check said would do"),
+        ("red = \"SCHEMA_BEHIND\"\n", "", "R4 lacks one of"),
+        ("check = \"webhook\"", "manual = \"nobody can say\"", "R6 is brought about, and has no check here"),
+        (
+            "applies_to = [\"local\", \"production\"]",
+            "applies_to = [\"production\"]",
+            "R1 is brought about, and has no",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        let problems = after(from, to);
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{from} → {to}: {problems:?}");
+    }
+    let (from, to) =
+        (TEXT.find("break = { kind = \"fault\", fault = \"fill\"").unwrap(), TEXT.find("\n\n[[checks]]").unwrap());
+    let text = TEXT.replacen(&TEXT[from..to], "applies_to = [\"local\"]", 1);
+    let problems = problems(&text, &parse(&text).unwrap()).unwrap();
+    assert_eq!(problems, ["gotcha R38 has a check here, and nothing brings it about"]);
+}
+
+/// What can be known without an engine: the rule of a plan that is altered says what it has to.
+#[test]
+fn a_rule_notices_what_breaks_it() {
+    let (runbook, ports) = (runbook(), Ports::default());
+    let mut seen = 0;
+    for gotcha in &runbook.gotchas {
+        let check = runbook.checks.iter().find(|check| gotcha.check.as_deref() == Some(&check.id));
+        let (Some(breakage), Some(Probe::Plan { params })) = (&gotcha.broken, check.map(|check| &check.probe)) else {
+            continue;
+        };
+        let mut planned = Planned::anywhere(ports).unwrap();
+        breakage.alter(&mut planned).unwrap();
+        let error = pure::plan_rule(params.rule, ports, &planned).unwrap_err().to_string();
+        assert!(error.contains(gotcha.red.as_deref().unwrap()), "{}: {error}", gotcha.id);
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
+}
+
+#[test]
 fn a_value_that_looks_like_a_secret_is_refused_wherever_it_is() {
     let secret = format!("whsec_{}", "0a".repeat(16));
     let problems = after("owner = \"", &format!("owner = \"{secret} "));
@@ -97,5 +150,23 @@ fn the_schema_is_that_of_the_report() {
     };
     let report =
         report::Report { green: false, checks: vec![outcome(true), outcome(false)], not_checked: vec![not_checked] };
-    assert_schema_fits("runbook-verify", &schemars::schema_for!(report::Report), &report);
+    assert_schema_fits("runbook-check", &schemars::schema_for!(report::Report), &report);
+    let shown = report::Shown {
+        id: "R4".to_owned(),
+        hazard: "The server starts too soon.".to_owned(),
+        check: "schema".to_owned(),
+        broken: "the API is made with another DATABASE_URL".to_owned(),
+        red: Some("503".to_owned()),
+        fix: "`cargo wopr start`".to_owned(),
+        green: None,
+        problem: Some("schema was not green within 60 s".to_owned()),
+        took_ms: 60_012,
+    };
+    let proof = report::Proof {
+        proven: false,
+        shown: vec![shown],
+        not_shown: report.not_checked,
+        red_at_the_end: report.checks,
+    };
+    assert_schema_fits("runbook-verify", &schemars::schema_for!(report::Proof), &proof);
 }
