@@ -18,11 +18,11 @@ use crate::{
     cli::UpArgs,
     engine,
     exec::{
-        apply::{apply, remove_container},
+        apply::{apply, apply_as_images_come, remove_container},
         disk,
         observe::observe,
         sites::{address, group_of, inside},
-        transfer,
+        transfer::{self, Arrivals},
     },
     failure::{Exit, Failure},
     happy_path,
@@ -34,7 +34,7 @@ use crate::{
         machines::{self, GPU, SHARED, VPS},
         platform::{self, ELSEWHERE, Images, Inputs, Place, Ports},
         spec::{Mount, Observed, Service, Stack},
-        steps::{Plan, Row, Step, plan},
+        steps::{Plan, Row, Step, images_in_order, plan},
     },
     secrets::{Handover, Secrets, hand_over},
     seed,
@@ -252,7 +252,9 @@ impl<'a> Work<'a> {
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
         let (vps_stack, gpu_stack) =
             (self.vps(address(self.engine, VPS).await?)?.0, self.gpu(address(self.engine, GPU).await?)?.0);
-        tokio::try_join!(self.images_of(VPS, &vps, &vps_stack), self.images_of(GPU, &gpu, &gpu_stack))?;
+        let arrivals = Arrivals::default();
+        let (of_vps, of_gpu) = (self.images_of(&vps_stack)?, self.images_of(&gpu_stack)?);
+        tokio::try_join!(self.load_into(VPS, &vps, &of_vps, &arrivals), self.load_into(GPU, &gpu, &of_gpu, &arrivals),)?;
         Ok(())
     }
 
@@ -276,17 +278,23 @@ impl<'a> Work<'a> {
         Ok(took)
     }
 
-    /// Loads the images of a machine's services, and of the bots and jobs it may run; answers with them.
-    async fn images_of(&self, machine: &str, engine: &Docker, stack: &Stack) -> anyhow::Result<Vec<Image>> {
-        let asked_for = ["bot", "backup"].into_iter().filter(|_| machine == VPS);
-        let asked_for: Vec<&String> = asked_for.filter_map(|name| self.images.get(name)).collect();
-        let runs = |image: &&Image| {
-            let services = stack.services.iter().map(|service| &service.image);
-            services.chain(asked_for.iter().copied()).any(|name| *name == image.reference)
+    /// The images of a machine's services, those first that most wait for.
+    fn images_of(&self, stack: &Stack) -> anyhow::Result<Vec<Image>> {
+        let known = |reference: &str| {
+            let image = self.current.iter().find(|image| image.reference == reference);
+            image.cloned().with_context(|| format!("{reference} was neither built nor bundled"))
         };
-        let wanted: Vec<Image> = self.current.iter().filter(runs).cloned().collect();
-        transfer::load(self.ui, self.engine, (machine, engine), &self.paths.archives(), &wanted).await?;
-        Ok(wanted)
+        images_in_order(stack).into_iter().map(known).collect()
+    }
+
+    async fn load_into(
+        &self,
+        machine: &str,
+        engine: &Docker,
+        images: &[Image],
+        arrivals: &Arrivals,
+    ) -> anyhow::Result<()> {
+        transfer::load(self.ui, self.engine, (machine, engine), &self.paths.archives(), images, arrivals).await
     }
 
     /// Brings one machine's services up; answers whether nothing had to be changed.
@@ -298,11 +306,14 @@ impl<'a> Work<'a> {
         files: &BTreeMap<&'static str, Handover>,
     ) -> anyhow::Result<bool> {
         let stack = only(stack, &self.args.only);
-        let wanted = self.images_of(machine, engine, &stack).await?;
         let observed = observe(engine, &stack).await?;
         let plan = plan(&stack, &observed);
         self.prepare(machine, &stack, files)?;
-        apply(self.ui, engine, &self.http, &stack, &plan).await?;
+        let (wanted, arrivals) = (self.images_of(&stack)?, Arrivals::default());
+        tokio::try_join!(
+            self.load_into(machine, engine, &wanted, &arrivals),
+            apply_as_images_come(self.ui, engine, &self.http, &stack, &plan, Some(&arrivals)),
+        )?;
         prune(engine, &wanted).await?;
         Ok(plan.is_unchanged())
     }
@@ -498,13 +509,7 @@ pub(crate) fn wanted_images(paths: &Paths, args: &UpArgs) -> anyhow::Result<Vec<
     let mut wanted = Vec::new();
     for stack in stacks {
         let stack = if stack.name == "machines" { stack } else { only(stack, &args.only) };
-        wanted.extend(stack.services.into_iter().map(|service| service.image));
-    }
-    if wanted.iter().any(|image| image == "api") {
-        wanted.push("bot".to_owned());
-        if !args.flat {
-            wanted.push("backup".to_owned());
-        }
+        wanted.extend(stack.services.iter().flat_map(Service::images).cloned());
     }
     Ok(all().filter(|name| wanted.iter().any(|image| image == name)).collect())
 }

@@ -1,6 +1,6 @@
 //! Carrying a plan out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Context;
 use bollard::{
@@ -14,8 +14,9 @@ use bollard::{
     },
 };
 use futures_util::future::try_join_all;
+use tokio::sync::watch;
 
-use super::{disk, ready};
+use super::{disk, ready, transfer::Arrivals};
 use crate::{
     plan::{
         spec::{CONFIG_LABEL, MANAGED_LABEL, Mount, STACK_LABEL, Service, Stack},
@@ -24,7 +25,7 @@ use crate::{
     ui::Ui,
 };
 
-/// Carries the plan out: resources first, then each level, its services side by side.
+/// Carries the plan out: resources first, then each service as soon as those it needs are ready.
 pub(crate) async fn apply(
     ui: &Ui,
     engine: &Docker,
@@ -32,6 +33,19 @@ pub(crate) async fn apply(
     stack: &Stack,
     plan: &Plan,
 ) -> anyhow::Result<()> {
+    apply_as_images_come(ui, engine, http, stack, plan, None).await
+}
+
+/// The same while images are loaded: a container is created when its image is there.
+pub(crate) async fn apply_as_images_come(
+    ui: &Ui,
+    engine: &Docker,
+    http: &reqwest::Client,
+    stack: &Stack,
+    plan: &Plan,
+    arrivals: Option<&Arrivals>,
+) -> anyhow::Result<()> {
+    let steps_of = async |steps: &Vec<Step>| service_steps(ui, engine, http, stack, steps, arrivals).await;
     for step in &plan.resources {
         resource(ui, engine, stack, step).await?;
         ui.note(step);
@@ -39,7 +53,7 @@ pub(crate) async fn apply(
     if plan.is_unchanged() {
         // Nobody has to wait for what another becomes.
         let (shown, asked): (Vec<_>, Vec<_>) = plan.levels.iter().flatten().partition(|steps| is_shown(stack, steps));
-        try_join_all(asked.into_iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
+        try_join_all(asked.into_iter().map(steps_of)).await?;
         for step in shown.into_iter().flatten() {
             if let Step::Keep { service } = step {
                 ui.note(format!("{service}: unchanged"));
@@ -47,10 +61,27 @@ pub(crate) async fn apply(
         }
         return Ok(());
     }
-    for level in &plan.levels {
-        try_join_all(level.iter().map(|steps| service_steps(ui, engine, http, stack, steps))).await?;
-    }
+    let (ready, _) = watch::channel(BTreeSet::new());
+    let planned: BTreeSet<&str> = plan.steps().filter_map(Step::service).collect();
+    try_join_all(plan.levels.iter().flatten().map(async |steps| {
+        let Some(name) = steps.iter().find_map(Step::service) else { return Ok(()) };
+        let service = service_named(stack, name)?;
+        let needed = service.after.iter().filter(|name| planned.contains(**name));
+        let needed: Vec<&str> = needed.copied().collect();
+        // Its other end is here: it is not closed while somebody waits.
+        ready.subscribe().wait_for(|ready| needed.iter().all(|name| ready.contains(name))).await?;
+        steps_of(steps).await?;
+        ready.send_modify(|ready| {
+            ready.insert(name);
+        });
+        anyhow::Ok(())
+    }))
+    .await?;
     Ok(())
+}
+
+fn service_named<'s>(stack: &'s Stack, name: &str) -> anyhow::Result<&'s Service> {
+    stack.services.iter().find(|service| service.name == name).with_context(|| format!("{name} is no service"))
 }
 
 /// Whether the service is kept, and another one of the stack shows that it is ready.
@@ -92,12 +123,19 @@ async fn service_steps(
     http: &reqwest::Client,
     stack: &Stack,
     steps: &[Step],
+    arrivals: Option<&Arrivals>,
 ) -> anyhow::Result<()> {
+    let service = |name: &str| service_named(stack, name);
+    if let Some(arrivals) = arrivals {
+        // Before anything is removed: what runs goes on until it can be replaced.
+        for step in steps {
+            if let Step::Create { service: name, .. } = step {
+                arrivals.wait_for(service(name)?).await?;
+            }
+        }
+    }
     let mut task = None;
     for step in steps {
-        let service = |name: &str| {
-            stack.services.iter().find(|service| service.name == name).with_context(|| format!("{name} is no service"))
-        };
         let result = match step {
             Step::Keep { service: name } => {
                 let service = service(name)?;

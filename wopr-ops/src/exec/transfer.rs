@@ -3,6 +3,7 @@
 //! An image is saved to a file once, under the name of its content, and loaded by every machine that lacks it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,9 +12,30 @@ use anyhow::Context;
 use bollard::{Docker, query_parameters::ImportImageOptionsBuilder};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, sync::watch};
 
-use crate::{images::Image, ui::Ui};
+use crate::{images::Image, plan::spec::Service, ui::Ui};
+
+/// Images on the way to a machine.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    there: watch::Sender<BTreeSet<String>>,
+}
+
+impl Arrivals {
+    /// Waits until a service's images are there.
+    pub(crate) async fn wait_for(&self, service: &Service) -> anyhow::Result<()> {
+        // Its other end is here: it is not closed while somebody waits.
+        self.there.subscribe().wait_for(|there| service.images().all(|image| there.contains(image))).await?;
+        Ok(())
+    }
+
+    fn has(&self, image: &Image) {
+        self.there.send_modify(|there| {
+            there.insert(image.reference.clone());
+        });
+    }
+}
 
 /// Loads the images that this machine's engine lacks from their archives.
 pub(crate) async fn load_here(ui: &Ui, here: &Docker, archives: &Path, images: &[&Image]) -> anyhow::Result<()> {
@@ -27,18 +49,20 @@ pub(crate) async fn load_here(ui: &Ui, here: &Docker, archives: &Path, images: &
     Ok(())
 }
 
-/// Loads the images that a machine lacks; answers with how many bytes that were.
+/// Loads the images that a machine lacks, in this order; says of each when it is there.
 pub(crate) async fn load(
     ui: &Ui,
     here: &Docker,
     machine: (&str, &Docker),
     archives: &Path,
     images: &[Image],
-) -> anyhow::Result<u64> {
+    arrivals: &Arrivals,
+) -> anyhow::Result<()> {
     let (name, inner) = machine;
     let there = try_join_all(images.iter().map(|image| exists(inner, &image.reference))).await?;
-    let mut bytes = 0;
-    for (image, _) in images.iter().zip(there).filter(|(_, there)| !there) {
+    let (there, lacking): (Vec<_>, Vec<_>) = images.iter().zip(there).partition(|(_, there)| *there);
+    there.into_iter().for_each(|(image, _)| arrivals.has(image));
+    for (image, _) in lacking {
         let task = ui.start(format!("{name}: loading {}", image.reference));
         let loaded = async {
             let archive = saved(here, archives, image).await?;
@@ -49,10 +73,10 @@ pub(crate) async fn load(
             }
             loaded
         };
-        let loaded = task.ends(loaded.await, |size| format!("{} MB", size.div_ceil(1_000_000)))?;
-        bytes += loaded;
+        task.ends(loaded.await, |size| format!("{} MB", size.div_ceil(1_000_000)))?;
+        arrivals.has(image);
     }
-    Ok(bytes)
+    Ok(())
 }
 
 async fn exists(engine: &Docker, reference: &str) -> anyhow::Result<bool> {
@@ -125,4 +149,34 @@ pub(crate) fn prune(archives: &Path, current: &[Image]) -> anyhow::Result<()> {
 /// What the archive of an image is called.
 pub(crate) fn file_name(reference: &str) -> String {
     format!("{}.tar", reference.replace(['/', ':'], "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+
+    use super::*;
+    use crate::{
+        plan::platform::{Ports, VPS},
+        runbook::{Where, planned::Planned},
+    };
+
+    #[tokio::test]
+    async fn a_service_waits_for_all_of_its_images_and_for_no_other() {
+        let planned = Planned::anywhere(Ports::default()).unwrap();
+        let services = &planned.at(Where::Vps).services;
+        let service = |name| services.iter().find(|service| service.name == name).unwrap();
+        let arrivals = Arrivals::default();
+        let mut api = pin!(arrivals.wait_for(service(VPS.api)));
+        let mut database = pin!(arrivals.wait_for(service(VPS.postgres)));
+        let has = |name: &str| arrivals.has(&Image { name: name.to_owned(), reference: format!("{name}:content") });
+        ["api", "bot"].map(has);
+        assert!(poll!(api.as_mut()).is_pending() && poll!(database.as_mut()).is_pending());
+        has("postgres");
+        assert!(poll!(api.as_mut()).is_pending() && poll!(database.as_mut()).is_ready());
+        has("backup");
+        assert!(poll!(api.as_mut()).is_ready());
+    }
 }

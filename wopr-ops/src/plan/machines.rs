@@ -109,6 +109,7 @@ pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &
             name,
             aliases: Vec::new(),
             image: image.to_owned(),
+            asks_for: Vec::new(),
             command: Vec::new(),
             env: [(MACHINE_SOCKET_DIRECTORY_VARIABLE.to_owned(), SHARED.to_owned())].into(),
             secrets: None,

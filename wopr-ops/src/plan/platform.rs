@@ -546,6 +546,8 @@ fn migrate(inputs: &Inputs<'_>) -> Service {
 fn api(inputs: &Inputs<'_>) -> Service {
     let (socket, group) = inputs.socket;
     let mut service = base(inputs, inputs.names().api, "api");
+    let asked_for: &[&str] = if inputs.place == Place::Here { &["bot"] } else { &["bot", "backup"] };
+    service.asks_for = asked_for.iter().filter_map(|name| inputs.images.get(name)).cloned().collect();
     service.command = vec!["serve".to_owned()];
     service.set(api_settings(inputs));
     service.groups = vec![group.to_string()];
@@ -638,6 +640,7 @@ pub(super) fn service(
     Service {
         name,
         image,
+        asks_for: Vec::new(),
         command: Vec::new(),
         env,
         secrets: handover.map(fingerprint_of),

@@ -67,6 +67,8 @@ pub(crate) struct Service {
     pub(crate) aliases: Vec<&'static str>,
     /// `repository:fingerprint`.
     pub(crate) image: String,
+    /// Images of containers that it has its engine run.
+    pub(crate) asks_for: Vec<String>,
     /// Arguments to the image's entry point.
     pub(crate) command: Vec<String>,
     /// Settings; secrets are in files.
@@ -132,6 +134,11 @@ pub(crate) enum Ready {
 }
 
 impl Service {
+    /// The images that have to be there before it is.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &String> {
+        [&self.image].into_iter().chain(&self.asks_for)
+    }
+
     /// Its named volumes.
     pub(crate) fn volumes(&self) -> impl Iterator<Item = &'static str> {
         self.mounts.iter().filter_map(|mount| if let Mount::Volume { name, .. } = mount { Some(*name) } else { None })

@@ -49,12 +49,12 @@ impl fmt::Display for Step {
     }
 }
 
-/// What has to be done: first the resources, then level after level; within a level services go side by side.
+/// What has to be done: first the resources, then the services, each after those it needs, which are on earlier levels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// Disks, networks and volumes.
     pub(crate) resources: Vec<Step>,
-    /// Per level, the steps of each service.
+    /// Per level, the steps of each service. A service waits for those it needs, not for its whole level.
     pub(crate) levels: Vec<Vec<Vec<Step>>>,
 }
 
@@ -75,6 +75,18 @@ pub(crate) struct Row {
 }
 
 impl Step {
+    /// The service it is about, if it is about one.
+    pub(crate) fn service(&self) -> Option<&'static str> {
+        match self {
+            Self::CreateNetwork(_) | Self::CreateVolume(_) | Self::CreateDisk { .. } => None,
+            Self::Remove { service, .. }
+            | Self::Create { service, .. }
+            | Self::Start { service, .. }
+            | Self::Await { service }
+            | Self::Keep { service } => Some(service),
+        }
+    }
+
     fn row(&self, machine: Option<&'static str>, level: usize) -> Row {
         let (action, name, why) = match self {
             Self::CreateNetwork(name) => ("create-network", name.as_str(), None),
@@ -261,4 +273,22 @@ fn in_order(services: &[Service]) -> Vec<Vec<&Service>> {
         levels.push(level);
     }
     levels
+}
+
+/// The images of a stack, each once: first those whose services have the longest chain of others waiting for them.
+pub(crate) fn images_in_order(stack: &Stack) -> Vec<&str> {
+    let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
+    for level in in_order(&stack.services).iter().rev() {
+        for service in level {
+            let own = waiting.get(service.name).copied().unwrap_or_default();
+            for name in &service.after {
+                let longest = waiting.entry(name).or_default();
+                *longest = (*longest).max(own + 1);
+            }
+        }
+    }
+    let mut services: Vec<&Service> = stack.services.iter().collect();
+    services.sort_by_key(|service| std::cmp::Reverse(waiting.get(service.name).copied().unwrap_or_default()));
+    let mut seen = BTreeSet::new();
+    services.into_iter().flat_map(Service::images).map(String::as_str).filter(|image| seen.insert(*image)).collect()
 }

@@ -5,7 +5,7 @@ use super::{
     inference, machines,
     platform::{self, FLAT, Images, Inputs, Place, Ports, Progress, Source, VPS},
     spec::{Container, Mount, Observed, Ready, Stack, State},
-    steps::{Step, plan},
+    steps::{Step, images_in_order, plan},
 };
 
 fn images(api: &str) -> Images {
@@ -326,4 +326,18 @@ fn two_machines_from_nothing() {
     let stacks = all_stacks("secret");
     let plans: Vec<String> = stacks[1..].iter().map(|stack| plan(stack, &Observed::default()).to_string()).collect();
     insta::assert_snapshot!(plans.join("\n"));
+}
+
+#[test]
+fn what_most_wait_for_is_loaded_first_and_each_image_once() {
+    let machine = stack_at(Place::Machine(Ipv4Addr::LOCALHOST), "bb", Ports::default(), "secret");
+    let order = images_in_order(&machine);
+    let at = |name: &str| order.iter().position(|image| *image == format!("wopr-{name}")).unwrap();
+    // The database, the migration, the API and the proxy wait for each other; the dashboard, only the proxy waits for.
+    assert_eq!(at("postgres:aa"), 0);
+    assert!(at("api:bb") < at("backup:aa") && at("backup:aa") < at("ui:aa") && at("ui:aa") < at("caddy:aa"));
+    let wanted: std::collections::BTreeSet<&str> =
+        machine.services.iter().flat_map(|service| service.images()).map(String::as_str).collect();
+    assert_eq!(order.len(), wanted.len());
+    assert_eq!(order.into_iter().collect::<std::collections::BTreeSet<_>>(), wanted);
 }

@@ -8,11 +8,7 @@ use serde::Deserialize;
 use super::{Machine, Where, planned::Planned};
 use crate::{
     cli::FaultKind,
-    plan::{
-        machines::SHARED,
-        platform::MIB,
-        spec::Mount,
-    },
+    plan::{machines::SHARED, platform::MIB, spec::Mount},
     secrets::fingerprint_of,
 };
 

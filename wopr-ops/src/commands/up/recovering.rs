@@ -20,6 +20,7 @@ use crate::{
         ready::{last_lines, logs_of, output_of},
         remove::volume as remove_volume,
         sites::{address, inside},
+        transfer::Arrivals,
     },
     failure::{Exit, Failure},
     paths::{private_directory, remove_directory},
@@ -175,7 +176,8 @@ impl Work<'_> {
         let files = platform::recovery_handovers(Place::Machine(host), |name| self.secrets.get(name))?;
         let stack = |progress| self.vps_from(host, &files, |inputs| platform::recovery(inputs, source, progress));
         let filling = stack(Progress::Empty)?;
-        let wanted = self.images_of(VPS, &vps, &filling).await?;
+        let wanted = self.images_of(&filling)?;
+        self.load_into(VPS, &vps, &wanted, &Arrivals::default()).await?;
         self.prepare(VPS, &filling, &files)?;
         let is_restored = self.is_restored(&vps, &stack(Progress::Whole)?, &filling, source.reader()).await?;
         let progress = match self.mark()? {
