@@ -192,8 +192,8 @@ impl<'a> Work<'a> {
         let (gpu_stack, gpu_files) = self.gpu(address(self.engine, GPU).await?)?;
         let host = vps_stack.host;
         let (vps_unchanged, gpu_unchanged) = tokio::try_join!(
-            self.fill(VPS, &vps, vps_stack, &vps_files),
-            self.fill(GPU, &gpu, gpu_stack, &gpu_files),
+            Box::pin(self.fill(VPS, &vps, vps_stack, &vps_files)),
+            Box::pin(self.fill(GPU, &gpu, gpu_stack, &gpu_files)),
         )?;
         if self.args.only.is_empty() {
             transfer::prune(&self.paths.archives(), &self.current)?;

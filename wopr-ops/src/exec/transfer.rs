@@ -61,7 +61,9 @@ pub(crate) async fn load(
     let (name, inner) = machine;
     let there = try_join_all(images.iter().map(|image| exists(inner, &image.reference))).await?;
     let (there, lacking): (Vec<_>, Vec<_>) = images.iter().zip(there).partition(|(_, there)| *there);
-    there.into_iter().for_each(|(image, _)| arrivals.has(image));
+    for (image, _) in there {
+        arrivals.has(image);
+    }
     for (image, _) in lacking {
         let task = ui.start(format!("{name}: loading {}", image.reference));
         let loaded = async {
@@ -172,7 +174,8 @@ mod tests {
         let mut api = pin!(arrivals.wait_for(service(VPS.api)));
         let mut database = pin!(arrivals.wait_for(service(VPS.postgres)));
         let has = |name: &str| arrivals.has(&Image { name: name.to_owned(), reference: format!("{name}:content") });
-        ["api", "bot"].map(has);
+        has("api");
+        has("bot");
         assert!(poll!(api.as_mut()).is_pending() && poll!(database.as_mut()).is_pending());
         has("postgres");
         assert!(poll!(api.as_mut()).is_pending() && poll!(database.as_mut()).is_ready());

@@ -1,10 +1,13 @@
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use super::{
     archive::Target,
     inference, machines,
     platform::{self, FLAT, Images, Inputs, Place, Ports, Progress, Source, VPS},
-    spec::{Container, Mount, Observed, Ready, Stack, State},
+    spec::{Container, Mount, Observed, Ready, Service, Stack, State},
     steps::{Step, images_in_order, plan},
 };
 
@@ -336,8 +339,7 @@ fn what_most_wait_for_is_loaded_first_and_each_image_once() {
     // The database, the migration, the API and the proxy wait for each other; the dashboard, only the proxy waits for.
     assert_eq!(at("postgres:aa"), 0);
     assert!(at("api:bb") < at("backup:aa") && at("backup:aa") < at("ui:aa") && at("ui:aa") < at("caddy:aa"));
-    let wanted: std::collections::BTreeSet<&str> =
-        machine.services.iter().flat_map(|service| service.images()).map(String::as_str).collect();
+    let wanted: BTreeSet<&str> = machine.services.iter().flat_map(Service::images).map(String::as_str).collect();
     assert_eq!(order.len(), wanted.len());
-    assert_eq!(order.into_iter().collect::<std::collections::BTreeSet<_>>(), wanted);
+    assert_eq!(order.into_iter().collect::<BTreeSet<_>>(), wanted);
 }
