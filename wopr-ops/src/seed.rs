@@ -40,6 +40,15 @@ pub(crate) async fn gpu(ui: &Ui, http: &reqwest::Client, api_port: u16, token: &
     task.ends(enrolled, Clone::clone).map(drop)
 }
 
+/// What the daemon has found to compute with.
+fn computed_by(gpu: &Value) -> String {
+    match gpu["mode"].as_str() {
+        Some("nvidia") => format!("{} graphics cards", gpu["gpus"].as_array().map_or(0, Vec::len)),
+        Some("cpu") => "no graphics card: the processor computes".to_owned(),
+        _ => "it has not said yet what it computes with".to_owned(),
+    }
+}
+
 /// The admin API of the local stack.
 struct Api<'a> {
     http: &'a reqwest::Client,
@@ -86,10 +95,25 @@ impl Api<'_> {
             let health = node["serviceHealth"].as_object().cloned().unwrap_or_default();
             if node["status"] == "active" && !health.is_empty() && health.values().all(|state| state == "ok") {
                 let services: Vec<&str> = health.keys().map(String::as_str).collect();
-                return Ok(format!("active; {} ok", services.join(", ")));
+                return Ok(format!("active; {} ok; {}", services.join(", "), computed_by(&node["gpu"])));
             }
             anyhow::ensure!(since.elapsed() < LIMIT, "after {} s it is {node}", LIMIT.as_secs());
             tokio::time::sleep(PACE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wopr_core::protocol::gpu::GpuMode;
+
+    #[test]
+    fn what_computes_is_said() {
+        let said = |mode: GpuMode| computed_by(&serde_json::to_value(mode).unwrap());
+        assert_eq!(said(GpuMode::Cpu { reason: "no library".to_owned() }), "no graphics card: the processor computes");
+        let none = GpuMode::Nvidia { driver_version: "535".to_owned(), gpus: Vec::new() };
+        assert_eq!(said(none), "0 graphics cards");
+        assert!(computed_by(&Value::Null).starts_with("it has not said"));
     }
 }

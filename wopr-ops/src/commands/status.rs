@@ -36,6 +36,21 @@ struct Row {
     image: String,
     /// Ports on its engine's machine.
     ports: Vec<u16>,
+    /// What production has in its place; `null` if that is this.
+    stands_in_for: Option<&'static str>,
+}
+
+/// What production has in a service's place.
+fn stands_in_for(name: &str) -> Option<&'static str> {
+    use platform::{FLAT, VPS};
+    match name {
+        _ if [FLAT.stripe, VPS.stripe].contains(&name) => Some("Stripe"),
+        _ if [FLAT.mail, VPS.mail].contains(&name) => Some("a provider of mail"),
+        _ if name == VPS.ui => Some("the dashboard"),
+        _ if name == VPS.objects => Some("an S3 store"),
+        _ if name == inference::CHATTERBOX => Some("Chatterbox, by espeak-ng"),
+        _ => None,
+    }
 }
 
 pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StatusArgs) -> anyhow::Result<()> {
@@ -63,10 +78,11 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &StatusArgs) -> anyhow::Re
                 row.state.clone(),
                 row.status.clone(),
                 ports.join(","),
+                row.stands_in_for.unwrap_or("-").to_owned(),
                 row.image.clone(),
             ]
         });
-        let header = ["NAME", "MACHINE", "KIND", "STATE", "STATUS", "PORTS", "IMAGE"];
+        let header = ["NAME", "MACHINE", "KIND", "STATE", "STATUS", "PORTS", "STANDS IN FOR", "IMAGE"];
         ui.table(&header, &cells.collect::<Vec<_>>());
     }
     let down: Vec<&str> =
@@ -114,6 +130,7 @@ fn row(machine: Option<&'static str>, summary: &ContainerSummary) -> Row {
     };
     Row {
         machine,
+        stands_in_for: stands_in_for(&name),
         name,
         kind,
         state: state.to_string(),
@@ -132,12 +149,30 @@ fn missing(machine: Option<&'static str>, name: &str) -> Row {
         status: String::new(),
         image: String::new(),
         ports: Vec::new(),
+        stands_in_for: stands_in_for(name),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_the_real_thing_says_so() {
+        let rows = expected(&[]).into_iter().map(|(machine, name)| missing(machine, name));
+        let standing_in: Vec<String> =
+            rows.filter_map(|row| Some(format!("{}: {}", row.name, row.stands_in_for?))).collect();
+        assert_eq!(
+            standing_in,
+            [
+                "wopr-vps-stripe: Stripe",
+                "wopr-vps-mail: a provider of mail",
+                "wopr-vps-platform-ui: the dashboard",
+                "wopr-vps-objects: an S3 store",
+                "wopr-gpu-chatterbox: Chatterbox, by espeak-ng",
+            ]
+        );
+    }
 
     #[test]
     fn the_schema_is_that_of_the_rows() {
