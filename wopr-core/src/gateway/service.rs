@@ -109,6 +109,8 @@ pub(super) struct Inner {
     ready: AtomicBool,
     /// Whether it has begun to hear other processes, who may need what is leased here.
     hears: AtomicBool,
+    /// Whether what is offered has been read.
+    offers: AtomicBool,
     began: Instant,
     /// Milliseconds after `began` when the database was last heard of.
     heard_at: AtomicU64,
@@ -157,6 +159,7 @@ impl Gateway {
             spending: Spending::new(db.clone()),
             ready: AtomicBool::new(false),
             hears: AtomicBool::new(false),
+            offers: AtomicBool::new(false),
             rates: Windows::new(Duration::from_mins(1)),
             bursts: Windows::new(config.rates.bot_window),
             metrics,
@@ -683,6 +686,10 @@ impl Inner {
         if !self.journal.is_writable() {
             return Err(away("the journal's disk has failed"));
         }
+        // Otherwise no model would exist.
+        if !self.offers.load(Ordering::Acquire) {
+            return Err(away("what is offered is not known yet"));
+        }
         self.require_heard()
     }
 
@@ -749,6 +756,7 @@ impl Inner {
         let book = PriceBook::new(prices);
         let catalogue = Catalogue::new(models, &providers, &book, self.config.margin_bps);
         *self.catalogue.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalogue);
+        self.offers.store(true, Ordering::Release);
         Ok(())
     }
 }

@@ -154,7 +154,7 @@ impl World {
         let (stop, stopped) = oneshot::channel::<()>();
         let running = gateway.clone();
         let work = tokio::spawn(async move { running.run(async { drop(stopped.await) }).await });
-        until(async || gateway.accepts() && !gateway.models().is_empty()).await;
+        until(async || gateway.accepts()).await;
         Running { gateway, stop: Some(stop), work }
     }
 
@@ -461,6 +461,29 @@ async fn an_answer_without_usage_is_counted_and_a_zero_is_a_zero() {
     let counted = 1_000_000_000 - world.balance().await;
     assert!(counted >= 8 * WRITTEN, "{counted}");
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_let_in_before_it_is_known_what_is_offered() {
+    let world = World::new(100).await;
+    world.start().await.stop().await;
+    let mut other = world.test.db.connection().await.unwrap();
+    other.batch_execute("BEGIN; LOCK TABLE models IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let gateway = world.gateway(&world.folder, unlimited());
+    let running = gateway.clone();
+    let work = tokio::spawn(async move { running.run(std::future::pending()).await });
+    let caller = world.caller(&gateway).await;
+    // It is all that is missing: everything else is asked about before it.
+    until(async || match gateway.call(&caller, chat("hi", json!({}))).await {
+        Err(GatewayError::Unaccountable(why)) => why.to_string().contains("offered"),
+        other => panic!("{other:?}"),
+    })
+    .await;
+    assert!(!gateway.accepts());
+    other.batch_execute("COMMIT").await.unwrap();
+    until(async || gateway.accepts()).await;
+    assert!(gateway.call(&caller, chat("hi", json!({}))).await.is_ok());
+    work.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
