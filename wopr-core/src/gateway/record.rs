@@ -51,6 +51,17 @@ pub enum UsageSource {
     None,
 }
 
+impl UsageSource {
+    /// The stored and public word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Estimated => "estimated",
+            Self::None => "none",
+        }
+    }
+}
+
 /// One call, from its admission to its charge. It is a line of the journal and, later, a row; the names are the row's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallRecord {
