@@ -11,7 +11,7 @@ use crate::{
 const EXIT_CODES: &str = "\
 Exit codes: 0 done · 1 failed · 2 wrong usage · 3 this machine or account cannot do it · 4 no Docker engine ·
 5 a host port is taken · 6 compiling or image building failed · 7 a part did not become ready ·
-8 the happy path failed · 9 a check failed · 130 interrupted (the same command again goes on)
+8 the happy path failed · 9 a check failed · 130 interrupted (what goes on from there is said)
 
 NO_COLOR turns colour off. WOPR_DATA_DIR says where secrets and logs are kept (default: ~/.local/share/wopr).";
 
@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Plays Stripe
     #[command(subcommand)]
     Stripe(StripeCommand),
-    /// Looks at this machine before anything is up: what is there, what is missing, what to do about it
+    /// Looks at this machine, and at the stack if there is one: what is there, what is missing, what to do about it
     Doctor(DoctorArgs),
     /// What is known about running WOPR: checked, shown, compared with what runs
     #[command(subcommand)]
@@ -76,6 +76,16 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// What an operator does who has interrupted it.
+    pub(crate) fn when_interrupted(&self) -> &'static str {
+        match self {
+            Self::Runbook(RunbookCommand::Verify(_)) => {
+                "`cargo wopr fault mend vps`, `cargo wopr fault mend gpu` and `cargo wopr start` mend what is broken now"
+            }
+            _ => "the same command again goes on from here",
+        }
+    }
+
     /// What the command is called, if it is to account for what it did as JSON and has no answer of a shape of its own.
     pub(crate) fn accounts_as(&self) -> Option<&'static str> {
         let (name, json) = match self {
@@ -568,7 +578,10 @@ pub(crate) enum RunbookCommand {
     Lint(LintArgs),
     /// Makes every check on the two machines that run; exit code 9 if one fails
     Check(CheckArgs),
-    /// Brings each hazard about on the two machines, on purpose: its check has to notice, and be content once it is mended
+    /// Breaks the two machines on purpose, hazard by hazard: each check has to notice, and to be content once it is mended
+    ///
+    /// Data stays; servers, and once wopr-gpu itself, are made anew, so that nothing answers for moments. It begins only if
+    /// everything is well.
     Verify(VerifyArgs),
     /// Writes the runbook as Markdown
     Render,

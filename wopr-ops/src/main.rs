@@ -41,6 +41,7 @@ use crate::{
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let (since, accounts_as) = (Instant::now(), cli.command.accounts_as());
+    let interrupted = cli.command.when_interrupted();
     let ui = if accounts_as.is_some() { Ui::detect().keeping() } else { Ui::detect() };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
             exit_of(&error).into()
         }
         None => {
-            ui.line("interrupted; the same command again goes on from here");
+            ui.line(format!("interrupted; {interrupted}"));
             Exit::Interrupted.into()
         }
     }

@@ -43,7 +43,8 @@ pub(crate) async fn gpu(ui: &Ui, http: &reqwest::Client, api_port: u16, token: &
 /// What the daemon has found to compute with.
 fn computed_by(gpu: &Value) -> String {
     match gpu["mode"].as_str() {
-        Some("nvidia") => format!("{} graphics cards", gpu["gpus"].as_array().map_or(0, Vec::len)),
+        Some("nvidia") => format!("graphics cards: {}", gpu["gpus"].as_array().map_or(0, Vec::len)),
+        Some("unresponsive") => "there is a graphics card, and its driver does not answer".to_owned(),
         Some("cpu") => "no graphics card: the processor computes".to_owned(),
         _ => "it has not said yet what it computes with".to_owned(),
     }
@@ -113,7 +114,8 @@ mod tests {
         let said = |mode: GpuMode| computed_by(&serde_json::to_value(mode).unwrap());
         assert_eq!(said(GpuMode::Cpu { reason: "no library".to_owned() }), "no graphics card: the processor computes");
         let none = GpuMode::Nvidia { driver_version: "535".to_owned(), gpus: Vec::new() };
-        assert_eq!(said(none), "0 graphics cards");
+        assert_eq!(said(none), "graphics cards: 0");
+        assert!(said(GpuMode::Unresponsive { for_s: 3 }).ends_with("does not answer"));
         assert!(computed_by(&Value::Null).starts_with("it has not said"));
     }
 }

@@ -65,6 +65,11 @@ impl Settler {
                     self.trust();
                     return Err(error);
                 }
+                // A schema that is behind has no place for any call.
+                Err(error) if !is_refusal(&error) && self.is_behind().await => {
+                    self.trust();
+                    return Err(error);
+                }
                 Err(error) if !is_refusal(&error) && !self.has_doubted(call.id) => return Err(error),
                 Err(error) => {
                     tracing::error!(call = %call.id, "a call cannot be settled and is set aside: {error}");
@@ -74,6 +79,10 @@ impl Settler {
         }
         self.trust();
         Ok(())
+    }
+
+    async fn is_behind(&self) -> bool {
+        self.db.schema_state().await.is_ok_and(|state| !state.is_servable())
     }
 
     fn trust(&self) {

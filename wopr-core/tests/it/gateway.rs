@@ -699,6 +699,27 @@ async fn a_call_that_fails_for_no_reason_of_its_own_is_tried_again_and_not_set_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_a_schema_that_is_behind_nothing_is_set_aside() {
+    let world = World::new(100).await;
+    let running = world.start().await;
+    let caller = world.caller(&running.gateway).await;
+    world.test.execute("ALTER TABLE gateway_requests RENAME TO requests_to_come").await;
+    world.test.execute("CREATE TABLE taken AS SELECT * FROM __diesel_schema_migrations").await;
+    world.test.execute("DELETE FROM __diesel_schema_migrations WHERE version = (SELECT max(version) FROM taken)").await;
+    whole(running.gateway.call(&caller, chat("a b", json!({ "max_tokens": 1 }))).await.unwrap());
+    for _ in 0..3 {
+        assert!(running.gateway.settle().await.is_err());
+        world.clock.advance(jiff::SignedDuration::from_mins(10));
+    }
+    world.test.execute("ALTER TABLE requests_to_come RENAME TO gateway_requests").await;
+    world.test.execute("INSERT INTO __diesel_schema_migrations SELECT * FROM taken ON CONFLICT DO NOTHING").await;
+    until(async || running.gateway.unsettled_bytes() == 0).await;
+    assert!(!world.folder.join("refused.jsonl").exists());
+    assert_eq!(1_000_000_000 - world.balance().await, price(2, 1));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_to_be_made_once_is_made_by_one_and_answered_to_whoever_comes_back() {
     let world = World::new(100).await;
     let running = world.start().await;

@@ -28,9 +28,12 @@ use crate::{
         debian::{ARCHIVE, KEYRING},
     },
     paths::{Paths, is_root},
-    plan::machines::{MACHINES, VPS, own_capabilities},
+    plan::{
+        machines::{MACHINES, VPS, own_capabilities},
+        spec::State,
+    },
     ports::{is_free, owner},
-    runbook::{Port, report::Outcome, world::World},
+    runbook::{Gotcha, Port, Probe, Runbook, report::Outcome, world::World},
     ui::Ui,
 };
 
@@ -132,10 +135,10 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DoctorArgs) -> anyhow::Re
     findings.extend(tools(engine.is_ok()));
     findings.push(crates(paths).await);
     findings.push(packages(engine.as_ref().ok()).await);
-    if let Ok(engine) = &engine
-        && container(engine, VPS).await?.is_some()
-    {
-        findings.extend(runbook(paths, engine, args).await?);
+    if let Ok(engine) = &engine {
+        findings.extend(runbook(paths, engine, args).await.unwrap_or_else(|error| {
+            vec![Finding::warn("checks of the stack", format!("{error:#}"), "`cargo wopr runbook check` makes them")]
+        }));
     }
     let fit = findings.iter().all(|finding| finding.level != Level::Fail);
     let diagnosis = Diagnosis { fit, findings };
@@ -162,24 +165,30 @@ fn show(ui: &Ui, diagnosis: &Diagnosis) {
     ui.heading(if diagnosis.fit { "nothing prevents `cargo wopr up`" } else { "`cargo wopr up` cannot work here yet" });
 }
 
-/// What the runbook's checks say of the stack that is there.
+/// What the runbook's checks say of the stack, if it runs; but for those that write something, or look at the checkout.
 async fn runbook(paths: &Paths, engine: &Docker, args: &DoctorArgs) -> anyhow::Result<Vec<Finding>> {
-    let runbook = super::runbook::read()?;
+    if container(engine, VPS).await?.is_none_or(|machine| machine.state != State::Running) {
+        return Ok(Vec::new());
+    }
+    let mut runbook = super::runbook::read()?;
+    runbook.checks.retain(|check| !matches!(check.probe, Probe::Webhook {} | Probe::Repository { .. }));
     let world = World { paths, engine: engine.clone(), http: super::http_client()?, ports: args.ports };
-    Ok(world.every_check(&runbook).await.checks.into_iter().map(of_check).collect())
+    let report = world.every_check(&runbook).await;
+    Ok(report.checks.into_iter().map(|check| of_check(&runbook, check)).collect())
 }
 
-/// A red check stops no `up`, which mends what it finds.
-fn of_check(check: Outcome) -> Finding {
+/// A red check stops no `up`.
+fn of_check(runbook: &Runbook, check: Outcome) -> Finding {
     let id = format!("check {}", check.id);
     if check.passed {
         return Finding::ok(&id, check.detail);
     }
-    let about = match check.gotchas.as_slice() {
-        [] => String::new(),
-        gotchas => format!("; docs/runbook.md is about {}", gotchas.join(", ")),
+    let hazard = runbook.gotchas.iter().find(|gotcha| check.gotchas.contains(&gotcha.id));
+    let to_do = match hazard {
+        Some(Gotcha { id, handling, .. }) => format!("{id} in docs/runbook.md: {handling}"),
+        None => "`cargo wopr start` makes what is not as planned anew".to_owned(),
     };
-    Finding::warn(&id, check.detail, format!("`cargo wopr start` mends what is not as planned{about}"))
+    Finding::warn(&id, check.detail, to_do)
 }
 
 fn account() -> Finding {
@@ -487,10 +496,11 @@ mod tests {
             took_ms: 1,
             gotchas: vec!["R38".to_owned()],
         };
-        assert_eq!(of_check(check(true)), Finding::ok("check vps-disk", "0 MiB are free"));
-        let red = of_check(check(false));
+        let runbook = crate::runbook::parse(crate::runbook::TEXT).unwrap();
+        assert_eq!(of_check(&runbook, check(true)), Finding::ok("check vps-disk", "0 MiB are free"));
+        let red = of_check(&runbook, check(false));
         assert_eq!(red.level, Level::Warn);
-        assert!(red.to_do.unwrap().ends_with("R38"));
+        assert!(red.to_do.unwrap().starts_with("R38 "));
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn stands_in_for(name: &str) -> Option<&'static str> {
         _ if [FLAT.mail, VPS.mail].contains(&name) => Some("a provider of mail"),
         _ if name == VPS.ui => Some("the dashboard"),
         _ if name == VPS.objects => Some("an S3 store"),
-        _ if name == inference::CHATTERBOX => Some("Chatterbox, by espeak-ng"),
+        _ if name == inference::CHATTERBOX => Some("Chatterbox"),
         _ => None,
     }
 }
@@ -169,7 +169,7 @@ mod tests {
                 "wopr-vps-mail: a provider of mail",
                 "wopr-vps-platform-ui: the dashboard",
                 "wopr-vps-objects: an S3 store",
-                "wopr-gpu-chatterbox: Chatterbox, by espeak-ng",
+                "wopr-gpu-chatterbox: Chatterbox",
             ]
         );
     }

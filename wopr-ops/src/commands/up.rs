@@ -310,10 +310,17 @@ impl<'a> Work<'a> {
         let plan = plan(&stack, &observed);
         self.prepare(machine, &stack, files)?;
         let (wanted, arrivals) = (self.images_of(&stack)?, Arrivals::default());
-        tokio::try_join!(
-            self.load_into(machine, engine, &wanted, &arrivals),
-            apply_as_images_come(self.ui, engine, &self.http, &stack, &plan, Some(&arrivals)),
-        )?;
+        let loading = async {
+            let loaded = self.load_into(machine, engine, &wanted, &arrivals).await;
+            if loaded.is_err() {
+                arrivals.end();
+            }
+            loaded
+        };
+        let applying = apply_as_images_come(self.ui, engine, &self.http, &stack, &plan, Some(&arrivals));
+        let (loaded, applied) = tokio::join!(loading, applying);
+        loaded?;
+        applied?;
         prune(engine, &wanted).await?;
         Ok(plan.is_unchanged())
     }

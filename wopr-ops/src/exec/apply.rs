@@ -13,7 +13,7 @@ use bollard::{
         CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
     },
 };
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::watch;
 
 use super::{disk, ready, transfer::Arrivals};
@@ -45,7 +45,7 @@ pub(crate) async fn apply_as_images_come(
     plan: &Plan,
     arrivals: Option<&Arrivals>,
 ) -> anyhow::Result<()> {
-    let steps_of = async |steps: &Vec<Step>| service_steps(ui, engine, http, stack, steps, arrivals).await;
+    let steps_of = async |steps: &Vec<Step>| service_steps(ui, engine, http, stack, steps).await;
     for step in &plan.resources {
         resource(ui, engine, stack, step).await?;
         ui.note(step);
@@ -61,23 +61,47 @@ pub(crate) async fn apply_as_images_come(
         }
         return Ok(());
     }
-    let (ready, _) = watch::channel(BTreeSet::new());
+    let (progress, _) = watch::channel(Progress::default());
     let planned: BTreeSet<&str> = plan.steps().filter_map(Step::service).collect();
-    try_join_all(plan.levels.iter().flatten().map(async |steps| {
+    // What has begun is ended, whatever becomes of the others: nothing stays removed that was to be made anew.
+    let results = join_all(plan.levels.iter().flatten().map(async |steps| {
         let Some(name) = steps.iter().find_map(Step::service) else { return Ok(()) };
         let service = service_named(stack, name)?;
-        let needed = service.after.iter().filter(|name| planned.contains(**name));
-        let needed: Vec<&str> = needed.copied().collect();
+        let needed: Vec<&str> = service.after.iter().copied().filter(|name| planned.contains(name)).collect();
         // Its other end is here: it is not closed while somebody waits.
-        ready.subscribe().wait_for(|ready| needed.iter().all(|name| ready.contains(name))).await?;
-        steps_of(steps).await?;
-        ready.send_modify(|ready| {
-            ready.insert(name);
+        progress.subscribe().wait_for(|now| now.failed || needed.iter().all(|name| now.ready.contains(name))).await?;
+        let done = async {
+            let touched = steps.iter().any(|step| matches!(step, Step::Create { .. } | Step::Start { .. }));
+            if let (Some(arrivals), true) = (arrivals, touched) {
+                // Before anything is removed: what runs goes on until it can be replaced.
+                arrivals.wait_for(service).await?;
+            }
+            if progress.borrow().failed {
+                return Ok(false);
+            }
+            steps_of(steps).await.map(|()| true)
+        };
+        let done = done.await;
+        progress.send_modify(|now| match done {
+            Ok(true) => {
+                now.ready.insert(name);
+            }
+            Ok(false) => {}
+            Err(_) => now.failed = true,
         });
-        anyhow::Ok(())
+        done.map(drop)
     }))
-    .await?;
-    Ok(())
+    .await;
+    results.into_iter().collect()
+}
+
+/// How far a plan is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Services that are ready.
+    ready: BTreeSet<&'static str>,
+    /// Nothing more is begun.
+    failed: bool,
 }
 
 fn service_named<'s>(stack: &'s Stack, name: &str) -> anyhow::Result<&'s Service> {
@@ -123,17 +147,8 @@ async fn service_steps(
     http: &reqwest::Client,
     stack: &Stack,
     steps: &[Step],
-    arrivals: Option<&Arrivals>,
 ) -> anyhow::Result<()> {
     let service = |name: &str| service_named(stack, name);
-    if let Some(arrivals) = arrivals {
-        // Before anything is removed: what runs goes on until it can be replaced.
-        for step in steps {
-            if let Step::Create { service: name, .. } = step {
-                arrivals.wait_for(service(name)?).await?;
-            }
-        }
-    }
     let mut task = None;
     for step in steps {
         let result = match step {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bollard::{Docker, query_parameters::ImportImageOptionsBuilder};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all};
@@ -17,22 +17,37 @@ use tokio::{io::AsyncWriteExt, sync::watch};
 use crate::{images::Image, plan::spec::Service, ui::Ui};
 
 /// Images on the way to a machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Arrivals {
-    there: watch::Sender<BTreeSet<String>>,
+    /// Those that are there; `None` once no more will come.
+    there: watch::Sender<Option<BTreeSet<String>>>,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self { there: watch::Sender::new(Some(BTreeSet::new())) }
+    }
 }
 
 impl Arrivals {
     /// Waits until a service's images are there.
     pub(crate) async fn wait_for(&self, service: &Service) -> anyhow::Result<()> {
         // Its other end is here: it is not closed while somebody waits.
-        self.there.subscribe().wait_for(|there| service.images().all(|image| there.contains(image))).await?;
+        let mut there = self.there.subscribe();
+        let has_all = |there: &BTreeSet<String>| service.images().all(|image| there.contains(image));
+        let there = there.wait_for(|there| there.as_ref().is_none_or(has_all)).await?;
+        ensure!(there.is_some(), "{} has to wait for images that do not come", service.name);
         Ok(())
+    }
+
+    /// No more will come: whoever waits need not.
+    pub(crate) fn end(&self) {
+        self.there.send_replace(None);
     }
 
     fn has(&self, image: &Image) {
         self.there.send_modify(|there| {
-            there.insert(image.reference.clone());
+            there.get_or_insert_default().insert(image.reference.clone());
         });
     }
 }
@@ -181,5 +196,15 @@ mod tests {
         assert!(poll!(api.as_mut()).is_pending() && poll!(database.as_mut()).is_ready());
         has("backup");
         assert!(poll!(api.as_mut()).is_ready());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_what_does_not_come() {
+        let planned = Planned::anywhere(Ports::default()).unwrap();
+        let arrivals = Arrivals::default();
+        let mut waiting = pin!(arrivals.wait_for(&planned.at(Where::Vps).services[0]));
+        assert!(poll!(waiting.as_mut()).is_pending());
+        arrivals.end();
+        assert!(waiting.await.is_err());
     }
 }

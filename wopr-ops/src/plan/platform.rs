@@ -536,6 +536,8 @@ fn mail(inputs: &Inputs<'_>) -> Service {
 
 fn migrate(inputs: &Inputs<'_>) -> Service {
     let mut service = base(inputs, inputs.names().migrate, "api");
+    // No schema is newer than the API that follows.
+    service.asks_for = asked_for(inputs);
     service.command = vec!["migrate".to_owned()];
     service.set(api_settings(inputs));
     service.after = vec![inputs.names().postgres];
@@ -546,8 +548,7 @@ fn migrate(inputs: &Inputs<'_>) -> Service {
 fn api(inputs: &Inputs<'_>) -> Service {
     let (socket, group) = inputs.socket;
     let mut service = base(inputs, inputs.names().api, "api");
-    let asked_for: &[&str] = if inputs.place == Place::Here { &["bot"] } else { &["bot", "backup"] };
-    service.asks_for = asked_for.iter().filter_map(|name| inputs.images.get(name)).cloned().collect();
+    service.asks_for = asked_for(inputs);
     service.command = vec!["serve".to_owned()];
     service.set(api_settings(inputs));
     service.groups = vec![group.to_string()];
@@ -566,6 +567,12 @@ fn api(inputs: &Inputs<'_>) -> Service {
     }
     service.ready = Ready::Http(vec![(API_PORT, "/health/ready")]);
     service
+}
+
+/// What the API has its engine run.
+fn asked_for(inputs: &Inputs<'_>) -> Vec<String> {
+    let names: &[&str] = if inputs.place == Place::Here { &["bot"] } else { &["bot", "backup"] };
+    names.iter().filter_map(|name| inputs.images.get(name)).cloned().collect()
 }
 
 fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {

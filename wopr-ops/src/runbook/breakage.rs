@@ -1,8 +1,12 @@
 //! Hazards that are brought about on purpose, and what puts them right again.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Component, Path},
+};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
 use super::{Machine, Where, planned::Planned};
@@ -113,15 +117,23 @@ impl Breakage {
     /// # Errors
     /// If there is nothing in the plan that could be so wrong.
     pub(crate) fn alter(&self, planned: &mut Planned) -> anyhow::Result<Option<(Where, &'static str)>> {
-        let Some(name) = self.service() else { return Ok(None) };
+        let Some(name) = self.service() else {
+            self.can_be()?;
+            return Ok(None);
+        };
         let mut fingerprint = None;
-        if let Self::Handed { file, from, to, .. } = self {
+        if let Self::Handed { file, from, to, .. } | Self::Edited { file, from, to, .. } = self {
             let files = planned.handovers.get_mut(name).with_context(|| format!("{name} is handed no files"))?;
             let text = files.get_mut(file).with_context(|| format!("{name} is not handed {file}"))?;
-            *text = replaced(text, from, to).with_context(|| format!("{file} of {name} cannot be so"))?;
+            let changed = replaced(text, from, to).with_context(|| format!("{file} of {name} cannot be so"))?;
+            ensure!(changed != *text, "{file} of {name} would be as it is planned");
+            *text = changed;
             fingerprint = Some(fingerprint_of(files));
         }
         let (place, service) = planned.service_mut(name).with_context(|| format!("there is no container {name}"))?;
+        let is_machine = service.machine.is_some();
+        let of_services = matches!(self, Self::Memory { .. } | Self::Mount { .. } | Self::ImageGone { .. });
+        ensure!(!(is_machine && of_services), "{name} is a machine");
         let before = service.aspects();
         match self {
             Self::Setting { name, value, .. } => {
@@ -140,8 +152,23 @@ impl Breakage {
         Ok(Some((place, service.name)))
     }
 
+    /// Whether what is no container's can be done as it is written.
+    fn can_be(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Fault { fault: FaultKind::Mend, .. } => bail!("`fault mend` breaks nothing"),
+            Self::Repository { files } => {
+                ensure!(!files.is_empty(), "no file is added");
+                let inside = |file: &str| Path::new(file).components().all(|part| matches!(part, Component::Normal(_)));
+                let outside: Vec<&str> = files.keys().map(String::as_str).filter(|file| !inside(file)).collect();
+                ensure!(outside.is_empty(), "not inside the checkout: {}", outside.join(", "));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The container that is made wrongly, edited for, or not there.
-    pub(crate) fn service(&self) -> Option<&str> {
+    fn service(&self) -> Option<&str> {
         match self {
             Self::Setting { service, .. }
             | Self::Argument { service, .. }

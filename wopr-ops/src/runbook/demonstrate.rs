@@ -12,23 +12,25 @@ use anyhow::{Context, bail, ensure};
 use bollard::query_parameters::RemoveImageOptionsBuilder;
 
 use super::{
-    Gotcha, Runbook, Where,
+    Gotcha, Runbook, Severity, Where,
     breakage::{Breakage, Fix, GONE, replaced},
     pure::tracked,
-    report::{NotChecked, Outcome, Proof, Shown},
-    world::World,
+    report::{NotChecked, Outcome, Proof, Report, Shown},
+    world::{World, image_id},
 };
 use crate::{
     cli::{FaultKind, StartArgs},
-    commands::{fault, start, wait_until},
+    commands::{fault, start},
     exec::{
         apply::{apply, remove_container},
         disk,
+        observe::container,
         ready::settled,
     },
+    failure::{Exit, Failure, told},
     paths::{Paths, private_directory, remove_directory},
     plan::{
-        machines::{GPU, VPS},
+        machines::{GPU, MACHINES, VPS},
         platform::uid,
         steps::{Plan, Step},
     },
@@ -37,12 +39,38 @@ use crate::{
 };
 
 /// How long a check may take to notice, and to be content again.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_secs(45);
+/// How often one check is made, and how often all are: of the latter, some ask the API, which lets nobody ask too often.
+const PACE: Duration = Duration::from_millis(200);
+const PACE_OF_ALL: Duration = Duration::from_secs(3);
 
-/// Another checkout, or other data, to be taken away again.
+/// A directory that goes with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(directory: PathBuf) -> anyhow::Result<Self> {
+        remove_directory(&directory)?;
+        private_directory(&directory)?;
+        Ok(Self(directory))
+    }
+
+    /// One that a restart of this machine may empty.
+    fn temporary(name: &str) -> anyhow::Result<Self> {
+        Self::new(Path::new("/tmp").join(format!("wopr-verify-{name}-{}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is in a temporary directory, or in one that `down --volumes` removes.
+        let _left = remove_directory(&self.0);
+    }
+}
+
+/// Another checkout, or other data.
 struct Elsewhere {
     paths: Paths,
-    directory: PathBuf,
+    _scratch: Scratch,
 }
 
 /// A hazard that can be brought about.
@@ -59,39 +87,75 @@ impl World<'_> {
     /// Brings hazards about, one after the other: those that are named, or all.
     ///
     /// # Errors
-    /// If there is none of a name.
+    /// If there is none of a name, or not everything is well at the beginning.
     pub(crate) async fn demonstrate(&self, ui: &Ui, runbook: &Runbook, named: &[String]) -> anyhow::Result<Proof> {
         for id in named {
             ensure!(runbook.gotchas.iter().any(|gotcha| gotcha.id == *id), "there is no hazard {id}");
         }
+        self.require_well(runbook).await?;
         let mut proof = Proof { proven: false, shown: Vec::new(), not_shown: Vec::new(), red_at_the_end: Vec::new() };
+        let mut stays: Option<&str> = None;
         for gotcha in runbook.gotchas.iter().filter(|gotcha| named.is_empty() || named.contains(&gotcha.id)) {
-            let hazard = match self.hazard(gotcha)? {
-                Ok(hazard) => hazard,
+            let hazard = match stays {
+                Some(id) => Err(format!("{id} stays, which it would meet")),
+                None => self.hazard(runbook, gotcha).await?,
+            };
+            match hazard {
+                Ok(hazard) => {
+                    let shown = self.show(ui, runbook, &hazard).await;
+                    stays = shown.green.is_none().then_some(&gotcha.id);
+                    proof.shown.push(shown);
+                }
                 Err(reason) => {
                     let (id, hazard) = (gotcha.id.clone(), gotcha.hazard.clone());
                     proof.not_shown.push(NotChecked { id, hazard, reason });
-                    continue;
                 }
-            };
-            let shown = self.show(ui, runbook, &hazard).await;
-            let mended = shown.green.is_some();
-            proof.shown.push(shown);
-            if !mended {
-                // The next one would meet what this one has left.
-                break;
             }
         }
-        // What the last one has left may take its time, too.
-        wait_until(LIMIT, || async { Ok(self.every_check(runbook).await.green.then_some(())) }).await?;
-        let report = self.every_check(runbook).await;
-        proof.proven = report.green && proof.shown.iter().all(|shown| shown.problem.is_none());
+        let report = self.settles(runbook).await;
+        let noticed = proof.shown.iter().all(|shown| shown.problem.is_none());
+        // Who names a hazard wants it shown.
+        proof.proven = report.green && noticed && (named.is_empty() || proof.not_shown.is_empty());
         proof.red_at_the_end = report.checks.into_iter().filter(|check| !check.passed).collect();
         Ok(proof)
     }
 
+    /// Both machines are there, and no check that is critical is red: else what is shown could be anything, and mending would
+    /// change more than what was broken.
+    async fn require_well(&self, runbook: &Runbook) -> anyhow::Result<()> {
+        for machine in MACHINES {
+            if container(&self.engine, machine).await?.is_none() {
+                return Err(Failure::new(Exit::Environment, format!("there is no machine {machine}"))
+                    .fix("`cargo wopr up` makes both")
+                    .into());
+            }
+        }
+        let report = self.settles(runbook).await;
+        if report.green {
+            return Ok(());
+        }
+        let critical = |check: &&Outcome| !check.passed && check.severity == Severity::Critical;
+        let red: Vec<&str> = report.checks.iter().filter(critical).map(|check| check.id.as_str()).collect();
+        Err(Failure::new(Exit::Check, "not everything is well, and nothing is broken on purpose then")
+            .why(format!("red: {}", red.join(", ")))
+            .fix("`cargo wopr fault mend vps`, `cargo wopr fault mend gpu` and `cargo wopr start` mend what was left broken; `cargo wopr runbook check` says what is red")
+            .into())
+    }
+
+    /// What all checks say, once no critical one is red or the time is over: what was mended just now may take its time.
+    async fn settles(&self, runbook: &Runbook) -> Report {
+        let since = Instant::now();
+        loop {
+            let report = self.every_check(runbook).await;
+            if report.green || since.elapsed() > LIMIT {
+                return report;
+            }
+            tokio::time::sleep(PACE_OF_ALL).await;
+        }
+    }
+
     /// What is to be done; or why nothing is.
-    fn hazard<'r>(&self, gotcha: &'r Gotcha) -> anyhow::Result<Result<Hazard<'r>, String>> {
+    async fn hazard<'r>(&self, runbook: &'r Runbook, gotcha: &'r Gotcha) -> anyhow::Result<Result<Hazard<'r>, String>> {
         let (Some(check), Some(breakage), Some(red), Some(fix)) =
             (&gotcha.check, &gotcha.broken, &gotcha.red, gotcha.fix)
         else {
@@ -102,6 +166,11 @@ impl World<'_> {
         {
             let machine = machine.container();
             return Ok(Err(format!("{machine} has no disk of its own, which `cargo wopr up --disk 8G` gives it")));
+        }
+        // A warning may be red all the time: it depends on this machine.
+        let before = self.check(runbook, check).await?;
+        if !before.passed && before.severity == Severity::Warning {
+            return Ok(Err(format!("{check} is red without it: {}", before.detail)));
         }
         Ok(Ok(Hazard { gotcha, check, breakage, red, fix }))
     }
@@ -116,7 +185,7 @@ impl World<'_> {
             check: (*check).to_owned(),
             broken: breakage.to_string(),
             red: None,
-            fix: fix.to_string(),
+            fix: fix.to_string().replace('`', ""),
             green: None,
             problem: None,
             took_ms: 0,
@@ -130,7 +199,7 @@ impl World<'_> {
                 ui.note(format!("after {fix}: {green}"));
             }
             Err(error) => {
-                let problem = format!("{error:#}");
+                let problem = told(&error).trim().to_owned();
                 ui.warn(&problem);
                 shown.problem = Some(problem);
             }
@@ -157,13 +226,18 @@ impl World<'_> {
             anyhow::Ok(())
         }
         .await;
+        drop(elsewhere);
         // Whatever came of it: nothing stays broken.
-        self.mend(ui, *fix).await.with_context(|| format!("{fix} failed"))?;
-        if let Some(Elsewhere { directory, .. }) = elsewhere {
-            remove_directory(&directory)?;
+        let mended = async {
+            self.mend(ui, *fix).await.with_context(|| format!("{fix} failed"))?;
+            shown.green = Some(self.says(runbook, check, None).await?);
+            anyhow::Ok(())
+        };
+        match (noticed, mended.await) {
+            (noticed, Ok(())) => noticed,
+            (Ok(()), Err(error)) => Err(error),
+            (Err(first), Err(error)) => Err(error.context(format!("{first:#}; and then"))),
         }
-        shown.green = Some(self.says(runbook, check, None).await?);
-        noticed
     }
 
     /// What a check says once it fails with that word, or passes if there is none.
@@ -172,18 +246,19 @@ impl World<'_> {
             Some(word) => !outcome.passed && outcome.detail.contains(word),
             None => outcome.passed,
         };
-        let found = wait_until(LIMIT, || async {
+        let since = Instant::now();
+        loop {
             let outcome = self.check(runbook, check).await?;
-            Ok(Some(outcome).filter(&expected))
-        })
-        .await?;
-        if let Some(found) = found {
-            return Ok(found.detail);
+            if expected(&outcome) {
+                return Ok(outcome.detail);
+            }
+            if since.elapsed() > LIMIT {
+                let colour = if outcome.passed { "green" } else { "red" };
+                let wanted = red.map_or_else(|| "green".to_owned(), |word| format!("red with `{word}`"));
+                bail!("{check} was not {wanted} within {} s, but {colour}: {}", LIMIT.as_secs(), outcome.detail);
+            }
+            tokio::time::sleep(PACE).await;
         }
-        let last = self.check(runbook, check).await?;
-        let colour = if last.passed { "green" } else { "red" };
-        let wanted = red.map_or_else(|| "green".to_owned(), |word| format!("red with `{word}`"));
-        bail!("{check} was not {wanted} within {} s, but {colour}: {}", LIMIT.as_secs(), last.detail)
     }
 
     async fn mend(&self, ui: &Ui, fix: Fix) -> anyhow::Result<()> {
@@ -201,18 +276,20 @@ impl World<'_> {
     async fn bring_about(&self, ui: &Ui, breakage: &Breakage) -> anyhow::Result<Option<Elsewhere>> {
         match breakage {
             Breakage::Repository { files } => {
-                let directory = temporary("checkout")?;
-                copy_checkout(self.paths.workspace()?, &directory)?;
+                let scratch = Scratch::temporary("checkout")?;
+                copy_checkout(self.paths.workspace()?, &scratch.0)?;
                 for (file, text) in files {
-                    let file = directory.join(file);
+                    let file = scratch.0.join(file);
                     fs::create_dir_all(file.parent().context("a file has no directory")?)?;
                     fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))?;
                 }
-                return Ok(Some(Elsewhere { paths: self.paths.with_checkout(directory.clone()), directory }));
+                let paths = self.paths.with_checkout(scratch.0.clone());
+                return Ok(Some(Elsewhere { paths, _scratch: scratch }));
             }
             Breakage::DataDirectory {} => {
-                let directory = temporary("data")?;
-                return Ok(Some(Elsewhere { paths: self.paths.with_data(directory.clone()), directory }));
+                let scratch = Scratch::temporary("data")?;
+                let paths = self.paths.with_data(scratch.0.clone());
+                return Ok(Some(Elsewhere { paths, _scratch: scratch }));
             }
             Breakage::Fault { fault, machine } => {
                 fault::inflict(self.paths, &self.engine, *fault, machine.container()).await?;
@@ -228,8 +305,10 @@ impl World<'_> {
                 let mut planned = self.planned().await?;
                 let (_, planned) = planned.service_mut(service).context("it is not planned")?;
                 remove_container(&engine, service, true).await?;
+                let id = image_id(&engine, &planned.image).await?.context("it is not there")?;
+                // With all its names.
                 let options = RemoveImageOptionsBuilder::default().force(true).build();
-                let removed = engine.remove_image(&planned.image, Some(options), None).await;
+                let removed = engine.remove_image(&id, Some(options), None).await;
                 removed.with_context(|| format!("{} could not be removed", planned.image))?;
             }
             Breakage::Setting { .. }
@@ -245,12 +324,10 @@ impl World<'_> {
     async fn make_wrongly(&self, ui: &Ui, breakage: &Breakage) -> anyhow::Result<()> {
         let mut planned = self.planned().await?;
         let (place, name) = breakage.alter(&mut planned)?.context("no container is made")?;
-        let shared = |machine: super::Machine| self.paths.machines().join(machine.container());
-        let gone = match breakage {
-            Breakage::Mount { .. } => {
-                let gone = shared(place.machine().context("it is a machine itself")?).join(GONE);
-                private_directory(&gone)?;
-                Some(gone)
+        // It goes once the container has mounted it.
+        let _gone = match (breakage, place.machine()) {
+            (Breakage::Mount { .. }, Some(machine)) => {
+                Some(Scratch::new(self.paths.machines().join(machine.container()).join(GONE))?)
             }
             _ => None,
         };
@@ -269,8 +346,7 @@ impl World<'_> {
         let (engine, stack) = (self.engine_at(place).await?, planned.at(place));
         apply(ui, &engine, &self.http, stack, &plan).await?;
         let service = stack.services.iter().find(|service| service.name == name);
-        settled(&engine, &self.http, stack, service.context("it is not planned")?).await?;
-        gone.map_or(Ok(()), |gone| remove_directory(&gone))
+        settled(&engine, &self.http, stack, service.context("it is not planned")?).await
     }
 
     async fn edit(&self, service: &str, name: &str, (from, to): (&str, &str), in_place: bool) -> anyhow::Result<()> {
@@ -293,14 +369,6 @@ impl World<'_> {
     async fn engine_of(&self, service: &str) -> anyhow::Result<bollard::Docker> {
         self.engine_at(self.place_of(service).await?).await
     }
-}
-
-/// A directory that a restart of this machine may empty.
-fn temporary(name: &str) -> anyhow::Result<PathBuf> {
-    let directory = Path::new("/tmp").join(format!("wopr-verify-{name}-{}", std::process::id()));
-    remove_directory(&directory)?;
-    private_directory(&directory)?;
-    Ok(directory)
 }
 
 /// What git would hand to somebody else, in another directory that git knows.
@@ -328,11 +396,13 @@ mod tests {
     #[test]
     fn a_copy_of_the_checkout_is_judged_as_the_checkout() {
         let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let copy = temporary("test").unwrap();
-        copy_checkout(&checkout, &copy).unwrap();
+        let copy = Scratch::temporary("test").unwrap();
+        copy_checkout(&checkout, &copy.0).unwrap();
         for rule in [RepositoryRule::Migrations, RepositoryRule::NoShellInYaml] {
-            assert_eq!(repository_rule(rule, &copy).unwrap(), repository_rule(rule, &checkout).unwrap());
+            assert_eq!(repository_rule(rule, &copy.0).unwrap(), repository_rule(rule, &checkout).unwrap());
         }
-        remove_directory(&copy).unwrap();
+        let directory = copy.0.clone();
+        drop(copy);
+        assert!(!directory.exists());
     }
 }

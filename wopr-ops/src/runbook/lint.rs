@@ -103,11 +103,6 @@ fn broken(runbook: &Runbook, planned: &Planned, problems: &mut Vec<String>) {
         if !breakage.is_mended_by(fix) {
             problems.push(format!("gotcha {id} is not mended by {fix}"));
         }
-        if let Some(service) = breakage.service()
-            && planned.place_of(service).is_none()
-        {
-            problems.push(format!("gotcha {id}: there is no container {service}"));
-        }
         if let Err(error) = breakage.alter(&mut planned.clone()) {
             problems.push(format!("gotcha {id}: {error:#}"));
         }

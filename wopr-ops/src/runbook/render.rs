@@ -19,7 +19,10 @@ fn write(runbook: &Runbook, page: &mut String) -> std::fmt::Result {
         page,
         "`cargo wopr runbook check` looks at everything below that names a check; `cargo wopr runbook verify`"
     )?;
-    writeln!(page, "brings about what it says below how to, sees the check notice, and mends it.")?;
+    writeln!(
+        page,
+        "brings each hazard about that says how, wants its check to turn red, and green once it is mended."
+    )?;
     writeln!(page, "\nKept by {}.\n\n## Constraints\n", runbook.meta.owner)?;
     for (id, it) in &runbook.constraints {
         let guard = guard(it.check.as_ref(), it.manual.as_ref());

@@ -36,7 +36,7 @@ pub(crate) struct Outcome {
     pub(crate) gotchas: Vec<String>,
 }
 
-/// A hazard that no check here can see.
+/// A hazard that was not looked at, or not brought about.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct NotChecked {
@@ -44,7 +44,7 @@ pub(crate) struct NotChecked {
     pub(crate) id: String,
     /// What goes wrong.
     pub(crate) hazard: String,
-    /// Why it cannot be seen here.
+    /// Why not.
     pub(crate) reason: String,
 }
 

@@ -1,6 +1,7 @@
 //! The stack that runs, looked at check by check. Nothing is changed, but for one event that is sent to the webhook.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
@@ -197,18 +198,24 @@ impl World<'_> {
         })
     }
 
-    /// The plan as it would be if what runs had been planned: images, settings, arguments, limits and files.
+    /// The plan with the images, settings, arguments and limits that containers were made with, and with the files that lie ready
+    /// for them. What is not there is planned no more: other checks miss it.
     async fn running(&self, planned: &Planned) -> anyhow::Result<Planned> {
         let mut running = planned.clone();
         for place in [Where::Here, Where::Vps, Where::Gpu] {
-            let engine = self.engine_at(place).await?;
             let services = &mut running.at_mut(place).services;
-            try_join_all(services.iter_mut().map(async |service| {
+            let Ok(engine) = self.engine_at(place).await else {
+                services.clear();
+                continue;
+            };
+            let found = try_join_all(services.drain(..).map(async |mut service| {
                 let found = inspect(&engine, service.name).await?;
-                as_it_runs(service, found.with_context(|| format!("{} is missing", service.name))?);
-                anyhow::Ok(())
-            }))
-            .await?;
+                anyhow::Ok(found.map(|found| {
+                    as_it_runs(&mut service, found);
+                    service
+                }))
+            }));
+            *services = found.await?.into_iter().flatten().collect();
         }
         for (service, files) in &mut running.handovers {
             let place = planned.place_of(service).and_then(Where::machine);
@@ -294,22 +301,29 @@ impl World<'_> {
     }
 
     async fn images(&self, machine: Machine, planned: &Planned) -> anyhow::Result<String> {
-        let engine = inside(self.paths, machine.container()).await?;
-        let services = &planned.at(machine.place()).services;
+        let (engine, name) = (inside(self.paths, machine.container()).await?, machine.container());
         let mut problems = Vec::new();
-        for service in services {
-            let here = self.engine.inspect_image(&service.image).await;
-            let here = here.with_context(|| format!("{} is not on this machine", service.image))?.id;
-            match inspect(&engine, service.name).await? {
-                None => problems.push(format!("{} is missing", service.name)),
-                Some(found) if found.image != here => {
-                    problems.push(format!("{} runs another image than {}", service.name, service.image));
+        let services = &planned.at(machine.place()).services;
+        let wanted: BTreeSet<&String> = services.iter().flat_map(Service::images).collect();
+        for image in &wanted {
+            // After a bundle, this machine's own engine has none of them.
+            match (image_id(&engine, image).await?, image_id(&self.engine, image).await?) {
+                (None, _) => problems.push(format!("{image} is not on {name}")),
+                (Some(there), Some(here)) if there != here => {
+                    problems.push(format!("{image} on {name} is another one than on this machine"));
                 }
-                Some(_) => {}
+                _ => {}
+            }
+        }
+        for service in services {
+            let found = inspect(&engine, service.name).await?;
+            let runs = found.with_context(|| format!("{} is missing", service.name))?.image;
+            if runs.is_some() && runs != image_id(&engine, &service.image).await? {
+                problems.push(format!("{} runs another image than {}", service.name, service.image));
             }
         }
         ensure!(problems.is_empty(), "{}", problems.join("; "));
-        Ok(format!("{} containers run the images of this machine", services.len()))
+        Ok(format!("{} images, of which {} containers are made", wanted.len(), services.len()))
     }
 
     async fn name(&self, params: &DnsParams) -> anyhow::Result<String> {
@@ -471,6 +485,15 @@ fn node_is_well(node: &Value) -> anyhow::Result<String> {
     Ok(format!("{NODE_ID} is active; {} services are well", services.len()))
 }
 
+/// The image that an engine has under a name.
+pub(super) async fn image_id(engine: &Docker, name: &str) -> anyhow::Result<Option<String>> {
+    match engine.inspect_image(name).await {
+        Ok(found) => Ok(found.id),
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("the engine does not tell about {name}")),
+    }
+}
+
 async fn inspect(engine: &Docker, name: &str) -> anyhow::Result<Option<ContainerInspectResponse>> {
     match engine.inspect_container(name, None::<InspectContainerOptions>).await {
         Ok(found) => Ok(Some(found)),
@@ -592,6 +615,23 @@ mod tests {
         assert_eq!(wrong(machine, &expect, &good, Path::new("/")), Vec::<String>::new());
         let migration = planned.at(Where::Vps).services.iter().find(|service| service.is_work()).unwrap();
         assert_eq!(wrong(migration, &expect, &good, Path::new("/")), ["has not ended with 0"]);
+    }
+
+    #[test]
+    fn a_service_is_shown_as_its_container_was_made() {
+        let planned = Planned::anywhere(Ports::default()).unwrap();
+        let mut service = planned.at(Where::Gpu).services[0].clone();
+        let config = ContainerConfig {
+            image: Some("other:content".to_owned()),
+            cmd: Some(vec!["--port".to_owned(), "1".to_owned()]),
+            env: Some(vec!["A=b=c".to_owned()]),
+            ..Default::default()
+        };
+        let host_config = Some(HostConfig { memory: Some(7), ..Default::default() });
+        as_it_runs(&mut service, ContainerInspectResponse { config: Some(config), host_config, ..Default::default() });
+        assert_eq!((service.image.as_str(), service.memory_bytes), ("other:content", 7));
+        assert_eq!(service.command, ["--port", "1"]);
+        assert_eq!(service.env, [("A".to_owned(), "b=c".to_owned())].into());
     }
 
     #[test]
