@@ -316,10 +316,12 @@ impl World<'_> {
             }
         }
         for service in services {
-            let found = inspect(&engine, service.name).await?;
-            let runs = found.with_context(|| format!("{} is missing", service.name))?.image;
-            if runs.is_some() && runs != image_id(&engine, &service.image).await? {
-                problems.push(format!("{} runs another image than {}", service.name, service.image));
+            match inspect(&engine, service.name).await? {
+                None => problems.push(format!("{} is missing", service.name)),
+                Some(found) if found.image != image_id(&engine, &service.image).await? => {
+                    problems.push(format!("{} runs another image than {}", service.name, service.image));
+                }
+                Some(_) => {}
             }
         }
         ensure!(problems.is_empty(), "{}", problems.join("; "));
