@@ -580,7 +580,7 @@ pub(crate) enum RunbookCommand {
     Check(CheckArgs),
     /// Breaks the two machines on purpose, hazard by hazard: each check has to notice, and to be content once it is mended
     ///
-    /// Data stays; servers, and once wopr-gpu itself, are made anew, so that nothing answers for moments. It begins only if
+    /// Data stays; servers, and wopr-gpu itself, are made anew, so that nothing answers for moments. It begins only if
     /// everything is well.
     Verify(VerifyArgs),
     /// Writes the runbook as Markdown

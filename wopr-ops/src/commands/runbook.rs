@@ -144,7 +144,7 @@ async fn demonstrate(ui: &Ui, paths: &Paths, ports: Ports, named: &[String]) -> 
     let unproven: Vec<&str> =
         proof.shown.iter().filter(|shown| shown.problem.is_some()).map(|shown| shown.id.as_str()).collect();
     ui.heading(match (proof.proven, unproven.is_empty()) {
-        (true, _) => format!("{} hazards were noticed and mended; all green", proof.shown.len()),
+        (true, _) => format!("{} hazards were noticed and mended", proof.shown.len()),
         (false, true) => "the checks above are red at the end; `cargo wopr start` mends what it can".to_owned(),
         (false, false) => format!("not shown: {}; `cargo wopr start` mends what it can", unproven.join(", ")),
     });

@@ -66,11 +66,13 @@ pub(crate) async fn apply_as_images_come(
     // What has begun is ended, whatever becomes of the others: nothing stays removed that was to be made anew.
     let results = join_all(plan.levels.iter().flatten().map(async |steps| {
         let Some(name) = steps.iter().find_map(Step::service) else { return Ok(()) };
-        let service = service_named(stack, name)?;
-        let needed: Vec<&str> = service.after.iter().copied().filter(|name| planned.contains(name)).collect();
-        // Its other end is here: it is not closed while somebody waits.
-        progress.subscribe().wait_for(|now| now.failed || needed.iter().all(|name| now.ready.contains(name))).await?;
+        // Whatever fails in here is told to those who wait for it.
         let done = async {
+            let service = service_named(stack, name)?;
+            let needed: Vec<&str> = service.after.iter().copied().filter(|name| planned.contains(name)).collect();
+            let may_go_on = |now: &Progress| now.failed || needed.iter().all(|name| now.ready.contains(name));
+            // Its other end is here: it is not closed while somebody waits.
+            progress.subscribe().wait_for(may_go_on).await?;
             let touched = steps.iter().any(|step| matches!(step, Step::Create { .. } | Step::Start { .. }));
             if let (Some(arrivals), true) = (arrivals, touched) {
                 // Before anything is removed: what runs goes on until it can be replaced.
