@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
+use bollard::exec::StartExecResults;
+use bollard::models::{ContainerInspectResponse, ExecConfig};
 use bollard::query_parameters::{
     DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListNetworksOptionsBuilder,
     ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptionsBuilder,
@@ -102,6 +103,37 @@ impl Engine {
         Ok(text)
     }
 
+    /// What a command in a running container writes.
+    ///
+    /// # Errors
+    /// When it fails, with all it says.
+    pub async fn output(&self, container: &str, command: &[&str]) -> Result<String> {
+        let command = command.iter().map(|&word| word.to_owned()).collect();
+        let config = ExecConfig {
+            cmd: Some(command),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..ExecConfig::default()
+        };
+        let id = self.0.create_exec(container, config).await.with_context(|| container.to_owned())?.id;
+        let StartExecResults::Attached { output, .. } = self.0.start_exec(&id, None).await? else {
+            bail!("a command in {container} does not show what it writes");
+        };
+        let said = output.try_fold(String::new(), async |said, part| Ok(said + &part.to_string())).await?;
+        let code = self.0.inspect_exec(&id).await?.exit_code;
+        ensure!(code == Some(0), "a command in {container} ended with {code:?}: {said}");
+        Ok(said)
+    }
+
+    /// Whether anything has this label, `key=value`: a container, a volume or a network.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub async fn has(&self, label: &str) -> Result<bool> {
+        let labelled = self.labelled(label).await?;
+        Ok(!(labelled.containers.is_empty() && labelled.volumes.is_empty() && labelled.networks.is_empty()))
+    }
+
     /// Removes a container, running or not; its named volumes stay.
     ///
     /// # Errors
@@ -119,22 +151,41 @@ impl Engine {
     /// # Errors
     /// When the engine refuses.
     pub async fn sweep(&self, label: &str) -> Result<()> {
-        let filters = HashMap::from([("label".to_owned(), vec![label.to_owned()])]);
-        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-        for container in self.0.list_containers(Some(options)).await?.into_iter().filter_map(|found| found.id) {
-            self.remove(&container).await?;
+        let labelled = self.labelled(label).await?;
+        for container in &labelled.containers {
+            self.remove(container).await?;
         }
-        let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
-        for volume in self.0.list_volumes(Some(options)).await?.volumes.unwrap_or_default() {
+        for volume in &labelled.volumes {
             let options = RemoveVolumeOptionsBuilder::new().force(true).build();
-            self.0.remove_volume(&volume.name, Some(options)).await.with_context(|| volume.name.clone())?;
+            self.0.remove_volume(volume, Some(options)).await.with_context(|| volume.clone())?;
         }
-        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-        for network in self.0.list_networks(Some(options)).await?.into_iter().filter_map(|found| found.id) {
-            self.0.remove_network(&network).await.with_context(|| network.clone())?;
+        for network in &labelled.networks {
+            self.0.remove_network(network).await.with_context(|| network.clone())?;
         }
         Ok(())
     }
+
+    async fn labelled(&self, label: &str) -> Result<Labelled> {
+        let filters = HashMap::from([("label".to_owned(), vec![label.to_owned()])]);
+        let containers = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let volumes = ListVolumesOptionsBuilder::new().filters(&filters).build();
+        let networks = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        let containers = self.0.list_containers(Some(containers)).await?;
+        let volumes = self.0.list_volumes(Some(volumes)).await?.volumes.unwrap_or_default();
+        let networks = self.0.list_networks(Some(networks)).await?;
+        Ok(Labelled {
+            containers: containers.into_iter().filter_map(|found| found.id).collect(),
+            volumes: volumes.into_iter().map(|found| found.name).collect(),
+            networks: networks.into_iter().filter_map(|found| found.id).collect(),
+        })
+    }
+}
+
+/// What has a label: ids, and names of volumes.
+struct Labelled {
+    containers: Vec<String>,
+    volumes: Vec<String>,
+    networks: Vec<String>,
 }
 
 /// The name of the volume that a container has at `path`.

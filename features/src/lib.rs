@@ -6,6 +6,7 @@
 //! sentences are told to a stack that is already running, see [`stack`].
 
 pub mod clock;
+pub mod database;
 pub mod docker;
 pub mod engine;
 pub mod http;

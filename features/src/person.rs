@@ -25,8 +25,6 @@ pub struct Person {
     pub bot: Option<String>,
     /// The checkout they opened last.
     pub checkout: Option<Checkout>,
-    /// Where their requests come from, as a proxy in front of the platform tells.
-    address: String,
     client: Client,
     api: String,
 }
@@ -42,8 +40,7 @@ pub struct Checkout {
 
 impl Person {
     /// Somebody who has no account yet.
-    pub fn new(client: Client, api: &str, name: &str, email: String) -> Self {
-        let [a, b, c, ..] = *uuid::Uuid::new_v4().as_bytes();
+    pub fn new(client: &Client, api: &str, name: &str, email: String) -> Self {
         Self {
             name: name.to_owned(),
             email,
@@ -52,8 +49,7 @@ impl Person {
             tenant: None,
             bot: None,
             checkout: None,
-            address: format!("10.{a}.{b}.{c}"),
-            client,
+            client: client.from_elsewhere(),
             api: api.to_owned(),
         }
     }
@@ -73,7 +69,7 @@ impl Person {
     /// # Errors
     /// When there is no answer.
     pub async fn send_as_is(&self, request: Request) -> Result<Reply> {
-        self.client.send(request.header("x-forwarded-for", &self.address)).await
+        self.client.send(request).await
     }
 
     /// Posts JSON to the auth wire.
@@ -138,6 +134,19 @@ impl Person {
     pub async fn get_bot(&mut self) -> Result<Value> {
         let id = self.bot_id()?.to_owned();
         self.query("fleet.getInstance", &json!({ "id": id })).await?.data()
+    }
+
+    /// Destroys every bot they have.
+    ///
+    /// # Errors
+    /// When the platform refuses.
+    pub async fn destroy_bots(&mut self) -> Result<()> {
+        let data = self.query("fleet.listInstances", &Value::Null).await?.data()?;
+        for bot in data["bots"].as_array().into_iter().flatten() {
+            let input = json!({ "id": bot["id"], "action": "destroy" });
+            self.mutate("fleet.controlInstance", &input).await?.expect_status(200)?;
+        }
+        Ok(())
     }
 
     /// The id of their bot.

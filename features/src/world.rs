@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::http::{Client, Reply};
 use crate::mailbox::Mailbox;
 use crate::person::Person;
 use crate::stack::Stack;
+use crate::wait;
 
 /// The world of one scenario: a platform, the people in it, and the last answer.
 #[derive(Debug, cucumber::World)]
@@ -31,6 +32,11 @@ pub struct World {
     /// The link of a mail that was read.
     pub link: Option<String>,
     people: BTreeMap<String, Person>,
+}
+
+/// What a tenant's things have in Docker.
+fn label(tenant: &str) -> String {
+    format!("wopr.tenant-id={tenant}")
 }
 
 impl World {
@@ -62,15 +68,16 @@ impl World {
 
     /// Somebody with this address.
     pub fn introduce(&mut self, name: &str, email: String) {
-        let person = Person::new(self.client.clone(), &self.stack.api, name, email);
+        let person = Person::new(&self.client, &self.stack.api, name, email);
         self.people.insert(name.to_owned(), person);
     }
 
-    /// The address as the feature says it, made unique where other scenarios have been before.
+    /// The address as the feature says it, but unique where other scenarios have been before. A `+suffix` would not do: it
+    /// leads to the same mailbox, and who has that is welcomed once.
     pub fn address(&self, email: &str) -> String {
         match email.split_once('@') {
             Some((local, host)) if self.stack.is_shared() => {
-                format!("{local}+{}@{host}", uuid::Uuid::new_v4().simple())
+                format!("{local}-{}@{host}", uuid::Uuid::new_v4().simple())
             }
             _ => email.to_owned(),
         }
@@ -99,10 +106,23 @@ impl World {
     /// # Errors
     /// When something could not be removed.
     pub async fn end(&mut self) -> Result<()> {
-        // The platform first: it would put back what it misses.
+        let labels: Vec<_> = self.people.values().filter_map(|person| person.tenant.as_deref()).map(label).collect();
+        if self.stack.is_shared() {
+            // A platform that goes on would put back what it misses.
+            for person in self.people.values_mut().filter(|person| person.bot.is_some()) {
+                person.destroy_bots().await?;
+            }
+            return wait::until("nothing of theirs in Docker", async || {
+                for label in &labels {
+                    ensure!(!self.stack.docker.has(label).await?, "there is something with {label}");
+                }
+                Ok(())
+            })
+            .await;
+        }
         let stopped = self.stack.stop().await;
-        for tenant in self.people.values().filter_map(|person| person.tenant.as_deref()) {
-            self.stack.docker.sweep(&format!("wopr.tenant-id={tenant}")).await?;
+        for label in &labels {
+            self.stack.docker.sweep(label).await?;
         }
         stopped
     }

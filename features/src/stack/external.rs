@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use super::Stack;
+use crate::database::Database;
 use crate::docker::Engine;
 
 /// The API of the running stack, when there is to be one.
@@ -15,11 +16,7 @@ pub(super) fn unavailable_tags() -> Vec<(&'static str, &'static str)> {
         ("clock", "the clock of a running stack cannot be put forward"),
         ("docker-away", "the Docker of a running stack cannot be cut off"),
     ];
-    let optional = [
-        ("mail", "WOPR_TARGET_MAIL_URL"),
-        ("database", "WOPR_TARGET_DATABASE_URL"),
-        ("operator", "WOPR_TARGET_ADMIN_TOKEN"),
-    ];
+    let optional = [("mail", "WOPR_TARGET_MAIL_URL"), ("operator", "WOPR_TARGET_ADMIN_TOKEN")];
     tags.extend(optional.into_iter().filter(|(_, name)| variable(name).is_none()));
     tags
 }
@@ -27,6 +24,7 @@ pub(super) fn unavailable_tags() -> Vec<(&'static str, &'static str)> {
 pub(super) async fn connect(api: String) -> Result<Stack> {
     let required = |name: &str| variable(name).with_context(|| format!("WOPR_TARGET_URL is set, {name} is not"));
     let trimmed = |url: String| url.trim_end_matches('/').to_owned();
+    let docker = Engine::connect().await?;
     Ok(Stack {
         api,
         stripe: trimmed(required("WOPR_TARGET_STRIPE_URL")?),
@@ -34,9 +32,9 @@ pub(super) async fn connect(api: String) -> Result<Stack> {
         stripe_control_key: variable("WOPR_TARGET_STRIPE_CONTROL_KEY"),
         webhook_secret: required("WOPR_TARGET_WEBHOOK_SECRET")?,
         mail: variable("WOPR_TARGET_MAIL_URL").map(trimmed),
-        database: variable("WOPR_TARGET_DATABASE_URL"),
+        database: Database::Container(docker.clone(), required("WOPR_TARGET_DATABASE_CONTAINER")?),
         admin_token: variable("WOPR_TARGET_ADMIN_TOKEN"),
-        docker: Engine::connect().await?,
+        docker,
         own: None,
     })
 }

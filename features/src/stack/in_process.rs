@@ -24,6 +24,7 @@ use wopr_local::stripe::{EndpointConfig, StripeStandin};
 
 use super::Stack;
 use crate::clock::TravelClock;
+use crate::database::Database;
 use crate::docker::{Cable, Engine};
 use crate::http::ORIGIN;
 
@@ -92,7 +93,7 @@ pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
             ("BETTER_AUTH_SECRET", secret("sessions-")),
             ("BETTER_AUTH_URL", api.clone()),
             ("UI_ORIGIN", ORIGIN.to_owned()),
-            // Each person's requests come through a proxy of their own, so that they are counted apart.
+            // Each person's requests come through a proxy, so that they are counted apart.
             ("TRUSTED_PROXY_IPS", "127.0.0.1".to_owned()),
             ("FLEET_API_TOKEN_ADMIN", admin_token.clone()),
             ("DOCKER_HOST", format!("unix://{socket}")),
@@ -126,7 +127,7 @@ pub(super) async fn start(engine: Option<&Path>) -> Result<Stack> {
         stripe_control_key: None,
         webhook_secret,
         mail: Some(format!("http://{}", mail.http_address())),
-        database: Some(database.url()),
+        database: Database::Url(database.url()),
         admin_token: Some(admin_token),
         docker,
         own: Some(Platform {

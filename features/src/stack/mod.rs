@@ -8,10 +8,11 @@
 //! | `WOPR_TARGET_STRIPE_CONTROL_KEY` | its control key, unless it is open to this machine |
 //! | `WOPR_TARGET_WEBHOOK_SECRET` | the secret that webhooks are signed with |
 //! | `WOPR_TARGET_MAIL_URL` | the mail catcher's page; without it scenarios tagged `@mail` are left out |
-//! | `WOPR_TARGET_DATABASE_URL` | the database; without it scenarios tagged `@database` are left out |
+//! | `WOPR_TARGET_DATABASE_CONTAINER` | the container with the database |
 //! | `WOPR_TARGET_ADMIN_TOKEN` | an operator token; without it scenarios tagged `@operator` are left out |
 //!
-//! `DOCKER_HOST` names the engine that hosts bots. Scenarios tagged `@clock` and `@docker-away` need a platform of
+//! `DOCKER_HOST` names the engine that hosts bots and the database. A client speaks from an address of its own, by
+//! `X-Forwarded-For`, which the stack has to believe. Scenarios tagged `@clock` and `@docker-away` need a platform of
 //! their own, and are left out of a running one.
 
 mod external;
@@ -23,6 +24,7 @@ use anyhow::{Context as _, Result};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::TravelClock;
+use crate::database::Database;
 use crate::docker::{Cable, Engine};
 
 /// Where everything is, and what is needed to speak with it.
@@ -40,8 +42,8 @@ pub struct Stack {
     pub webhook_secret: String,
     /// The mail catcher's page.
     pub mail: Option<String>,
-    /// The database's URL, for looking at rows that operators look at.
-    pub database: Option<String>,
+    /// The database.
+    pub database: Database,
     /// An operator's token of scope admin.
     pub admin_token: Option<String>,
     /// The engine that hosts bots.

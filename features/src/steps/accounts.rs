@@ -39,7 +39,7 @@ async fn signs_up_in_capitals(world: &mut World, name: String) -> Result<()> {
 
 /// With a browser that knows nothing of the first time.
 async fn sign_up_anew(world: &mut World, name: &str, email: String) -> Result<()> {
-    let mut again = Person::new(world.client.clone(), &world.stack.api, name, email);
+    let mut again = Person::new(&world.client, &world.stack.api, name, email);
     world.reply = Some(again.sign_up().await?);
     Ok(())
 }
@@ -161,7 +161,7 @@ async fn signs_in_with(world: &mut World, name: String, password: String) -> Res
 
 #[when(expr = "somebody signs in as {string}")]
 async fn somebody_signs_in(world: &mut World, email: String) -> Result<()> {
-    let mut stranger = Person::new(world.client.clone(), &world.stack.api, "somebody", email);
+    let mut stranger = Person::new(&world.client, &world.stack.api, "somebody", email);
     world.reply = Some(stranger.sign_in().await?);
     Ok(())
 }

@@ -3,7 +3,6 @@ use cucumber::{given, then, when};
 use futures_util::future::try_join_all;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tokio_postgres::SimpleQueryMessage;
 
 use super::accounts::signed_up;
 use crate::http::{Reply, Request};
@@ -73,23 +72,12 @@ async fn balance_stays(world: &mut World, name: String, amount: Usd) -> Result<(
 
 #[then(expr = "the table credit_transactions shows a purchase of {usd} by {word}")]
 async fn table_shows(world: &mut World, amount: Usd, name: String) -> Result<()> {
-    let database = world.stack.database.clone().context("the database is not to be looked at")?;
-    let tenant = uuid::Uuid::parse_str(world.person(&name)?.tenant()?)?.to_string();
-    let (client, connection) = tokio_postgres::connect(&database, tokio_postgres::NoTls).await?;
-    let connection = tokio::spawn(connection);
-    let schema = "SELECT set_config('search_path', 'wopr', false)";
-    client.execute(schema, &[]).await?;
-    // As an operator types it; the answers come as text.
-    let table = client.simple_query("SELECT * FROM credit_transactions ORDER BY created_at DESC LIMIT 5;").await?;
-    let amount_nanos = (amount.0 * 10_000_000).to_string();
-    let expected = [("tenant_id", tenant.as_str()), ("type", "purchase"), ("amount_credits", amount_nanos.as_str())];
-    let found = table.iter().any(|message| match message {
-        SimpleQueryMessage::Row(row) => expected.iter().all(|(column, value)| row.get(*column) == Some(*value)),
-        _ => false,
-    });
-    drop(client);
-    connection.await??;
-    ensure!(found, "no row with {expected:?} in {table:?}");
+    let tenant = uuid::Uuid::parse_str(world.person(&name)?.tenant()?)?;
+    let query = format!("SELECT * FROM credit_transactions WHERE tenant_id = '{tenant}'");
+    let rows = world.stack.database.rows(&query).await?;
+    let amount_nanos = amount.0 * 10_000_000;
+    let found = rows.iter().any(|row| row["type"] == "purchase" && row["amount_credits"] == amount_nanos);
+    ensure!(found, "no purchase of {amount_nanos} nano-dollars in {rows:?}");
     Ok(())
 }
 

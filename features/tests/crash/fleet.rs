@@ -262,11 +262,11 @@ impl Stage {
         let mut people = Vec::new();
         for name in ["Rich", "Poor", "Late"] {
             let email = format!("{}@example.com", name.to_lowercase());
-            let mut person = Person::new(client.clone(), &stack.api, name, email);
+            let mut person = Person::new(&client, &stack.api, name, email);
             person.sign_up().await?.expect_status(200)?;
             people.push(person);
         }
-        let books = Books::open(stack.database.as_deref().context("no database")?).await?;
+        let books = Books::open(stack.database.url()?).await?;
         Ok(Self {
             course,
             random: schedule::random(seed),

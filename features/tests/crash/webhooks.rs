@@ -129,7 +129,7 @@ impl Stage {
         self.course.enter("sign-up");
         for number in 0..CUSTOMERS {
             let email = format!("customer{number}@example.com");
-            let mut person = Person::new(self.client.clone(), &self.api_url, &format!("Customer {number}"), email);
+            let mut person = Person::new(&self.client, &self.api_url, &format!("Customer {number}"), email);
             person.sign_up().await?.expect_status(200)?;
             self.customers.push(person);
         }

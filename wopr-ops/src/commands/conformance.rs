@@ -30,7 +30,6 @@ use crate::{
         recipes::STRIPE,
     },
     paths::Paths,
-    secrets::Secrets,
     ui::Ui,
 };
 
@@ -245,7 +244,7 @@ fn succeeded(what: &str, output: &std::process::Output) -> anyhow::Result<()> {
 
 /// A customer signs up, pays and makes a key.
 async fn service_key(ui: &Ui, paths: &Paths, args: &ConformanceArgs) -> anyhow::Result<String> {
-    let secrets = stack_secrets(paths)?;
+    let secrets = super::stack_secrets(paths)?;
     let (http, name) = (super::http_client()?, format!("conformance-{}", unix_seconds()));
     let task = ui.start("a customer with credit and a key");
     let made = async {
@@ -261,22 +260,11 @@ async fn service_key(ui: &Ui, paths: &Paths, args: &ConformanceArgs) -> anyhow::
 
 /// The addresses and secrets of the stack.
 fn api(paths: &Paths, args: &ConformanceArgs) -> anyhow::Result<Vec<(&'static str, String)>> {
-    let secrets = stack_secrets(paths)?;
+    let secrets = super::stack_secrets(paths)?;
     Ok(vec![
         (API_URL, format!("http://localhost:{}", args.api_port)),
         ("STRIPE_WEBHOOK_SECRET", secrets.get("STRIPE_WEBHOOK_SECRET")?.to_owned()),
     ])
-}
-
-/// What the stack was made with.
-fn stack_secrets(paths: &Paths) -> anyhow::Result<Secrets> {
-    let directory = paths.data.join("secrets");
-    if Secrets::are_missing(&directory) {
-        return Err(Failure::new(Exit::Check, "there is no stack to test against")
-            .fix("`cargo wopr up` brings one")
-            .into());
-    }
-    Ok(Secrets::load_or_create(&directory)?.0)
 }
 
 /// A stand-in of its own for a suite, on a free port; it ends with the returned child.

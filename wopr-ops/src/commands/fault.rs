@@ -13,7 +13,7 @@ use crate::{
     exec::{
         disk,
         observe::container,
-        sites::{address, inside},
+        sites::{inside, position},
     },
     failure::{Exit, Failure},
     paths::Paths,
@@ -135,7 +135,7 @@ pub(crate) async fn mend(paths: &Paths, engine: &Docker, machine: &str) -> anyho
             done.push("given its room back".to_owned());
         }
     }
-    let address = address(engine, machine).await?;
+    let address = position(engine, machine).await?.address;
     super::wait_until(LIMIT, || async { Ok(inside(paths, machine).await.ok()) })
         .await?
         .with_context(|| format!("the engine of {machine} at {address} does not answer"))?;

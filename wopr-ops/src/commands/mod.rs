@@ -9,6 +9,7 @@ pub(crate) mod drill;
 pub(crate) mod exec;
 pub(crate) mod fault;
 pub(crate) mod images;
+pub(crate) mod journeys;
 pub(crate) mod logs;
 pub(crate) mod recover;
 pub(crate) mod runbook;
@@ -26,6 +27,7 @@ use anyhow::Context;
 use crate::{
     failure::{Exit, Failure},
     paths::Paths,
+    secrets::Secrets,
 };
 
 /// Held by commands that change the stack, so that two of them do not work against each other.
@@ -55,6 +57,17 @@ pub(crate) fn http_client() -> anyhow::Result<reqwest::Client> {
         .no_proxy()
         .build()
         .context("no HTTP client could be made")
+}
+
+/// What the stack was made with.
+pub(crate) fn stack_secrets(paths: &Paths) -> anyhow::Result<Secrets> {
+    let directory = paths.data.join("secrets");
+    if Secrets::are_missing(&directory) {
+        return Err(Failure::new(Exit::Check, "there is no stack to test against")
+            .fix("`cargo wopr up` brings one")
+            .into());
+    }
+    Ok(Secrets::load_or_create(&directory)?.0)
 }
 
 /// Asks until there is an answer or the time is over.

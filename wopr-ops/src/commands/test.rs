@@ -16,7 +16,7 @@ use super::{
     conformance,
     drill::{self, server_loss::Loss},
     images::{Programs, References},
-    up,
+    journeys, up,
 };
 use crate::{
     cli::{ConformanceArgs, TestArgs, UpArgs},
@@ -33,11 +33,12 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 15] = [
+const STEPS: [&str; 16] = [
     "fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "fuzz", "registry", "offline", "stack",
-    RUNBOOK, POWER_CUT, BACKUPS,
+    JOURNEYS, RUNBOOK, POWER_CUT, BACKUPS,
 ];
 /// The last steps that need the stack, and others before them.
+const JOURNEYS: &str = "journeys";
 const RUNBOOK: &str = "runbook";
 const POWER_CUT: &str = "power-cut";
 const BACKUPS: &str = "backups";
@@ -94,6 +95,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
         let ports = platform::Ports::default();
+        runner.step(JOURNEYS, journeys::tell(ui, paths, ports)).await?;
         runner.step(RUNBOOK, Box::pin(super::runbook::prove(ui, paths, ports))).await?;
         runner.step(POWER_CUT, Box::pin(drill::power_cut::rehearse(ui, paths, ports))).await?;
         let backups = async {
@@ -181,7 +183,7 @@ impl Runner<'_> {
 /// The steps asked for, and those that prepare what they work on.
 fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     let mut all = only.clone();
-    if [CONFORMANCE, BACKUPS, POWER_CUT, RUNBOOK].iter().any(|name| all.contains(name)) {
+    if [CONFORMANCE, BACKUPS, POWER_CUT, RUNBOOK, JOURNEYS].iter().any(|name| all.contains(name)) {
         all.insert("stack");
     }
     if ["offline", "registry", "stack", "tests"].iter().any(|name| all.contains(name)) {

@@ -21,7 +21,7 @@ use crate::{
         apply::{apply, apply_as_images_come, remove_container},
         disk,
         observe::observe,
-        sites::{address, group_of, inside},
+        sites::{group_of, inside, position},
         transfer::{self, Arrivals},
     },
     failure::{Exit, Failure},
@@ -31,7 +31,7 @@ use crate::{
     plan::{
         disk::to_make,
         inference,
-        machines::{self, GPU, SHARED, VPS},
+        machines::{self, GPU, Position, SHARED, VPS},
         platform::{self, ELSEWHERE, Images, Inputs, Place, Ports},
         spec::{Mount, Observed, Service, Stack},
         steps::{Plan, Row, Step, images_in_order, plan},
@@ -118,7 +118,7 @@ pub(crate) async fn bring(
     if args.only.is_empty() && !args.no_prove {
         ui.heading("Happy path");
         let secret = work.secrets.get("STRIPE_WEBHOOK_SECRET")?;
-        let names = platform::names(if args.flat { Place::Here } else { Place::Machine(platform.host) });
+        let names = if args.flat { &platform::FLAT } else { &platform::VPS };
         let (port, http_port) = (args.ports.api_port, (!args.flat).then_some(args.ports.http_port));
         happy_path::walk(ui, &platform.engine, &work.http, port, secret, names.postgres, http_port).await?;
     }
@@ -129,7 +129,6 @@ pub(crate) async fn bring(
 /// Where the platform came to be.
 pub(crate) struct Platform {
     engine: Docker,
-    host: std::net::Ipv4Addr,
     /// Whether all of it was so already.
     unchanged: bool,
 }
@@ -178,7 +177,7 @@ impl<'a> Work<'a> {
         if plan.is_unchanged() {
             self.ui.note("nothing had to be changed");
         }
-        Ok(Some(Platform { engine: self.engine.clone(), host: stack.host, unchanged: plan.is_unchanged() }))
+        Ok(Some(Platform { engine: self.engine.clone(), unchanged: plan.is_unchanged() }))
     }
 
     /// Two machines, each with an engine of its own.
@@ -188,9 +187,8 @@ impl<'a> Work<'a> {
         let Some(unchanged) = self.machines().await? else { return Ok(None) };
         self.ui.heading("Services");
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
-        let (vps_stack, vps_files) = self.vps(address(self.engine, VPS).await?)?;
-        let (gpu_stack, gpu_files) = self.gpu(address(self.engine, GPU).await?)?;
-        let host = vps_stack.host;
+        let (vps_stack, vps_files) = self.vps(position(self.engine, VPS).await?)?;
+        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?)?;
         let (vps_unchanged, gpu_unchanged) = tokio::try_join!(
             Box::pin(self.fill(VPS, &vps, vps_stack, &vps_files)),
             Box::pin(self.fill(GPU, &gpu, gpu_stack, &gpu_files)),
@@ -206,7 +204,7 @@ impl<'a> Work<'a> {
         if unchanged {
             self.ui.note("nothing had to be changed");
         }
-        Ok(Some(Platform { engine: vps, host, unchanged }))
+        Ok(Some(Platform { engine: vps, unchanged }))
     }
 
     /// The machines themselves; answers whether they were so already, or nothing if the plan was only shown.
@@ -251,7 +249,7 @@ impl<'a> Work<'a> {
     pub(crate) async fn load(&self) -> anyhow::Result<()> {
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
         let (vps_stack, gpu_stack) =
-            (self.vps(address(self.engine, VPS).await?)?.0, self.gpu(address(self.engine, GPU).await?)?.0);
+            (self.vps(position(self.engine, VPS).await?)?.0, self.gpu(position(self.engine, GPU).await?)?.0);
         let arrivals = Arrivals::default();
         let (of_vps, of_gpu) = (self.images_of(&vps_stack)?, self.images_of(&gpu_stack)?);
         tokio::try_join!(self.load_into(VPS, &vps, &of_vps, &arrivals), self.load_into(GPU, &gpu, &of_gpu, &arrivals),)?;
@@ -261,8 +259,8 @@ impl<'a> Work<'a> {
     /// How long each server that needs no other takes from nothing to ready, alone; its container is gone afterwards.
     pub(crate) async fn each_alone(&self) -> anyhow::Result<Vec<(&'static str, Duration)>> {
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
-        let (vps_stack, vps_files) = self.vps(address(self.engine, VPS).await?)?;
-        let (gpu_stack, gpu_files) = self.gpu(address(self.engine, GPU).await?)?;
+        let (vps_stack, vps_files) = self.vps(position(self.engine, VPS).await?)?;
+        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?)?;
         let mut took = Vec::new();
         for (machine, engine, stack, files) in [(VPS, &vps, vps_stack, vps_files), (GPU, &gpu, gpu_stack, gpu_files)] {
             self.prepare(machine, &stack, &files)?;
@@ -350,21 +348,21 @@ impl<'a> Work<'a> {
         self.paths.machines().join(machine).join(FILES)
     }
 
-    fn vps(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
-        let handovers = platform::handovers(Place::Machine(address), |name| self.secrets.get(name))?;
-        Ok((self.vps_from(address, &handovers, platform::stack)?, handovers))
+    fn vps(&self, position: Position) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
+        let handovers = platform::handovers(Place::Machine(position), |name| self.secrets.get(name))?;
+        Ok((self.vps_from(position, &handovers, platform::stack)?, handovers))
     }
 
     fn vps_from(
         &self,
-        address: std::net::Ipv4Addr,
+        position: Position,
         handovers: &BTreeMap<&'static str, Handover>,
         stack: impl FnOnce(&Inputs<'_>) -> Stack,
     ) -> anyhow::Result<Stack> {
         let group = group_of(&machines::socket(&self.paths.machines(), VPS))?;
         Ok(stack(&Inputs {
             images: &self.images,
-            place: Place::Machine(address),
+            place: Place::Machine(position),
             ports: self.args.ports,
             socket: (engine::SOCKET, group),
             handovers,
@@ -372,9 +370,9 @@ impl<'a> Work<'a> {
         }))
     }
 
-    fn gpu(&self, address: std::net::Ipv4Addr) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
+    fn gpu(&self, position: Position) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
         let handovers = inference::handovers(self.secrets.get("GPU_NODE_SECRET")?);
-        let stack = inference::stack(&self.images, address, &handovers, &format!("{SHARED}/{FILES}"));
+        let stack = inference::stack(&self.images, position.address, &handovers, &format!("{SHARED}/{FILES}"));
         Ok((stack, handovers))
     }
 
@@ -400,20 +398,20 @@ impl<'a> Work<'a> {
         let mut plans = vec![(None, outer)];
         for machine in [VPS, GPU] {
             let there = inside(self.paths, machine).await.ok();
-            let address = match &there {
-                Some(_) => address(self.engine, machine).await?,
-                None => std::net::Ipv4Addr::UNSPECIFIED,
+            let position = match &there {
+                Some(_) => position(self.engine, machine).await?,
+                None => Position::NOWHERE,
             };
             let stack = if machine == GPU {
-                self.gpu(address)?.0
+                self.gpu(position)?.0
             } else if there.is_some() {
-                self.vps(address)?.0
+                self.vps(position)?.0
             } else {
-                let handovers = platform::handovers(Place::Machine(address), |name| self.secrets.get(name))?;
+                let handovers = platform::handovers(Place::Machine(position), |name| self.secrets.get(name))?;
                 let group = group_of(Path::new(engine::SOCKET))?;
                 platform::stack(&Inputs {
                     images: &self.images,
-                    place: Place::Machine(address),
+                    place: Place::Machine(position),
                     ports: self.args.ports,
                     socket: (engine::SOCKET, group),
                     handovers: &handovers,
@@ -490,7 +488,7 @@ pub(crate) fn wanted_images(paths: &Paths, args: &UpArgs) -> anyhow::Result<Vec<
     // Stacks whose services name their images by what they are called here.
     let all = || NAMES.into_iter().chain(TOPOLOGY_NAMES);
     let names: Images = all().map(|name| (name, name.to_owned())).collect();
-    let place = if args.flat { Place::Here } else { Place::Machine(std::net::Ipv4Addr::UNSPECIFIED) };
+    let place = if args.flat { Place::Here } else { Place::Machine(Position::NOWHERE) };
     let files = BTreeMap::new();
     let inputs = Inputs {
         images: &names,
@@ -502,7 +500,7 @@ pub(crate) fn wanted_images(paths: &Paths, args: &UpArgs) -> anyhow::Result<Vec<
     };
     let mut stacks = vec![platform::stack(&inputs)];
     if !args.flat {
-        stacks.push(inference::stack(&names, std::net::Ipv4Addr::UNSPECIFIED, &files, FILES));
+        stacks.push(inference::stack(&names, Position::NOWHERE.address, &files, FILES));
     }
     let known: Vec<&str> = stacks.iter().flat_map(|stack| &stack.services).map(|service| service.name).collect();
     if let Some(unknown) = args.only.iter().find(|name| !known.contains(&name.as_str())) {

@@ -6,8 +6,9 @@ use anyhow::Context;
 use bollard::{
     Docker,
     models::{
-        ContainerCreateBody, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, Mount as EngineMount, MountType,
-        NetworkCreateRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, Ipam,
+        IpamConfig, Mount as EngineMount, MountType, NetworkCreateRequest, NetworkingConfig, PortBinding,
+        RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
@@ -124,9 +125,15 @@ fn labels(stack: &Stack) -> HashMap<String, String> {
 async fn resource(ui: &Ui, engine: &Docker, stack: &Stack, step: &Step) -> anyhow::Result<()> {
     match step {
         Step::CreateNetwork(name) => {
+            let subnet = stack.network.subnet.map(|subnet| IpamConfig {
+                subnet: Some(subnet.whole.to_owned()),
+                ip_range: Some(subnet.given.to_owned()),
+                ..Default::default()
+            });
             let request = NetworkCreateRequest {
                 name: name.clone(),
                 driver: Some("bridge".to_owned()),
+                ipam: subnet.map(|config| Ipam { config: Some(vec![config]), ..Default::default() }),
                 labels: Some(labels(stack)),
                 ..Default::default()
             };
@@ -235,7 +242,7 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         port_bindings: Some(bindings.collect()),
         mounts: Some(service.mounts.iter().filter_map(mount).collect()),
         tmpfs: Some(service.mounts.iter().filter_map(tmpfs).collect()),
-        network_mode: Some(stack.network.to_owned()),
+        network_mode: Some(stack.network.name.to_owned()),
         restart_policy: Some(RestartPolicy { name: Some(restart), maximum_retry_count: None }),
         memory: Some(service.memory_bytes),
         memory_swap: Some(service.memory_bytes),
@@ -264,7 +271,11 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
             ..host_config
         };
     }
+    let ipam = service
+        .address
+        .map(|address| EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() });
     let endpoint = EndpointSettings {
+        ipam_config: ipam,
         aliases: Some([service.name].iter().chain(&service.aliases).map(|name| (*name).to_owned()).collect()),
         ..Default::default()
     };
@@ -278,7 +289,7 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         stop_timeout: Some(service.stop_seconds.into()),
         host_config: Some(host_config),
         networking_config: Some(NetworkingConfig {
-            endpoints_config: Some(HashMap::from([(stack.network.to_owned(), endpoint)])),
+            endpoints_config: Some(HashMap::from([(stack.network.name.to_owned(), endpoint)])),
         }),
         ..Default::default()
     })

@@ -11,7 +11,7 @@ use crate::{
     failure::{Exit, Failure},
     paths::Paths,
     plan::{
-        machines::{self, MACHINES, NETWORK},
+        machines::{self, MACHINES, NETWORK, Position},
         spec::State,
     },
 };
@@ -75,13 +75,16 @@ pub(crate) async fn inside(paths: &Paths, machine: &str) -> anyhow::Result<Docke
     engine::at(&socket).await.with_context(|| format!("the engine of {machine} does not answer"))
 }
 
-/// The address of a running machine on the bridge.
-pub(crate) async fn address(engine: &Docker, machine: &str) -> anyhow::Result<Ipv4Addr> {
+/// Where a running machine is on the bridge.
+pub(crate) async fn position(engine: &Docker, machine: &str) -> anyhow::Result<Position> {
     let found = engine.inspect_container(machine, None::<InspectContainerOptions>).await;
     let found = found.with_context(|| format!("the engine does not tell about {machine}"))?;
     let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-    let address = networks.get(NETWORK).and_then(|network| network.ip_address.clone()).unwrap_or_default();
-    address.parse().with_context(|| format!("{machine} has no address on {NETWORK}"))
+    let on_bridge = networks.get(NETWORK).with_context(|| format!("{machine} is not on {NETWORK}"))?;
+    let parsed = |text: &Option<String>| text.as_deref().unwrap_or_default().parse::<Ipv4Addr>();
+    let address = parsed(&on_bridge.ip_address).with_context(|| format!("{machine} has no address on {NETWORK}"))?;
+    let gateway = parsed(&on_bridge.gateway).with_context(|| format!("{NETWORK} has no gateway"))?;
+    Ok(Position { address, gateway })
 }
 
 /// The group that may use a socket of this machine.

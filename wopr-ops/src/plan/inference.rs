@@ -11,7 +11,7 @@ use wopr_core::protocol::gpu::node_secret;
 use super::{
     machines,
     platform::{API_PORT, Images, MIB, service},
-    spec::{Mount, Ready, Service, Stack},
+    spec::{Mount, Network, Ready, Service, Stack},
 };
 use crate::{
     images::recipes::{LLAMA_CHAT, LLAMA_EMBEDDINGS, PROBE_PROGRAM, SERVICE_UID, SPEECH_HEALTH, WHISPER_COMMAND},
@@ -79,7 +79,7 @@ pub(crate) fn stack(
     };
     Stack {
         name: "gpu",
-        network: "wopr-gpu-local",
+        network: Network { name: "wopr-gpu-local", subnet: None },
         publish: Ipv4Addr::UNSPECIFIED,
         host,
         services: vec![

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     platform::{API_PORT, HTTP_PORT, MAIL_WEB_PORT, Ports, STRIPE_PORT},
-    spec::{Machine, Mount, Ready, Service, Stack},
+    spec::{Machine, Mount, Network, Ready, Service, Stack},
 };
 use crate::images::recipes::{MACHINE_DATA, MACHINE_RUN, MACHINE_SOCKET_DIRECTORY_VARIABLE, MACHINE_SOCKET_FILE};
 
@@ -20,6 +20,20 @@ pub(crate) const GPU: &str = "wopr-gpu";
 pub(crate) const MACHINES: [&str; 2] = [VPS, GPU];
 /// The bridge both are on; inside a machine, the other is `<machine>.<network>`.
 pub(crate) const NETWORK: &str = "wopr-dev";
+
+/// Where a machine is on [`NETWORK`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Its address.
+    pub(crate) address: Ipv4Addr,
+    /// The address that this machine has for it: whatever comes through a port published here comes from there.
+    pub(crate) gateway: Ipv4Addr,
+}
+
+impl Position {
+    /// For a machine that does not run, or whose position does not matter.
+    pub(crate) const NOWHERE: Self = Self { address: Ipv4Addr::UNSPECIFIED, gateway: Ipv4Addr::UNSPECIFIED };
+}
 
 /// The volume with everything the platform's machine has: its images, containers and data.
 pub(crate) const VPS_VOLUME: &str = "wopr-vps-docker-data";
@@ -108,6 +122,7 @@ pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &
         Service {
             name,
             aliases: Vec::new(),
+            address: None,
             image: image.to_owned(),
             asks_for: Vec::new(),
             command: Vec::new(),
@@ -145,7 +160,7 @@ pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &
     ];
     Stack {
         name: "machines",
-        network: NETWORK,
+        network: Network { name: NETWORK, subnet: None },
         publish: Ipv4Addr::LOCALHOST,
         host: Ipv4Addr::LOCALHOST,
         services: vec![machine(VPS, VPS_VOLUME, vps.to_vec()), machine(GPU, GPU_VOLUME, gpu.to_vec())],

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::{
     archive::{self, Target},
-    machines::SHARED,
+    machines::{Position, SHARED},
     scratch,
-    spec::{Mount, Ready, SECRETS, Service, Stack},
+    spec::{Mount, Network, Ready, SECRETS, Service, Stack, Subnet},
 };
 use crate::{
     images::recipes::{
@@ -27,7 +27,7 @@ pub(crate) struct Names {
     /// Value of the stack's label.
     pub(crate) stack: &'static str,
     /// The network of its services.
-    pub(crate) network: &'static str,
+    pub(crate) network: Network,
     /// The database.
     pub(crate) postgres: &'static str,
     /// The double of Stripe.
@@ -49,7 +49,7 @@ pub(crate) struct Names {
 /// All on this machine's engine.
 pub(crate) const FLAT: Names = Names {
     stack: "flat",
-    network: "wopr-flat",
+    network: Network { name: "wopr-flat", subnet: None },
     postgres: "wopr-postgres",
     stripe: "wopr-stripe",
     mail: "wopr-mail",
@@ -64,7 +64,11 @@ pub(crate) const FLAT: Names = Names {
 pub(crate) const VPS: Names = Names {
     stack: "vps",
     // Before those of tenants in the alphabet: the engine gives the proxy's published port to the first of its networks.
-    network: "wopr-platform",
+    network: Network {
+        name: "wopr-services",
+        // Below those of tenants.
+        subnet: Some(Subnet { whole: "10.191.0.0/24", given: "10.191.0.128/25" }),
+    },
     postgres: "wopr-vps-postgres",
     stripe: "wopr-vps-stripe",
     mail: "wopr-vps-mail",
@@ -92,6 +96,9 @@ pub(super) const OBJECTS_PORT: u16 = 9000;
 pub(super) const OBJECTS_TLS_PORT: u16 = 9443;
 /// Where backups are kept in the object store.
 pub(crate) const BUCKET: &str = "wopr-backups";
+/// The proxy's own address: what it says of whom it speaks for is believed, and nobody else's word is. It is one that the
+/// engine gives to nobody else.
+const CADDY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 191, 0, 2);
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
 /// Where each bot listens.
@@ -204,8 +211,8 @@ pub(crate) type Images = BTreeMap<&'static str, String>;
 pub(crate) enum Place {
     /// On this machine's engine.
     Here,
-    /// On the engine of a machine with this address.
-    Machine(Ipv4Addr),
+    /// On the engine of a machine that is there.
+    Machine(Position),
 }
 
 /// What the platform is made from.
@@ -279,12 +286,12 @@ pub(crate) fn handovers<'s>(
         (names.postgres, postgres),
         (names.stripe, files(&["STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_STANDIN_CONTROL_KEY"])?),
     ]);
-    if place != Place::Here {
+    if let Place::Machine(position) = place {
         api.extend(files(&["BACKUP_ENCRYPTION_KEY", "GPU_NODE_SECRET"])?);
         api.insert("DO_SPACES_ACCESS_KEY".to_owned(), secret("OBJECTS_ACCESS_KEY")?.to_owned());
         api.insert("DO_SPACES_SECRET_KEY".to_owned(), secret("OBJECTS_SECRET_KEY")?.to_owned());
         all.insert(names.objects, files(&["OBJECTS_ACCESS_KEY", "OBJECTS_SECRET_KEY"])?);
-        all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config()))]));
+        all.insert(names.caddy, Handover::from([(CADDY_CONFIG.to_owned(), format!("{:#}", caddy_config(position)))]));
     }
     all.insert(names.migrate, api.clone());
     all.insert(names.api, api);
@@ -297,8 +304,11 @@ const CADDY_CONFIG: &str = "caddy.json";
 
 /// Local names to the dashboard, the API and the bots, which have the first part of theirs on networks that the proxy is on. The last
 /// route takes every other name, so that a machine reached by its address shows something.
-fn caddy_config() -> serde_json::Value {
-    let to = |address: String| json!([{ "handler": "reverse_proxy", "upstreams": [{ "dial": address }] }]);
+///
+/// What this machine says of whom it speaks for is believed, so that those who prove the stack from here can be many.
+fn caddy_config(position: Position) -> serde_json::Value {
+    let here = [position.gateway];
+    let to = |address: String| json!([{ "handler": "reverse_proxy", "upstreams": [{ "dial": address }], "trusted_proxies": here }]);
     let route = |id: &str, hosts: &[&str], address: String| {
         let matching = if hosts.is_empty() { json!([]) } else { json!([{ "host": hosts }]) };
         json!({ "@id": id, "match": matching, "handle": to(address), "terminal": true })
@@ -334,9 +344,9 @@ pub(crate) fn stack(inputs: &Inputs<'_>) -> Stack {
     let mut services = vec![postgres(inputs), stripe(inputs), mail(inputs), migrate(inputs), api(inputs)];
     let (publish, host) = match inputs.place {
         Place::Here => (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST),
-        Place::Machine(address) => {
+        Place::Machine(position) => {
             services.extend([ui(inputs), objects(inputs), caddy(inputs)]);
-            (Ipv4Addr::UNSPECIFIED, address)
+            (Ipv4Addr::UNSPECIFIED, position.address)
         }
     };
     Stack { name: names.stack, network: names.network, publish, host, services }
@@ -475,6 +485,7 @@ fn elsewhere(inputs: &Inputs<'_>, name: &str, volume: &'static str) -> Mount {
 fn caddy(inputs: &Inputs<'_>) -> Service {
     let names = inputs.names();
     let mut service = base(inputs, names.caddy, "caddy");
+    service.address = Some(CADDY_ADDRESS);
     service.command = ["run", "--config"].map(str::to_owned).to_vec();
     service.command.push(format!("{SECRETS}/{CADDY_CONFIG}"));
     service.mounts.extend(["/data", "/run/caddy"].map(|target| Mount::Tmpfs { target, options: CADDY_TMPFS }));
@@ -594,12 +605,13 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
     ]
     .map(text)
     .into();
-    if inputs.place != Place::Here {
+    if let Place::Machine(position) = inputs.place {
         settings.extend([
+            ("TRUSTED_PROXY_IPS", format!("{CADDY_ADDRESS},{}", position.gateway)),
             ("S3_BUCKET", BUCKET.to_owned()),
             ("DO_SPACES_ENDPOINT", format!("http://{}:{OBJECTS_PORT}", inputs.names().objects)),
             ("BACKUP_IMAGE", inputs.images.get("backup").cloned().unwrap_or_default()),
-            ("BACKUP_NETWORK", inputs.names().network.to_owned()),
+            ("BACKUP_NETWORK", inputs.names().network.name.to_owned()),
             ("BACKUP_DATABASE_CONTAINER", inputs.names().postgres.to_owned()),
             ("BOT_DOMAIN", DOMAIN.to_owned()),
             ("PROXY_CONTAINER", inputs.names().caddy.to_owned()),
@@ -611,7 +623,7 @@ fn api_settings(inputs: &Inputs<'_>) -> Vec<(&'static str, String)> {
         ("PORT", API_PORT.to_string()),
         ("BETTER_AUTH_URL", format!("http://localhost:{}", inputs.ports.api_port)),
         ("STRIPE_API_BASE", format!("http://{}:{STRIPE_PORT}", inputs.names().stripe)),
-        // Whoever tries the stack out, and all that proves it, comes from one address.
+        // Whoever tries the stack out comes from one address.
         ("SIGN_UPS_PER_HOUR", "1000".to_owned()),
         ("SMTP_URL", format!("smtp://{}:{SMTP_PORT}", inputs.names().mail)),
     ]);
@@ -662,5 +674,6 @@ pub(super) fn service(
         stop_seconds: STOP_SECONDS,
         machine: None,
         aliases: Vec::new(),
+        address: None,
     }
 }

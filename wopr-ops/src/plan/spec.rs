@@ -21,13 +21,31 @@ pub(crate) const CONFIG_LABEL: &str = "wopr.config";
 /// On everything that tests create; `test` sweeps it, `down` leaves it alone.
 pub(crate) const TEST_LABEL: &str = "wopr.test";
 
+/// A bridge network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Network {
+    /// What it is called.
+    pub(crate) name: &'static str,
+    /// Its addresses, where they are not the engine's choice.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// The addresses of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subnet {
+    /// All of them, as `10.0.0.0/24`.
+    pub(crate) whole: &'static str,
+    /// Those that the engine gives to whoever asks for none.
+    pub(crate) given: &'static str,
+}
+
 /// A stack: services on one network.
 #[derive(Debug, Clone)]
 pub(crate) struct Stack {
     /// Value of [`STACK_LABEL`].
     pub(crate) name: &'static str,
     /// The bridge network all services are on.
-    pub(crate) network: &'static str,
+    pub(crate) network: Network,
     /// The address of its engine's machine that ports are published on.
     pub(crate) publish: Ipv4Addr,
     /// The address that published ports answer at, seen from here.
@@ -65,6 +83,8 @@ pub(crate) struct Service {
     pub(crate) name: &'static str,
     /// Further names on the network.
     pub(crate) aliases: Vec<&'static str>,
+    /// Its address on the network, where others have to know it.
+    pub(crate) address: Option<Ipv4Addr>,
     /// `repository:fingerprint`.
     pub(crate) image: String,
     /// Images of containers that it has its engine run.
@@ -165,6 +185,7 @@ impl Service {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into_iter()
+        .chain(self.address.iter().map(|address| ("address".to_owned(), address.to_string())))
         .chain(self.machine.iter().map(|machine| ("machine".to_owned(), of(machine.capabilities.join(" ")))))
         .collect()
     }

@@ -154,11 +154,11 @@ impl fmt::Display for Plan {
 
 /// Plans the way from what was seen to what is wanted.
 pub(crate) fn plan(stack: &Stack, observed: &Observed) -> Plan {
-    let new_network = !observed.networks.contains(stack.network);
+    let new_network = !observed.networks.contains(stack.network.name);
     let new_volumes: Vec<&str> = stack.volumes().into_iter().filter(|name| !observed.volumes.contains(*name)).collect();
     let mut resources = Vec::new();
     if new_network {
-        resources.push(Step::CreateNetwork(stack.network.to_owned()));
+        resources.push(Step::CreateNetwork(stack.network.name.to_owned()));
     }
     resources.extend(new_volumes.iter().map(|name| Step::CreateVolume((*name).to_owned())));
 

@@ -5,7 +5,8 @@ use std::{
 
 use super::{
     archive::Target,
-    inference, machines,
+    inference,
+    machines::{self, Position},
     platform::{self, FLAT, Images, Inputs, Place, Ports, Progress, Source, VPS},
     spec::{Container, Mount, Observed, Ready, Service, Stack, State},
     steps::{Step, images_in_order, plan},
@@ -40,14 +41,16 @@ fn stack_of(api: &str, ports: Ports, password: &str) -> Stack {
     stack_at(Place::Here, api, ports, password)
 }
 
+const VPS_POSITION: Position =
+    Position { address: Ipv4Addr::new(172, 18, 0, 2), gateway: Ipv4Addr::new(172, 18, 0, 1) };
+
 /// Everything there is: both topologies.
 fn all_stacks(password: &str) -> Vec<Stack> {
-    let address = Ipv4Addr::new(172, 18, 0, 2);
     let handovers = inference::handovers(password);
     vec![
         stack_of("bb", Ports::default(), password),
-        stack_at(Place::Machine(address), "bb", Ports::default(), password),
-        inference::stack(&images("bb"), address, &handovers, "/data/run"),
+        stack_at(Place::Machine(VPS_POSITION), "bb", Ports::default(), password),
+        inference::stack(&images("bb"), VPS_POSITION.address, &handovers, "/data/run"),
         machines::stack("wopr-machine:aa", Ports::default(), "/data/machines".as_ref(), &["CHOWN".to_owned()]),
     ]
 }
@@ -61,7 +64,7 @@ fn up(stack: &Stack) -> Observed {
     let container =
         |work: bool, aspects| Container { aspects, state: if work { State::Exited(0) } else { State::Running } };
     Observed {
-        networks: [stack.network.to_owned()].into(),
+        networks: [stack.network.name.to_owned()].into(),
         volumes: stack.volumes().into_iter().map(str::to_owned).collect(),
         containers: stack
             .services
@@ -232,7 +235,7 @@ fn names_and_published_ports_are_taken_once() {
 
 #[test]
 fn a_lost_platform_has_its_database_and_knows_its_bots_before_it_serves() {
-    let place = Place::Machine(Ipv4Addr::new(172, 18, 0, 2));
+    let place = Place::Machine(VPS_POSITION);
     let secret = |name: &str| Ok(if name == "BACKUP_ENCRYPTION_KEY" { "k1:hunter2" } else { "hunter2" });
     let handovers = platform::recovery_handovers(place, secret).unwrap();
     let recovery = |source, progress| {
@@ -321,7 +324,7 @@ fn what_a_machine_publishes_here_is_what_its_services_publish_there() {
 /// Else the engine would move the proxy's published port to a tenant's network, and cut whoever is connected.
 #[test]
 fn the_platforms_network_comes_before_those_of_tenants() {
-    assert!(platform::VPS.network < "wopr-tenant-");
+    assert!(platform::VPS.network.name < "wopr-tenant-");
 }
 
 #[test]
@@ -333,7 +336,7 @@ fn two_machines_from_nothing() {
 
 #[test]
 fn what_most_wait_for_is_loaded_first_and_each_image_once() {
-    let machine = stack_at(Place::Machine(Ipv4Addr::LOCALHOST), "bb", Ports::default(), "secret");
+    let machine = stack_at(Place::Machine(VPS_POSITION), "bb", Ports::default(), "secret");
     let order = images_in_order(&machine);
     let at = |name: &str| order.iter().position(|image| *image == format!("wopr-{name}")).unwrap();
     // The database, the migration, the API and the proxy wait for each other; the dashboard, only the proxy waits for.

@@ -11,7 +11,7 @@ pub(crate) mod render;
 pub(crate) mod report;
 pub(crate) mod world;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use breakage::{Breakage, Fix};
 use serde::Deserialize;
@@ -575,9 +575,6 @@ impl Port {
         }
     }
 }
-
-/// The address that stands for a machine whose address does not matter.
-pub(crate) const NOWHERE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 /// Reads a runbook.
 ///

@@ -1,6 +1,6 @@
 //! The stacks that the two machines should run, made from what is there: nothing is built, made or written.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use super::Where;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     engine,
     plan::{
         inference,
-        machines::{self, SHARED},
+        machines::{self, Position, SHARED},
         platform::{self, Images, Inputs, Place, Ports},
         spec::{Service, Stack},
     },
@@ -37,8 +37,8 @@ pub(crate) struct Given<'a, S> {
     pub(crate) capabilities: &'a [String],
     /// The group that may use the engine's socket on the platform's machine.
     pub(crate) group: u32,
-    /// Addresses of the two machines.
-    pub(crate) addresses: (Ipv4Addr, Ipv4Addr),
+    /// Where the two machines are.
+    pub(crate) positions: (Position, Position),
     /// Looks a secret up.
     pub(crate) secret: S,
 }
@@ -50,7 +50,7 @@ impl Planned {
     /// Those of looking a secret up.
     pub(crate) fn new<'s>(given: &Given<'_, impl Fn(&str) -> anyhow::Result<&'s str>>) -> anyhow::Result<Self> {
         let directory = format!("{SHARED}/{FILES}");
-        let place = Place::Machine(given.addresses.0);
+        let place = Place::Machine(given.positions.0);
         let mut handovers = platform::handovers(place, &given.secret)?;
         handovers.extend(inference::handovers((given.secret)("GPU_NODE_SECRET")?));
         let image = given.images.get("machine").cloned().unwrap_or_default();
@@ -62,7 +62,7 @@ impl Planned {
             handovers: &handovers,
             handover_directory: &directory,
         });
-        let gpu = inference::stack(given.images, given.addresses.1, &handovers, &directory);
+        let gpu = inference::stack(given.images, given.positions.1.address, &handovers, &directory);
         let here = machines::stack(&image, given.ports, given.machines, given.capabilities);
         Ok(Self { here, vps, gpu, handovers })
     }
@@ -80,7 +80,7 @@ impl Planned {
             machines: Path::new("/machines"),
             capabilities: &[],
             group: 0,
-            addresses: (super::NOWHERE, super::NOWHERE),
+            positions: (Position::NOWHERE, Position::NOWHERE),
             secret: |name: &str| Ok(samples.get(name).map_or("value", String::as_str)),
         })
     }

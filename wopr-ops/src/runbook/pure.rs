@@ -75,8 +75,8 @@ pub(crate) fn plan_rule(rule: PlanRule, ports: Ports, planned: &Planned) -> anyh
             let is_api = |service: &&Service| service.env.contains_key("STRIPE_API_BASE");
             ensure!(vps.services.iter().any(|service| is_api(&service)), "no API on {}", vps.name);
             ensure!(!gpu.services.iter().any(|service| is_api(&service)), "an API on {}", gpu.name);
-            ensure!(vps.network != gpu.network, "both machines have the network {}", vps.network);
-            Ok(format!("{} and {}", vps.network, gpu.network))
+            ensure!(vps.network != gpu.network, "both machines have the network {}", vps.network.name);
+            Ok(format!("{} and {}", vps.network.name, gpu.network.name))
         }
     }
 }

@@ -21,8 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::{
-    Check, ContainersExpect, DnsParams, Files, HttpExpect, HttpParams, Machine, NOWHERE, Port, Probe, Runbook,
-    Severity, Where,
+    Check, ContainersExpect, DnsParams, Files, HttpExpect, HttpParams, Machine, Port, Probe, Runbook, Severity, Where,
     planned::{Given, Planned},
     pure::{plan_rule, repository_rule},
     render::gotchas_of,
@@ -38,14 +37,14 @@ use crate::{
         disk,
         observe::container,
         ready::output_of,
-        sites::{address, group_of, inside},
+        sites::{group_of, inside, position},
     },
     images::{self, recipes},
     paths::Paths,
     plan::{
         disk::shown,
         inference::NODE_ID,
-        machines::{self, GPU, NETWORK},
+        machines::{self, GPU, NETWORK, Position},
         platform::{DATABASE, Ports, VPS},
         spec::Service,
         steps::difference,
@@ -190,9 +189,9 @@ impl World<'_> {
             machines: &machines,
             capabilities: &machines::own_capabilities()?,
             group: group_of(&machines::socket(&machines, machines::VPS))?,
-            addresses: (
-                address(&self.engine, machines::VPS).await?,
-                address(&self.engine, GPU).await.unwrap_or(NOWHERE),
+            positions: (
+                position(&self.engine, machines::VPS).await?,
+                position(&self.engine, GPU).await.unwrap_or(Position::NOWHERE),
             ),
             secret: |name: &str| secrets.get(name),
         })
@@ -338,7 +337,7 @@ impl World<'_> {
             .parse()
             .with_context(|| format!("{} resolves to `{}` in {container}", params.name, answer.trim()))?;
         if let Some(machine) = params.address_of {
-            let wanted = address(&self.engine, machine.container()).await?;
+            let wanted = position(&self.engine, machine.container()).await?.address;
             ensure!(found == wanted, "{} resolves to {found}, and the machine has {wanted}", params.name);
         }
         Ok(format!("{} is {found} in {container}", params.name))

@@ -11,7 +11,7 @@ use crate::{
         apply::{apply, remove_container},
         observe::observe,
         remove::volume as remove_volume,
-        sites::{address, inside},
+        sites::{inside, position},
     },
     images::existing,
     paths::{Paths, remove_directory},
@@ -36,7 +36,7 @@ impl<'a> Scratch<'a> {
     pub(super) async fn new(ui: &'a Ui, paths: &'a Paths, stage: &'a Stage) -> anyhow::Result<Self> {
         let images = existing(&stage.engine, &["postgres", "backup"]).await?;
         let images = images.into_iter().map(|(name, image)| (name, image.reference)).collect();
-        let (vps, host) = (inside(paths, VPS).await?, address(&stage.engine, VPS).await?);
+        let (vps, host) = (inside(paths, VPS).await?, position(&stage.engine, VPS).await?.address);
         Ok(Self { ui, paths, stage, vps, host, images })
     }
 

@@ -19,7 +19,7 @@ use crate::{
         observe::{container, observe},
         ready::{last_lines, logs_of, output_of},
         remove::volume as remove_volume,
-        sites::{address, inside},
+        sites::{inside, position},
         transfer::Arrivals,
     },
     failure::{Exit, Failure},
@@ -172,7 +172,7 @@ impl Work<'_> {
             self.set_mark(Mark::Filling)?;
         }
         self.machines().await?;
-        let (vps, host) = (inside(self.paths, VPS).await?, address(self.engine, VPS).await?);
+        let (vps, host) = (inside(self.paths, VPS).await?, position(self.engine, VPS).await?);
         let files = platform::recovery_handovers(Place::Machine(host), |name| self.secrets.get(name))?;
         let stack = |progress| self.vps_from(host, &files, |inputs| platform::recovery(inputs, source, progress));
         let filling = stack(Progress::Empty)?;
@@ -222,7 +222,7 @@ impl Work<'_> {
 
         let (stack, _) = self.vps(host)?;
         let (gpu, (gpu_stack, gpu_files)) =
-            (inside(self.paths, GPU).await?, self.gpu(address(self.engine, GPU).await?)?);
+            (inside(self.paths, GPU).await?, self.gpu(position(self.engine, GPU).await?)?);
         let plan = plan(&stack, &observe(&vps, &stack).await?);
         let rest = apply(self.ui, &vps, &self.http, &stack, &plan);
         tokio::try_join!(rest, self.fill(GPU, &gpu, gpu_stack, &gpu_files))?;
