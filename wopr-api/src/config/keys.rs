@@ -87,7 +87,12 @@ pub static KEYS: [Key; 95] = [
         None,
         "domain of the session cookie; unset or localhost keeps it to the host",
     ),
-    plain("TRUSTED_PROXY_IPS", "trusted-proxy-ips", None, "addresses or CIDR networks of reverse proxies"),
+    plain(
+        "TRUSTED_PROXY_IPS",
+        "trusted-proxy-ips",
+        None,
+        "addresses or CIDR networks of reverse proxies; `none` if there are none, which production has to say",
+    ),
     secret("FLEET_API_TOKEN", "an operator token; its scope is admin unless it looks like wopr_<scope>_…"),
     secret("FLEET_API_TOKEN_READ", "an operator token of scope read"),
     secret("FLEET_API_TOKEN_WRITE", "an operator token of scope write"),

@@ -52,7 +52,7 @@ pub(super) fn read(sources: &Sources) -> Result<Config, ConfigErrors> {
         ui_origins,
         ui_url,
         cookie_domain,
-        trusted_proxies: reader.networks("TRUSTED_PROXY_IPS"),
+        trusted_proxies: reader.trusted_proxies(production),
         operator_tokens: reader.operator_tokens(),
         image_allowlist: reader.list("FLEET_IMAGE_ALLOWLIST"),
         tenant_networks: reader.tenant_networks(),
@@ -215,6 +215,19 @@ impl Reader {
             self.wrong(format!("COOKIE_DOMAIN is {domain:?}; it must be a domain such as .example.com"));
         }
         (domain.trim_start_matches('.') != "localhost").then_some(domain)
+    }
+
+    /// In production somebody has to have thought of it: without it, all who come through a proxy are counted as one.
+    fn trusted_proxies(&mut self, production: bool) -> Vec<IpNet> {
+        let name = "TRUSTED_PROXY_IPS";
+        match self.text(name).as_deref() {
+            None if production => self.wrong(format!(
+                "{name} is missing; it must be where the reverse proxy's requests come from, or `none` if there is no proxy"
+            )),
+            Some("none") => {}
+            _ => return self.networks(name),
+        }
+        Vec::new()
     }
 
     fn networks(&mut self, name: &str) -> Vec<IpNet> {

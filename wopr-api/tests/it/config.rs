@@ -21,6 +21,7 @@ fn production(changes: &[(&str, &str)]) -> Sources {
         ("WOPR_ENVIRONMENT", "production"),
         ("BETTER_AUTH_URL", "https://api.example.com"),
         ("UI_ORIGIN", "https://app.example.com"),
+        ("TRUSTED_PROXY_IPS", "none"),
     ]);
     sources.environment.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     sources
@@ -195,6 +196,10 @@ fn production_refuses_what_only_a_workbench_needs() {
     assert_eq!(Config::load(&production(&[])).unwrap().environment, Environment::Production);
     assert!(error(&production(&[("BETTER_AUTH_URL", "http://api.example.com")])).contains("https"));
     assert!(error(&production(&[("UI_ORIGIN", "http://app.example.com")])).contains("https"));
+    let mut unsaid = production(&[]);
+    unsaid.environment.remove("TRUSTED_PROXY_IPS");
+    assert!(error(&unsaid).contains("TRUSTED_PROXY_IPS is missing"));
+    assert_eq!(Config::load(&production(&[])).unwrap().trusted_proxies, []);
     let stripe = [("STRIPE_SECRET_KEY", "sk_live_1"), ("STRIPE_WEBHOOK_SECRET", "whsec_1")];
     Config::load(&production(&stripe)).unwrap();
     let mut pointed = stripe.to_vec();

@@ -327,6 +327,27 @@ fn the_platforms_network_comes_before_those_of_tenants() {
     assert!(platform::VPS.network.name < "wopr-tenant-");
 }
 
+/// Bots come from the network's gateway and other containers from addresses of the engine's choice: nobody believes them.
+#[test]
+fn the_api_believes_the_proxy_and_this_machine_alone_about_who_asks() {
+    let machine = stack_at(Place::Machine(VPS_POSITION), "bb", Ports::default(), "secret");
+    let service = |name: &str| machine.services.iter().find(|service| service.name == name).unwrap();
+    let proxy = service(VPS.caddy).address.unwrap();
+    let believed = &service(VPS.api).env["TRUSTED_PROXY_IPS"];
+    assert_eq!(*believed, format!("{proxy},{}", VPS_POSITION.gateway));
+    let subnet = machine.network.subnet.unwrap();
+    let contains = |network: &str| network.parse::<ipnet::Ipv4Net>().unwrap().contains(&proxy);
+    assert!(contains(subnet.whole) && !contains(subnet.given), "{proxy} in {subnet:?}");
+    assert_ne!(proxy, subnet.whole.parse::<ipnet::Ipv4Net>().unwrap().hosts().next().unwrap());
+    let handovers = platform::handovers(Place::Machine(VPS_POSITION), |_| Ok("secret")).unwrap();
+    let configuration = handovers[VPS.caddy].values().next().unwrap();
+    let configuration: serde_json::Value = serde_json::from_str(configuration).unwrap();
+    let routes = configuration["apps"]["http"]["servers"]["local"]["routes"].as_array().unwrap();
+    for route in routes {
+        assert_eq!(route["handle"][0]["trusted_proxies"], serde_json::json!([VPS_POSITION.gateway]), "{route}");
+    }
+}
+
 #[test]
 fn two_machines_from_nothing() {
     let stacks = all_stacks("secret");
