@@ -15,10 +15,7 @@ use crate::{
         sites::{Site, sites},
     },
     paths::Paths,
-    plan::{
-        machines::MACHINES,
-        platform::{FLAT, VPS},
-    },
+    plan::platform::{FLAT, Names, VPS},
     ui::Ui,
 };
 
@@ -66,17 +63,41 @@ pub(crate) async fn stop_all(ui: &Ui, paths: &Paths) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is stopped together; each when those before it have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wave {
+    /// It would take a stopped bot for a lost one.
+    Api,
+    /// What needs none of the others to end.
+    Others,
+    /// The others write to it until they have ended.
+    Database,
+    /// Where the end of the database's log goes: without it the database would not end by itself.
+    Store,
+}
+
+impl Wave {
+    const ALL: [Self; 4] = [Self::Api, Self::Others, Self::Database, Self::Store];
+
+    fn of(name: &str) -> Self {
+        let is = |of: fn(&Names) -> &'static str| [&FLAT, &VPS].into_iter().any(|names| of(names) == name);
+        if is(|names| names.api) {
+            Self::Api
+        } else if is(|names| names.postgres) {
+            Self::Database
+        } else if is(|names| names.objects) {
+            Self::Store
+        } else {
+            Self::Others
+        }
+    }
+}
+
 /// Stops what runs on an engine; answers whether anything did.
 async fn stop(ui: &Ui, site: &Site) -> anyhow::Result<bool> {
     let running = running(site).await?;
-    // The API first, so that it takes no stopped bot for a lost one; the database last, so that the others end cleanly.
-    let rank = |name: &str| match name {
-        _ if name == FLAT.api || name == VPS.api => 0,
-        _ if name == FLAT.postgres || name == VPS.postgres || MACHINES.contains(&name) => 2,
-        _ => 1,
-    };
-    for wave in 0..=2 {
-        let names = running.iter().filter(|name| rank(name) == wave);
+    for wave in Wave::ALL {
+        let names = running.iter().filter(|name| Wave::of(name) == wave);
         let stop = async |name: &String| {
             let task = ui.start(format!("stopping {name}"));
             let stopped = site.engine.stop_container(name, None::<StopContainerOptions>).await;
@@ -85,4 +106,19 @@ async fn stop(ui: &Ui, site: &Site) -> anyhow::Result<bool> {
         try_join_all(names.map(stop)).await?;
     }
     Ok(!running.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_outlives_the_database_and_that_all_others() {
+        let order = |name: &str| Wave::ALL.iter().position(|wave| *wave == Wave::of(name)).unwrap();
+        for names in [&FLAT, &VPS] {
+            let others = [names.stripe, names.mail, names.ui, names.caddy, "wopr-bot-1"].map(order);
+            assert!(others.iter().all(|other| order(names.api) < *other && *other < order(names.postgres)));
+            assert!(order(names.postgres) < order(names.objects));
+        }
+    }
 }
