@@ -21,6 +21,7 @@ use crate::{
         apply::{apply, apply_as_images_come, remove_container},
         disk,
         observe::observe,
+        remove,
         sites::{group_of, inside, position},
         transfer::{self, Arrivals},
     },
@@ -328,6 +329,9 @@ impl<'a> Work<'a> {
         loaded?;
         applied?;
         prune(engine, &wanted).await?;
+        if self.args.only.is_empty() {
+            remove::unused_networks(engine, &stack).await?;
+        }
         Ok(plan.is_unchanged())
     }
 

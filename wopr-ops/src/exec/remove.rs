@@ -11,13 +11,19 @@ use anyhow::Context;
 use bollard::{
     Docker,
     query_parameters::{
-        ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder,
+        ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder,
+        PruneNetworksOptionsBuilder, RemoveVolumeOptionsBuilder,
     },
 };
 use futures_util::future::try_join_all;
 
 use super::{apply::remove_container, disk, observe::name_of};
-use crate::plan::{machines::MACHINES, platform::ELSEWHERE, removal::Scope};
+use crate::plan::{
+    machines::MACHINES,
+    platform::ELSEWHERE,
+    removal::Scope,
+    spec::{STACK_LABEL, Stack},
+};
 
 /// All containers of the scope: ids by name.
 pub(crate) async fn containers_of(engine: &Docker, scope: Scope) -> anyhow::Result<BTreeMap<String, String>> {
@@ -73,6 +79,14 @@ pub(crate) async fn networks(engine: &Docker, scope: Scope) -> anyhow::Result<Ve
         }
     }
     Ok(found)
+}
+
+/// Removes the networks that the stack was on before: nothing of it is left there.
+pub(crate) async fn unused_networks(engine: &Docker, stack: &Stack) -> anyhow::Result<()> {
+    let filters = HashMap::from([("label", vec![format!("{STACK_LABEL}={}", stack.name)])]);
+    let options = PruneNetworksOptionsBuilder::default().filters(&filters).build();
+    engine.prune_networks(Some(options)).await.context("networks that nothing uses any more could not be removed")?;
+    Ok(())
 }
 
 /// The names of all volumes of the scope.

@@ -11,7 +11,7 @@ use wopr_core::protocol::gpu::node_secret;
 use super::{
     machines,
     platform::{API_PORT, Images, MIB, service},
-    spec::{Mount, Network, Ready, Service, Stack},
+    spec::{Mount, Network, Ready, Service, Stack, Subnet},
 };
 use crate::{
     images::recipes::{LLAMA_CHAT, LLAMA_EMBEDDINGS, PROBE_PROGRAM, SERVICE_UID, SPEECH_HEALTH, WHISPER_COMMAND},
@@ -79,7 +79,10 @@ pub(crate) fn stack(
     };
     Stack {
         name: "gpu",
-        network: Network { name: "wopr-gpu-local", subnet: None },
+        network: Network {
+            name: "wopr-inference",
+            subnet: Some(Subnet { whole: "10.191.1.0/24", given: "10.191.1.0/24" }),
+        },
         publish: Ipv4Addr::UNSPECIFIED,
         host,
         services: vec![

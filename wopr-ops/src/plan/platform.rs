@@ -66,7 +66,7 @@ pub(crate) const VPS: Names = Names {
     // Before those of tenants in the alphabet: the engine gives the proxy's published port to the first of its networks.
     network: Network {
         name: "wopr-services",
-        // Below those of tenants.
+        // Below those of tenants, and none of those that an engine chooses for a bridge.
         subnet: Some(Subnet { whole: "10.191.0.0/24", given: "10.191.0.128/25" }),
     },
     postgres: "wopr-vps-postgres",

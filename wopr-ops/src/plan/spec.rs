@@ -26,7 +26,8 @@ pub(crate) const TEST_LABEL: &str = "wopr.test";
 pub(crate) struct Network {
     /// What it is called.
     pub(crate) name: &'static str,
-    /// Its addresses, where they are not the engine's choice.
+    /// Its addresses, where they are not the engine's choice. Inside a machine they never are: an engine in there would choose
+    /// what is free at that moment, and the bridge that the machine is on may have the same when it is made anew.
     pub(crate) subnet: Option<Subnet>,
 }
 
