@@ -96,8 +96,7 @@ pub(super) const OBJECTS_PORT: u16 = 9000;
 pub(super) const OBJECTS_TLS_PORT: u16 = 9443;
 /// Where backups are kept in the object store.
 pub(crate) const BUCKET: &str = "wopr-backups";
-/// The proxy's own address: what it says of whom it speaks for is believed, and nobody else's word is. It is one that the
-/// engine gives to nobody else.
+/// The proxy's own address, which the engine gives to nobody else: its word, and this machine's, is believed on who asks.
 const CADDY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 191, 0, 2);
 /// The proxy listens above 1024, where no privilege is needed.
 const CADDY_PORT: u16 = 8080;
