@@ -9,6 +9,7 @@ use super::error::GpuError;
 use super::model::{GpuNode, GpuNodeId, Host, InvalidGpuInput, NodeSource, NodeStatus, reason_of};
 use super::repository::NodeRepository;
 use super::service::{Gpu, find_in, known};
+use super::watch::Counts;
 use super::watchdog::Finding;
 use crate::audit::{self, AuditEntry, Origin, Resource};
 use crate::protocol::gpu::{GpuMode, Heartbeat, Stage, StageReport};
@@ -61,7 +62,7 @@ impl Gpu {
             Taken::Kept(node, finding) => (node, finding),
             // A node that was given up is not believed; but it is looked at, and that may bring it back.
             Taken::Claims(node) => {
-                self.poll(&node).await?;
+                self.poll(&node, Counts::Anyway).await?;
                 let status = self.get(&report.node_id).await?.status;
                 let back = status == NodeStatus::Active;
                 return if back { Ok(()) } else { Err(GpuError::WrongStatus { id, status }) };
@@ -73,7 +74,7 @@ impl Gpu {
             tracing::info!(node.id = %id, gpu.stage = %stage, "GPU node {id} reports {stage}");
         }
         if stage == Stage::Done && node.status == NodeStatus::Bootstrapping {
-            self.poll(&node).await?;
+            self.poll(&node, Counts::Anyway).await?;
         }
         Ok(())
     }

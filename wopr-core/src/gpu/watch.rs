@@ -29,9 +29,19 @@ pub struct Watched {
     pub already_running: bool,
 }
 
+/// What is made of a poll's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counts {
+    /// Whatever they are, they are judged.
+    Anyway,
+    /// A poll before its time must not use up the patience that there is with a node: it is measured in polls.
+    IfBetter,
+}
+
 impl Gpu {
-    /// Polls every node that is due, judges what was answered, and asks for the reboots that follow. Periodic; takes no
-    /// arguments, and does nothing while an earlier round is still going on.
+    /// Polls every node that is due, judges what was answered, and asks for the reboots that follow. A node that says that a
+    /// service of it answers again is asked before its time. Periodic; takes no arguments, and does nothing while an earlier
+    /// round is still going on.
     ///
     /// # Errors
     /// [`GpuError::Storage`]. What one node or the provider does wrong is logged and stops nothing.
@@ -42,11 +52,12 @@ impl Gpu {
         };
         let now = self.clock().now();
         let policy = &self.config().watchdog;
-        let due =
-            |node: &GpuNode| watchdog::is_polled(node) && watchdog::next_poll(node, policy).is_none_or(|at| at <= now);
-        let nodes: Vec<GpuNode> = self.list().await?.into_iter().filter(due).collect();
+        let due = |node: &GpuNode| watchdog::next_poll(node, policy).is_none_or(|at| at <= now);
+        let nodes = self.list().await?.into_iter().filter(watchdog::is_polled);
+        let (due, early): (Vec<GpuNode>, Vec<GpuNode>) = nodes.partition(due);
+        let early = early.iter().filter(|node| watchdog::claims_better(node)).map(|node| (node, Counts::IfBetter));
         let mut watched = Watched::default();
-        let polls = nodes.iter().map(|node| self.poll(node));
+        let polls = due.iter().map(|node| (node, Counts::Anyway)).chain(early).map(|(node, how)| self.poll(node, how));
         for polled in futures_util::future::join_all(polls).await {
             watched.polled += usize::from(polled?);
         }
@@ -54,9 +65,13 @@ impl Gpu {
         Ok(watched)
     }
 
-    /// Polls one node and applies what it answered. Answers `false` when somebody else polled it meanwhile.
-    pub(super) async fn poll(&self, read: &GpuNode) -> Result<bool, GpuError> {
+    /// Polls one node and applies what it answered. Answers `false` when that did not count, or somebody else polled it
+    /// meanwhile.
+    pub(super) async fn poll(&self, read: &GpuNode, counts: Counts) -> Result<bool, GpuError> {
         let answers = self.ask(read).await;
+        if counts == Counts::IfBetter && !watchdog::is_better(read, &answers) {
+            return Ok(false);
+        }
         let now = self.clock().now();
         let policy = &self.config().watchdog;
         let origin = Origin::system("gpu-watchdog");

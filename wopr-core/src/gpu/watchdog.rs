@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::model::{GpuNode, InvalidTransition, NodeStatus, ServiceHealth};
-use crate::protocol::gpu::{GpuService, Stage};
+use crate::protocol::gpu::{GpuService, ServiceState, Stage};
 
 /// The patience of the watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,23 @@ pub(super) fn is_polled(node: &GpuNode) -> bool {
 pub(super) fn next_poll(node: &GpuNode, policy: &WatchdogPolicy) -> Option<Timestamp> {
     let pause = if node.status == NodeStatus::Failed { policy.failed_interval } else { policy.interval };
     node.last_health_at.map(|at| at.checked_add(pause).unwrap_or(Timestamp::MAX))
+}
+
+/// Whether the node has said since its last poll that a service answers which did not answer then.
+pub(super) fn claims_better(node: &GpuNode) -> bool {
+    let (Some(polled_at), Some((said_at, heartbeat))) = (node.last_health_at, &node.heartbeat) else { return false };
+    let answers = |state| matches!(state, ServiceState::Ready | ServiceState::Busy);
+    *said_at > polled_at
+        && heartbeat.services.iter().any(|report| answers(report.state) && is_down(node, report.service))
+}
+
+/// Whether a service answers that did not answer the last poll.
+pub(super) fn is_better(node: &GpuNode, answers: &Answers) -> bool {
+    answers.iter().any(|(service, answer)| answer.is_ok() && is_down(node, *service))
+}
+
+fn is_down(node: &GpuNode, service: GpuService) -> bool {
+    node.services.get(&service).is_some_and(|health| health.expected && health.ok == Some(false))
 }
 
 /// Applies a poll to a node. `reboots` is how often it was rebooted in the last 24 hours.

@@ -14,7 +14,9 @@ use wopr_core::gpu::{
     CloudError, Gpu, GpuConfig, GpuError, GpuNode, MasterSecrets, NewEnrolment, NewProvision, NodeCredential,
     NodeStatus, ProvisionConfig, Slug, WatchdogPolicy,
 };
-use wopr_core::protocol::gpu::{GpuMode, GpuService, Heartbeat, Stage, StageReport, inference_token, node_secret};
+use wopr_core::protocol::gpu::{
+    GpuMode, GpuService, Heartbeat, ServiceReport, ServiceState, Stage, StageReport, inference_token, node_secret,
+};
 use wopr_core::testing::{FixedClock, MemoryCloud, MemoryProbe, TestDb};
 
 const MASTER: &str = "0123456789abcdef0123456789abcdef-gpu";
@@ -528,6 +530,47 @@ async fn two_watchdogs_count_a_poll_once() {
     gate.add_permits(1000);
     let polled = one.await.unwrap().unwrap().polled + two.await.unwrap().unwrap().polled;
     assert_eq!((polled, farm.node("one").await.all_down_polls), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_says_it_is_back_is_asked_at_once_and_not_believed() {
+    let farm = Farm::open().await;
+    farm.serving("one", "local").await;
+    let says = async |state: ServiceState| {
+        let report = |service: &GpuService| ServiceReport {
+            service: *service,
+            state,
+            last_success_age_s: None,
+            latency_ms: None,
+            detail: None,
+            stand_in: false,
+        };
+        let said = Heartbeat { services: GpuService::ALL.iter().map(report).collect(), ..heartbeat("one") };
+        farm.gpu.heartbeat(NodeCredential::Own { key: 0 }, said).await.unwrap();
+    };
+    says(ServiceState::Ready).await;
+    assert_eq!(farm.poll(5).await, 0, "what answered the last poll is asked in its time");
+
+    farm.probe.set_up("one.example", &[]);
+    assert_eq!(farm.poll(25).await, 1);
+    farm.probe.take_asked();
+    assert_eq!(farm.poll(5).await, 0, "it has said nothing since then");
+    says(ServiceState::Loading).await;
+    assert_eq!(farm.poll(5).await, 0);
+    assert!(farm.probe.take_asked().is_empty());
+    says(ServiceState::Ready).await;
+    assert_eq!(farm.poll(5).await, 0);
+    assert_eq!(farm.probe.take_asked().len(), 4);
+    assert_eq!(farm.node("one").await.all_down_polls, 1, "no patience is used up before its time");
+    assert_eq!(farm.poll(15).await, 1);
+    assert_eq!(farm.status("one").await, NodeStatus::Degraded);
+
+    farm.wait(2);
+    farm.probe.set_up("one.example", ALL);
+    says(ServiceState::Ready).await;
+    assert_eq!(farm.poll(3).await, 1);
+    let node = farm.node("one").await;
+    assert_eq!((node.status, node.all_down_polls), (NodeStatus::Active, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
