@@ -127,9 +127,6 @@ pub(crate) async fn bring(
     Ok(())
 }
 
-/// There where the kernel has NVIDIA's driver.
-const NVIDIA_DRIVER: &str = "/proc/driver/nvidia/version";
-
 /// Where the platform came to be.
 pub(crate) struct Platform {
     engine: Docker,
@@ -203,11 +200,6 @@ impl<'a> Work<'a> {
         if self.args.only.is_empty() {
             seed::gpu(self.ui, &self.http, self.args.ports.api_port, self.secrets.get("FLEET_API_TOKEN_ADMIN")?)
                 .await?;
-            if Path::new(NVIDIA_DRIVER).exists() {
-                self.ui.note(
-                    "the graphics card of this machine is not handed on; `deploy/gpu` sets up a machine that has one",
-                );
-            }
         }
         let unchanged = unchanged && vps_unchanged && gpu_unchanged;
         if unchanged {

@@ -40,6 +40,7 @@ pub(crate) async fn container(engine: &Docker, name: &str) -> anyhow::Result<Opt
             return Err(error).with_context(|| format!("the engine does not tell about {name}"));
         }
     };
+    let network = found.host_config.and_then(|config| config.network_mode).unwrap_or_default();
     let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
     let state = found.state.unwrap_or_default();
     let state = match state.status {
@@ -48,7 +49,7 @@ pub(crate) async fn container(engine: &Docker, name: &str) -> anyhow::Result<Opt
         Some(ContainerStateStatusEnum::EXITED) => State::Exited(state.exit_code.unwrap_or(-1)),
         _ => State::Other,
     };
-    Ok(Some(Container { aspects: aspects(&labels), state }))
+    Ok(Some(Container { aspects: aspects(&labels), network, state }))
 }
 
 /// The aspects a container was created from; empty if it does not say.

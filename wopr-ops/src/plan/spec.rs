@@ -213,6 +213,8 @@ pub(crate) struct Observed {
 pub(crate) struct Container {
     /// From [`CONFIG_LABEL`]; empty if it was not created by us.
     pub(crate) aspects: BTreeMap<String, String>,
+    /// The network it was created on.
+    pub(crate) network: String,
     /// What it does.
     pub(crate) state: State,
 }

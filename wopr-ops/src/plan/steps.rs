@@ -168,7 +168,9 @@ pub(crate) fn plan(stack: &Stack, observed: &Observed) -> Plan {
         let mut of_level = Vec::new();
         for service in level {
             let seen = observed.containers.get(service.name);
-            let steps = if new_network && seen.is_some() {
+            // Not only while the network is being made: whoever is interrupted then finds it there, and them elsewhere.
+            let moves = |container: &Container| new_network || container.network != stack.network.name;
+            let steps = if seen.is_some_and(moves) {
                 recreate(service, "its network is new".to_owned())
             } else if service.is_work() {
                 work(service, seen, dependency_of_work(service, &touched))

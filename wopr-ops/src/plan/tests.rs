@@ -61,8 +61,11 @@ fn stack() -> Stack {
 
 /// What the engine shows of a stack that is up.
 fn up(stack: &Stack) -> Observed {
-    let container =
-        |work: bool, aspects| Container { aspects, state: if work { State::Exited(0) } else { State::Running } };
+    let container = |work: bool, aspects| Container {
+        aspects,
+        network: stack.network.name.to_owned(),
+        state: if work { State::Exited(0) } else { State::Running },
+    };
     Observed {
         networks: [stack.network.name.to_owned()].into(),
         volumes: stack.volumes().into_iter().map(str::to_owned).collect(),
@@ -152,6 +155,13 @@ fn containers_of_a_network_that_has_gone_are_recreated() {
     let plan = plan(&stack(), &observed);
     assert_eq!(plan.created().len(), stack().services.len());
     assert_eq!(plan.resources, [Step::CreateNetwork("wopr-flat".to_owned())]);
+}
+
+#[test]
+fn containers_that_are_still_on_another_network_are_recreated() {
+    let mut observed = up(&stack());
+    observed.containers.get_mut(FLAT.mail).unwrap().network = "wopr-before".to_owned();
+    assert_eq!(plan(&stack(), &observed).created(), BTreeSet::from([FLAT.mail]));
 }
 
 #[test]
