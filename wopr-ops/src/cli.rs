@@ -102,6 +102,7 @@ impl Command {
             Self::Bench(BenchCommand::Backup(args)) => ("bench backup", args.output.json),
             Self::Fault(args) => ("fault", args.output.json),
             Self::Drill(DrillCommand::Offline(args)) => ("drill offline", args.output.json),
+            Self::Drill(DrillCommand::Card(args)) => ("drill card", args.output.json),
             Self::Drill(DrillCommand::Registry(args)) => ("drill registry", args.output.json),
             Self::Drill(DrillCommand::PowerCut(args)) => ("drill power-cut", args.output.json),
             Self::Drill(DrillCommand::FullDisk(args)) => ("drill full-disk", args.output.json),
@@ -121,7 +122,12 @@ impl Command {
             | Self::Logs(_)
             | Self::Exec(_)
             | Self::Bench(BenchCommand::Up(_))
-            | Self::Drill(DrillCommand::OfflineInside(_) | DrillCommand::ServerLossInside(_))
+            | Self::Drill(
+                DrillCommand::OfflineInside(_)
+                | DrillCommand::CardInside(_)
+                | DrillCommand::CardRuntime(_)
+                | DrillCommand::ServerLossInside(_),
+            )
             | Self::Completions(_)
             | Self::Doctor(_)
             | Self::Runbook(_) => return None,
@@ -388,6 +394,8 @@ pub(crate) struct FaultArgs {
 pub(crate) enum DrillCommand {
     /// Brings the stack up from a bundle alone, beside what runs, where there is no network and no engine
     Offline(OfflineArgs),
+    /// Brings the stack up where there is a graphics card, whose driver and production's images are doubles, beside what runs
+    Card(CardArgs),
     /// Publishes the base of an image in a registry of its own and takes it from there, and not once it was tampered with
     Registry(RegistryArgs),
     /// Cuts the power of wopr-vps while payments arrive; afterwards nobody may miss a cent, a bot or a byte
@@ -409,7 +417,37 @@ pub(crate) enum DrillCommand {
     ServerLossInside(ServerLossInsideArgs),
     /// What `offline` does in there
     #[command(hide = true)]
-    OfflineInside(OfflineInsideArgs),
+    OfflineInside(PlaceArgs),
+    /// What `card` does in there
+    #[command(hide = true)]
+    CardInside(PlaceArgs),
+    /// The double of NVIDIA's runtime
+    #[command(hide = true)]
+    CardRuntime(CardRuntimeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlaceArgs {
+    /// The bundle
+    pub(crate) bundle: std::path::PathBuf,
+    /// A directory with room for an engine's data
+    pub(crate) scratch: std::path::PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CardArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// How the programs are compiled
+    #[arg(long, value_enum, default_value_t = Profile::Dev)]
+    pub(crate) profile: Profile,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CardRuntimeArgs {
+    /// What a runtime is told: <https://github.com/opencontainers/runtime-tools/blob/master/docs/command-line-interface.md>
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -456,14 +494,6 @@ pub(crate) struct ServerLossArgs {
 pub(crate) struct ServerLossInsideArgs {
     #[command(flatten)]
     pub(crate) ports: Ports,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct OfflineInsideArgs {
-    /// The bundle
-    pub(crate) bundle: std::path::PathBuf,
-    /// A directory with room for an engine's data
-    pub(crate) scratch: std::path::PathBuf,
 }
 
 /// An instant that has been.

@@ -20,15 +20,22 @@ const LIMIT: Duration = Duration::from_secs(75);
 /// How often it is asked: within what the API allows one address in a minute.
 const PACE: Duration = Duration::from_secs(1);
 
-/// Enrols the GPU machine if it is not, and waits until the API has found all its services well.
-pub(crate) async fn gpu(ui: &Ui, http: &reqwest::Client, api_port: u16, token: &str) -> anyhow::Result<()> {
+/// Enrols the GPU machine if it is not, and waits until the API has found all its services well, and where the machine was
+/// given a graphics card, that too.
+pub(crate) async fn gpu(
+    ui: &Ui,
+    http: &reqwest::Client,
+    api_port: u16,
+    token: &str,
+    has_card: bool,
+) -> anyhow::Result<()> {
     let api = Api { http, api_port, token };
     let task = ui.start(format!("{NODE_ID}: enrolment"));
     let enrolled = async {
         if !api.exists().await? {
             api.create().await?;
         }
-        api.active().await
+        api.active(has_card).await
     };
     let enrolled = enrolled.await.map_err(|error| {
         anyhow::Error::new(
@@ -88,13 +95,15 @@ impl Api<'_> {
         Ok(())
     }
 
-    /// Waits until the node is active and each of its services is well; answers with what the API says of them.
-    async fn active(&self) -> anyhow::Result<String> {
+    /// Waits until the node is active, each of its services is well, and the card is seen that it has; answers with what the API
+    /// says of them.
+    async fn active(&self, has_card: bool) -> anyhow::Result<String> {
         let since = Instant::now();
         loop {
             let node = self.node().await?.context("the node has gone")?;
             let health = node["serviceHealth"].as_object().cloned().unwrap_or_default();
-            if node["status"] == "active" && !health.is_empty() && health.values().all(|state| state == "ok") {
+            let sees_card = !has_card || node["gpu"]["mode"] == "nvidia";
+            if sees_card && node["status"] == "active" && !health.is_empty() && health.values().all(|state| state == "ok") {
                 let services: Vec<&str> = health.keys().map(String::as_str).collect();
                 return Ok(format!("active; {} ok; {}", services.join(", "), computed_by(&node["gpu"])));
             }

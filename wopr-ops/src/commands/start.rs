@@ -55,5 +55,5 @@ pub(crate) async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::R
 pub(crate) async fn seed(ui: &Ui, paths: &Paths, args: &SeedArgs) -> anyhow::Result<()> {
     let secrets = Secrets::existing(&paths.data.join("secrets"))?;
     let http = super::http_client()?;
-    crate::seed::gpu(ui, &http, args.api_port, secrets.get("FLEET_API_TOKEN_ADMIN")?).await
+    crate::seed::gpu(ui, &http, args.api_port, secrets.get("FLEET_API_TOKEN_ADMIN")?, false).await
 }

@@ -19,6 +19,7 @@ use crate::{
     engine,
     exec::{
         apply::{apply, apply_as_images_come, remove_container},
+        card::{Card, by_digest, fetched},
         disk,
         observe::observe,
         remove,
@@ -34,6 +35,7 @@ use crate::{
         inference,
         machines::{self, GPU, Position, SHARED, VPS},
         platform::{self, ELSEWHERE, Images, Inputs, Place, Ports},
+        production::Production,
         spec::{Mount, Observed, Service, Stack},
         steps::{Plan, Row, Step, images_in_order, plan},
     },
@@ -99,6 +101,7 @@ pub(crate) struct Work<'a> {
     images: Images,
     current: Vec<Image>,
     secrets: Secrets,
+    card: Card,
 }
 
 /// From images to a stack that is up and, unless told otherwise, proven.
@@ -158,6 +161,7 @@ impl<'a> Work<'a> {
             images: images.iter().map(|(name, image)| (*name, image.reference.clone())).collect(),
             current: images.values().cloned().collect(),
             secrets,
+            card: Card::of(engine).await?,
         })
     }
 
@@ -185,11 +189,13 @@ impl<'a> Work<'a> {
     pub(crate) async fn two_machines(&self) -> anyhow::Result<Option<Platform>> {
         self.refuse_loss().await?;
         self.ui.heading("Machines");
+        self.card.say(self.ui);
         let Some(unchanged) = self.machines().await? else { return Ok(None) };
         self.ui.heading("Services");
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
+        let production = self.production(&gpu).await?;
         let (vps_stack, vps_files) = self.vps(position(self.engine, VPS).await?)?;
-        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?)?;
+        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?, production.as_ref())?;
         let (vps_unchanged, gpu_unchanged) = tokio::try_join!(
             Box::pin(self.fill(VPS, &vps, vps_stack, &vps_files)),
             Box::pin(self.fill(GPU, &gpu, gpu_stack, &gpu_files)),
@@ -198,8 +204,7 @@ impl<'a> Work<'a> {
             transfer::prune(&self.paths.archives(), &self.current)?;
         }
         if self.args.only.is_empty() {
-            seed::gpu(self.ui, &self.http, self.args.ports.api_port, self.secrets.get("FLEET_API_TOKEN_ADMIN")?)
-                .await?;
+            self.seed(production.is_some()).await?;
         }
         let unchanged = unchanged && vps_unchanged && gpu_unchanged;
         if unchanged {
@@ -212,7 +217,8 @@ impl<'a> Work<'a> {
     pub(crate) async fn machines(&self) -> anyhow::Result<Option<bool>> {
         let directory = self.paths.machines();
         let image = self.images.get("machine").cloned().unwrap_or_default();
-        let stack = machines::stack(&image, self.args.ports, &directory, &machines::own_capabilities()?);
+        let capabilities = machines::own_capabilities()?;
+        let stack = machines::stack(&image, self.args.ports, &directory, &capabilities, self.card.production());
         let observed = observe(self.engine, &stack).await?;
         let plan = plan(&stack, &observed).with_disks(self.disks(&stack).await?);
         if self.args.dry_run {
@@ -250,7 +256,7 @@ impl<'a> Work<'a> {
     pub(crate) async fn load(&self) -> anyhow::Result<()> {
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
         let (vps_stack, gpu_stack) =
-            (self.vps(position(self.engine, VPS).await?)?.0, self.gpu(position(self.engine, GPU).await?)?.0);
+            (self.vps(position(self.engine, VPS).await?)?.0, self.gpu(position(self.engine, GPU).await?, None)?.0);
         let arrivals = Arrivals::default();
         let (of_vps, of_gpu) = (self.images_of(&vps_stack)?, self.images_of(&gpu_stack)?);
         tokio::try_join!(self.load_into(VPS, &vps, &of_vps, &arrivals), self.load_into(GPU, &gpu, &of_gpu, &arrivals),)?;
@@ -261,7 +267,7 @@ impl<'a> Work<'a> {
     pub(crate) async fn each_alone(&self) -> anyhow::Result<Vec<(&'static str, Duration)>> {
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
         let (vps_stack, vps_files) = self.vps(position(self.engine, VPS).await?)?;
-        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?)?;
+        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?, None)?;
         let mut took = Vec::new();
         for (machine, engine, stack, files) in [(VPS, &vps, vps_stack, vps_files), (GPU, &gpu, gpu_stack, gpu_files)] {
             self.prepare(machine, &stack, &files)?;
@@ -374,9 +380,28 @@ impl<'a> Work<'a> {
         }))
     }
 
-    fn gpu(&self, position: Position) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
+    /// Enrols the GPU machine.
+    async fn seed(&self, has_card: bool) -> anyhow::Result<()> {
+        let token = self.secrets.get("FLEET_API_TOKEN_ADMIN")?;
+        seed::gpu(self.ui, &self.http, self.args.ports.api_port, token, has_card).await
+    }
+
+    /// Production's services, if the machine has a card for them and their images can be had.
+    async fn production(&self, gpu: &Docker) -> anyhow::Result<Option<Production>> {
+        match self.card.production() {
+            Some(wanted) => fetched(self.ui, gpu, wanted).await,
+            None => Ok(None),
+        }
+    }
+
+    fn gpu(
+        &self,
+        position: Position,
+        production: Option<&Production>,
+    ) -> anyhow::Result<(Stack, BTreeMap<&'static str, Handover>)> {
         let handovers = inference::handovers(self.secrets.get("GPU_NODE_SECRET")?);
-        let stack = inference::stack(&self.images, position.address, &handovers, &format!("{SHARED}/{FILES}"));
+        let directory = format!("{SHARED}/{FILES}");
+        let stack = inference::stack(&self.images, position.address, &handovers, &directory, production);
         Ok((stack, handovers))
     }
 
@@ -407,7 +432,12 @@ impl<'a> Work<'a> {
                 None => Position::NOWHERE,
             };
             let stack = if machine == GPU {
-                self.gpu(position)?.0
+                let wanted = self.card.production();
+                let known = match (&there, wanted) {
+                    (Some(gpu), Some(wanted)) => by_digest(gpu, wanted).await?,
+                    _ => None,
+                };
+                self.gpu(position, known.as_ref().or(wanted))?.0
             } else if there.is_some() {
                 self.vps(position)?.0
             } else {
@@ -504,7 +534,7 @@ pub(crate) fn wanted_images(paths: &Paths, args: &UpArgs) -> anyhow::Result<Vec<
     };
     let mut stacks = vec![platform::stack(&inputs)];
     if !args.flat {
-        stacks.push(inference::stack(&names, Position::NOWHERE.address, &files, FILES));
+        stacks.push(inference::stack(&names, Position::NOWHERE.address, &files, FILES, None));
     }
     let known: Vec<&str> = stacks.iter().flat_map(|stack| &stack.services).map(|service| service.name).collect();
     if let Some(unknown) = args.only.iter().find(|name| !known.contains(&name.as_str())) {
@@ -513,7 +543,7 @@ pub(crate) fn wanted_images(paths: &Paths, args: &UpArgs) -> anyhow::Result<Vec<
             .into());
     }
     if !args.flat {
-        stacks.push(machines::stack("machine", args.ports, &paths.machines(), &[]));
+        stacks.push(machines::stack("machine", args.ports, &paths.machines(), &[], None));
     }
     let mut wanted = Vec::new();
     for stack in stacks {

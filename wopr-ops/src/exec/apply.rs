@@ -6,7 +6,7 @@ use anyhow::Context;
 use bollard::{
     Docker,
     models::{
-        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, Ipam,
+        ContainerCreateBody, DeviceMapping, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, Ipam,
         IpamConfig, Mount as EngineMount, MountType, NetworkCreateRequest, NetworkingConfig, PortBinding,
         RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use super::{disk, ready, transfer::Arrivals};
 use crate::{
     plan::{
+        production::{CARD, RUNTIME},
         spec::{CONFIG_LABEL, MANAGED_LABEL, Mount, STACK_LABEL, Service, Stack},
         steps::{Plan, Step},
     },
@@ -254,6 +255,16 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         init: Some(false),
         ..Default::default()
     };
+    if service.pulled {
+        // As whoever made it meant it to be run: as root, with files of its own.
+        host_config = HostConfig { pids_limit: None, readonly_rootfs: None, cap_drop: None, ..host_config };
+    }
+    match (service.card, &service.machine) {
+        (true, Some(_)) => host_config.runtime = Some(RUNTIME.to_owned()),
+        // All device nodes in that directory.
+        (true, None) => host_config.devices = Some(vec![card()]),
+        (false, _) => {}
+    }
     if let Some(machine) = &service.machine {
         let confinement = ["seccomp=unconfined", "apparmor=unconfined"];
         host_config = HostConfig {
@@ -283,7 +294,7 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         image: Some(service.image.clone()),
         cmd: (!service.command.is_empty()).then(|| service.command.clone()),
         env: Some(service.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        user: Some(service.user.clone()),
+        user: (!service.user.is_empty()).then(|| service.user.clone()),
         exposed_ports: Some(service.ports.iter().map(|(_, inside)| format!("{inside}/tcp")).collect()),
         labels: Some(labels),
         stop_timeout: Some(service.stop_seconds.into()),
@@ -293,6 +304,15 @@ fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody>
         }),
         ..Default::default()
     })
+}
+
+/// The card as the machine has laid it out.
+fn card() -> DeviceMapping {
+    DeviceMapping {
+        path_on_host: Some(format!("{CARD}/dev")),
+        path_in_container: Some("/dev".to_owned()),
+        cgroup_permissions: Some("rwm".to_owned()),
+    }
 }
 
 fn mount(mount: &Mount) -> Option<EngineMount> {

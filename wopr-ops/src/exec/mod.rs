@@ -1,6 +1,7 @@
 //! Doing what was planned, on the engine. Nothing here decides anything.
 
 pub(crate) mod apply;
+pub(crate) mod card;
 pub(crate) mod disk;
 pub(crate) mod observe;
 pub(crate) mod ready;

@@ -21,6 +21,8 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long work may take that ends by itself, such as filling a database.
 const WORK_LIMIT: Duration = Duration::from_hours(2);
+/// How long what computes with a graphics card may take: it may have to read a model of many gigabytes, or to fetch one first.
+const CARD_LIMIT: Duration = Duration::from_mins(30);
 /// How often it is asked.
 const PACE: Duration = Duration::from_millis(50);
 
@@ -32,7 +34,11 @@ pub(crate) async fn wait(
     service: &Service,
 ) -> anyhow::Result<()> {
     let since = Instant::now();
-    let limit = if service.is_work() { WORK_LIMIT } else { LIMIT };
+    let limit = match service {
+        work if work.is_work() => WORK_LIMIT,
+        computing if computing.card && computing.machine.is_none() => CARD_LIMIT,
+        _ => LIMIT,
+    };
     loop {
         let state = container(engine, service.name).await?.map(|container| container.state);
         match (&service.ready, state) {

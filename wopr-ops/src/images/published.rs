@@ -30,6 +30,8 @@ use super::{
 pub(crate) const FILE: &str = "local/images/published.toml";
 /// How long a registry may say nothing while something is asked of it.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same of an engine that fetches a large image: it is silent while it looks a layer of gigabytes through.
+const LARGE_PATIENCE: Duration = Duration::from_mins(10);
 /// Value of [`IMAGE_LABEL`] on bases: no image that runs is called so.
 const BASE: &str = "wopr-base";
 /// How long a base may take to come.
@@ -157,7 +159,7 @@ impl Registry {
         let engine = &for_registries(engine);
         let options = CreateImageOptionsBuilder::default().from_image(reference).build();
         let login = self.login.as_ref().and_then(|login| login.at(reference));
-        let pulled = drain(engine.create_image(Some(options), None, login), |news| {
+        let pulled = drain(engine.create_image(Some(options), None, login), PATIENCE, |news| {
             news.error_detail.and_then(|error| error.message)
         });
         let in_time = tokio::time::timeout(PULL, pulled).await;
@@ -219,7 +221,7 @@ async fn push(engine: &Docker, repository: &str, tag: &str, login: Option<&Login
     let engine = &for_registries(engine);
     let options = PushImageOptionsBuilder::default().tag(tag).build();
     let login = login.and_then(|login| login.at(repository));
-    drain(engine.push_image(repository, Some(options), login), |news| {
+    drain(engine.push_image(repository, Some(options), login), PATIENCE, |news| {
         news.error_detail.and_then(|error| error.message)
     })
     .await
@@ -231,15 +233,30 @@ async fn push(engine: &Docker, repository: &str, tag: &str, login: Option<&Login
         .with_context(|| format!("the engine does not tell the digest of {repository}:{tag}"))
 }
 
+/// Has an engine fetch somebody else's image and keep it.
+///
+/// # Errors
+/// If it cannot be had.
+pub(crate) async fn fetch(engine: &Docker, reference: &str, login: Option<&Login>) -> anyhow::Result<()> {
+    let engine = &for_registries(engine);
+    let options = CreateImageOptionsBuilder::default().from_image(reference).build();
+    let login = login.and_then(|login| login.at(reference));
+    let fetched = drain(engine.create_image(Some(options), None, login), LARGE_PATIENCE, |news| {
+        news.error_detail.and_then(|error| error.message)
+    });
+    fetched.await.with_context(|| format!("{reference} could not be fetched"))
+}
+
 /// Reads the engine's answers to their end; the first failure in them is one, and so is silence.
 async fn drain<T>(
     answers: impl Stream<Item = Result<T, bollard::errors::Error>>,
+    patience: Duration,
     failure: impl Fn(T) -> Option<String>,
 ) -> anyhow::Result<()> {
     let mut answers = std::pin::pin!(answers);
     loop {
-        let next = tokio::time::timeout(PATIENCE, answers.next()).await;
-        match next.with_context(|| format!("nothing was heard for {} s", PATIENCE.as_secs()))? {
+        let next = tokio::time::timeout(patience, answers.next()).await;
+        match next.with_context(|| format!("nothing was heard for {} s", patience.as_secs()))? {
             None => return Ok(()),
             Some(news) => {
                 if let Some(message) = failure(news?) {

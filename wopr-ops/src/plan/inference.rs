@@ -11,6 +11,7 @@ use wopr_core::protocol::gpu::node_secret;
 use super::{
     machines,
     platform::{API_PORT, Images, MIB, service},
+    production::{Part, Production},
     spec::{Mount, Network, Ready, Service, Stack, Subnet},
 };
 use crate::{
@@ -41,14 +42,15 @@ pub(crate) fn handovers(shared_secret: &str) -> BTreeMap<&'static str, Handover>
     BTreeMap::from([(NODE, Handover::from([("GPU_NODE_SECRET".to_owned(), own.expose_secret().to_owned())]))])
 }
 
-/// All of them.
+/// All of them; production's own where the machine has a graphics card and what belongs to it.
 pub(crate) fn stack(
     images: &Images,
     host: Ipv4Addr,
     handovers: &BTreeMap<&'static str, Handover>,
     handover_directory: &str,
+    production: Option<&Production>,
 ) -> Stack {
-    let inference = |name, alias, image: &str, command: &[&str], probe: Vec<&'static str>| -> Service {
+    let inference = |part, name, alias, image: &str, command: &[&str], probe: Vec<&'static str>| -> Service {
         let reference = images.get(image).cloned().unwrap_or_default();
         let mut service = service(name, reference, None, handover_directory, SERVICE_UID);
         service.aliases = vec![alias];
@@ -57,6 +59,9 @@ pub(crate) fn stack(
         // It answers; whether it answers well is what the daemon finds out.
         service.ready = Ready::Probe(probe);
         service.shown_by = Some(NODE);
+        if let Some(production) = production {
+            production.replace(part, &mut service);
+        }
         service
     };
     let llama = || vec![PROBE_PROGRAM, "8080", "/health"];
@@ -75,6 +80,9 @@ pub(crate) fn stack(
         node.ports = PORTS.map(|port| (port, port)).to_vec();
         node.after = vec![LLAMA, CHATTERBOX, WHISPER, EMBEDDINGS];
         node.ready = Ready::Http(PORTS.map(|port| (port, "/health")).to_vec());
+        if let Some(production) = production {
+            production.show(&mut node);
+        }
         node
     };
     Stack {
@@ -86,10 +94,10 @@ pub(crate) fn stack(
         publish: Ipv4Addr::UNSPECIFIED,
         host,
         services: vec![
-            inference(LLAMA, "llama-cpp", "llama", &LLAMA_CHAT, llama()),
-            inference(CHATTERBOX, "chatterbox", "speech", &[], SPEECH_HEALTH.to_vec()),
-            inference(WHISPER, "whisper", "whisper", &WHISPER_COMMAND, vec![PROBE_PROGRAM, "8000", "/health"]),
-            inference(EMBEDDINGS, "qwen-embeddings", "llama", &LLAMA_EMBEDDINGS, llama()),
+            inference(Part::Llama, LLAMA, "llama-cpp", "llama", &LLAMA_CHAT, llama()),
+            inference(Part::Chatterbox, CHATTERBOX, "chatterbox", "speech", &[], SPEECH_HEALTH.to_vec()),
+            inference(Part::Whisper, WHISPER, "whisper", "whisper", &WHISPER_COMMAND, vec![PROBE_PROGRAM, "8000", "/health"]),
+            inference(Part::Embeddings, EMBEDDINGS, "qwen-embeddings", "llama", &LLAMA_EMBEDDINGS, llama()),
             node,
         ],
     }

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     platform::{API_PORT, HTTP_PORT, MAIL_WEB_PORT, Ports, STRIPE_PORT},
+    production::Production,
     spec::{Machine, Mount, Network, Ready, Service, Stack},
 };
 use crate::images::recipes::{MACHINE_DATA, MACHINE_RUN, MACHINE_SOCKET_DIRECTORY_VARIABLE, MACHINE_SOCKET_FILE};
@@ -115,8 +116,15 @@ pub(crate) fn socket(directory: &Path, machine: &str) -> PathBuf {
     directory.join(machine).join(MACHINE_SOCKET_FILE)
 }
 
-/// Both machines. `directory` holds one shared directory per machine.
-pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &[String]) -> Stack {
+/// Both machines. `directory` holds one shared directory per machine; `production` is what the GPU machine is to compute with
+/// a graphics card.
+pub(crate) fn stack(
+    image: &str,
+    ports: Ports,
+    directory: &Path,
+    capabilities: &[String],
+    production: Option<&Production>,
+) -> Stack {
     let machine = |name: &'static str, docker: &'static str, ports: Vec<(u16, u16)>| {
         let (shared, socket) = (directory.join(name), socket(directory, name));
         Service {
@@ -143,6 +151,8 @@ pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &
             ready: Ready::Engine(socket),
             shown_by: None,
             stop_seconds: STOP_SECONDS,
+            pulled: false,
+            card: false,
             machine: Some(Machine { capabilities: capabilities.to_vec() }),
         }
     };
@@ -158,12 +168,16 @@ pub(crate) fn stack(image: &str, ports: Ports, directory: &Path, capabilities: &
         (ports.whisper_port, 8082),
         (ports.embeddings_port, 8083),
     ];
+    let (vps, mut gpu) = (machine(VPS, VPS_VOLUME, vps.to_vec()), machine(GPU, GPU_VOLUME, gpu.to_vec()));
+    if let Some(production) = production {
+        production.equip(&mut gpu);
+    }
     Stack {
         name: "machines",
         network: Network { name: NETWORK, subnet: None },
         publish: Ipv4Addr::LOCALHOST,
         host: Ipv4Addr::LOCALHOST,
-        services: vec![machine(VPS, VPS_VOLUME, vps.to_vec()), machine(GPU, GPU_VOLUME, gpu.to_vec())],
+        services: vec![vps, gpu],
     }
 }
 

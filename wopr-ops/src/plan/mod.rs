@@ -5,6 +5,7 @@ pub(crate) mod disk;
 pub(crate) mod inference;
 pub(crate) mod machines;
 pub(crate) mod platform;
+pub(crate) mod production;
 pub(crate) mod removal;
 pub(crate) mod scratch;
 pub(crate) mod spec;

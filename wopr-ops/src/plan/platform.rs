@@ -671,6 +671,8 @@ pub(super) fn service(
         ready: Ready::Finished,
         shown_by: None,
         stop_seconds: STOP_SECONDS,
+        pulled: false,
+        card: false,
         machine: None,
         aliases: Vec::new(),
         address: None,

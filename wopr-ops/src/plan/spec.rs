@@ -114,6 +114,10 @@ pub(crate) struct Service {
     pub(crate) shown_by: Option<&'static str>,
     /// Seconds it gets to end by itself.
     pub(crate) stop_seconds: i32,
+    /// Whether the image is somebody else's, which the engine fetches from a registry and runs as that somebody meant it.
+    pub(crate) pulled: bool,
+    /// Whether it computes with the graphics card: a machine is given it by the engine's runtime, and hands it on.
+    pub(crate) card: bool,
     /// Present if it is a machine with an engine of its own, and what it may then do.
     pub(crate) machine: Option<Machine>,
 }
@@ -155,9 +159,9 @@ pub(crate) enum Ready {
 }
 
 impl Service {
-    /// The images that have to be there before it is.
+    /// The images of ours that have to be there before it is.
     pub(crate) fn images(&self) -> impl Iterator<Item = &String> {
-        [&self.image].into_iter().chain(&self.asks_for)
+        (!self.pulled).then_some(&self.image).into_iter().chain(&self.asks_for)
     }
 
     /// Its named volumes.
@@ -187,6 +191,7 @@ impl Service {
         .map(|(name, value)| (name.to_owned(), value))
         .into_iter()
         .chain(self.address.iter().map(|address| ("address".to_owned(), address.to_string())))
+        .chain(self.card.then(|| ("graphics card".to_owned(), "given".to_owned())))
         .chain(self.machine.iter().map(|machine| ("machine".to_owned(), of(machine.capabilities.join(" ")))))
         .collect()
     }

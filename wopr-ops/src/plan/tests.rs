@@ -50,8 +50,8 @@ fn all_stacks(password: &str) -> Vec<Stack> {
     vec![
         stack_of("bb", Ports::default(), password),
         stack_at(Place::Machine(VPS_POSITION), "bb", Ports::default(), password),
-        inference::stack(&images("bb"), VPS_POSITION.address, &handovers, "/data/run"),
-        machines::stack("wopr-machine:aa", Ports::default(), "/data/machines".as_ref(), &["CHOWN".to_owned()]),
+        inference::stack(&images("bb"), VPS_POSITION.address, &handovers, "/data/run", None),
+        machines::stack("wopr-machine:aa", Ports::default(), "/data/machines".as_ref(), &["CHOWN".to_owned()], None),
     ]
 }
 

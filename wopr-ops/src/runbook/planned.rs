@@ -13,6 +13,7 @@ use crate::{
         inference,
         machines::{self, Position, SHARED},
         platform::{self, Images, Inputs, Place, Ports},
+        production::Production,
         spec::{Service, Stack},
     },
     secrets::{Handover, samples},
@@ -39,6 +40,10 @@ pub(crate) struct Given<'a, S> {
     pub(crate) group: u32,
     /// Where the two machines are.
     pub(crate) positions: (Position, Position),
+    /// What the GPU machine is equipped for, if there is a graphics card.
+    pub(crate) card: Option<&'a Production>,
+    /// What it runs then, if it has the images.
+    pub(crate) production: Option<&'a Production>,
     /// Looks a secret up.
     pub(crate) secret: S,
 }
@@ -62,8 +67,9 @@ impl Planned {
             handovers: &handovers,
             handover_directory: &directory,
         });
-        let gpu = inference::stack(given.images, given.positions.1.address, &handovers, &directory);
-        let here = machines::stack(&image, given.ports, given.machines, given.capabilities);
+        let address = given.positions.1.address;
+        let gpu = inference::stack(given.images, address, &handovers, &directory, given.production);
+        let here = machines::stack(&image, given.ports, given.machines, given.capabilities, given.card);
         Ok(Self { here, vps, gpu, handovers })
     }
 
@@ -81,6 +87,8 @@ impl Planned {
             capabilities: &[],
             group: 0,
             positions: (Position::NOWHERE, Position::NOWHERE),
+            card: None,
+            production: None,
             secret: |name: &str| Ok(samples.get(name).map_or("value", String::as_str)),
         })
     }

@@ -34,6 +34,7 @@ use crate::{
         up::FILES,
     },
     exec::{
+        card::{Card, by_digest},
         disk,
         observe::container,
         ready::output_of,
@@ -183,6 +184,11 @@ impl World<'_> {
         let images = images.into_iter().map(|(name, image)| (name, image.reference)).collect();
         let secrets = self.secrets()?;
         let machines = self.paths.machines();
+        let card = Card::of(&self.engine).await?;
+        let production = match (card.production(), self.engine_at(Where::Gpu).await) {
+            (Some(wanted), Ok(inner)) => by_digest(&inner, wanted).await?,
+            _ => None,
+        };
         Planned::new(&Given {
             images: &images,
             ports: self.ports,
@@ -193,6 +199,8 @@ impl World<'_> {
                 position(&self.engine, machines::VPS).await?,
                 position(&self.engine, GPU).await.unwrap_or(Position::NOWHERE),
             ),
+            card: card.production(),
+            production: production.as_ref(),
             secret: |name: &str| secrets.get(name),
         })
     }

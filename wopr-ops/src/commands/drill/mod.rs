@@ -2,8 +2,10 @@
 
 pub(crate) mod archive;
 mod archived;
+pub(crate) mod card;
 pub(crate) mod database;
 pub(crate) mod offline;
+pub(crate) mod place;
 pub(crate) mod point_in_time;
 pub(crate) mod power_cut;
 pub(crate) mod registry;

@@ -31,7 +31,6 @@ use crate::{
         steps::plan,
     },
     secrets::write_private,
-    seed,
 };
 
 /// How long a database may take to read its log.
@@ -221,13 +220,14 @@ impl Work<'_> {
         let recovery = serde_json::from_str(line).with_context(|| format!("`recover` said {line}"))?;
 
         let (stack, _) = self.vps(host)?;
-        let (gpu, (gpu_stack, gpu_files)) =
-            (inside(self.paths, GPU).await?, self.gpu(position(self.engine, GPU).await?)?);
+        let gpu = inside(self.paths, GPU).await?;
+        let production = self.production(&gpu).await?;
+        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?, production.as_ref())?;
         let plan = plan(&stack, &observe(&vps, &stack).await?);
         let rest = apply(self.ui, &vps, &self.http, &stack, &plan);
         tokio::try_join!(rest, self.fill(GPU, &gpu, gpu_stack, &gpu_files))?;
         prune(&vps, &wanted).await?;
-        seed::gpu(self.ui, &self.http, self.args.ports.api_port, self.secrets.get("FLEET_API_TOKEN_ADMIN")?).await?;
+        self.seed(production.is_some()).await?;
         phase("the rest runs");
         Ok(recovery)
     }
