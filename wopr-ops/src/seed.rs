@@ -103,7 +103,11 @@ impl Api<'_> {
             let node = self.node().await?.context("the node has gone")?;
             let health = node["serviceHealth"].as_object().cloned().unwrap_or_default();
             let sees_card = !has_card || node["gpu"]["mode"] == "nvidia";
-            if sees_card && node["status"] == "active" && !health.is_empty() && health.values().all(|state| state == "ok") {
+            if sees_card
+                && node["status"] == "active"
+                && !health.is_empty()
+                && health.values().all(|state| state == "ok")
+            {
                 let services: Vec<&str> = health.keys().map(String::as_str).collect();
                 return Ok(format!("active; {} ok; {}", services.join(", "), computed_by(&node["gpu"])));
             }

@@ -1,13 +1,14 @@
 //! The first program of a machine inside a container; `wopr-machine health` asks its engine, `wopr-machine disk` tells about
-//! its disk and fills it, and `wopr-machine strays` does for an engine that something else keeps running what the machine does for its own.
+//! its disk and fills it, `wopr-machine card` about the graphics card that it was given, and `wopr-machine strays` does for an engine that something else keeps running what the machine does for its own.
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use wopr_local::machine::disk::{self, DATA};
-use wopr_local::machine::{self, Config, SOCKET};
+use wopr_local::machine::{self, Config, SOCKET, card};
 use wopr_local::{probe, process};
 
 /// Runs a Docker engine and keeps it running.
@@ -34,6 +35,8 @@ enum Command {
     /// The file system of the engine's data.
     #[command(subcommand)]
     Disk(Disk),
+    /// Writes how many device nodes of graphics cards are handed on to the engine's containers.
+    Card,
     /// Ends the processes of containers that an engine has lost sight of, for as long as it runs.
     Strays {
         /// The engine's socket.
@@ -56,17 +59,27 @@ enum Disk {
 }
 
 impl Disk {
-    fn run(self) -> io::Result<()> {
+    fn run(self) -> io::Result<String> {
         let data = Path::new(DATA);
-        let answer = match self {
+        Ok(match self {
             Self::Room => {
                 let (free, all) = disk::room(data)?;
                 format!("{free} {all}")
             }
             Self::Fill => disk::fill(data)?.to_string(),
             Self::Release => disk::release(data)?.to_string(),
-        };
-        writeln!(io::stdout(), "{answer}")
+        })
+    }
+}
+
+/// Writes an answer.
+fn told(answer: io::Result<impl Display>) -> ExitCode {
+    match answer.and_then(|answer| writeln!(io::stdout(), "{answer}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -76,15 +89,8 @@ async fn main() -> ExitCode {
     let Args { command, socket_dir, cgroup_parent, daemon_arguments } = Args::parse();
     match command {
         Some(Command::Health) => return process::health(probe::unix(Path::new(SOCKET), "/_ping")),
-        Some(Command::Disk(command)) => {
-            return match command.run() {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    tracing::error!("{error}");
-                    ExitCode::FAILURE
-                }
-            };
-        }
+        Some(Command::Disk(command)) => return told(command.run()),
+        Some(Command::Card) => return told(card::laid_out()),
         Some(Command::Strays { socket, cgroup_parent }) => match machine::strays::watch(socket, cgroup_parent).await {},
         None => {}
     }

@@ -50,6 +50,18 @@ pub(super) fn lay_out() -> io::Result<usize> {
     Ok(devices.len())
 }
 
+/// How many device nodes are laid out here.
+///
+/// # Errors
+/// If the system does not tell.
+pub fn laid_out() -> io::Result<usize> {
+    match fs::read_dir(Path::new(CARD).join("dev")) {
+        Ok(nodes) => Ok(nodes.count()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
 /// The nodes of cards and of their driver.
 fn devices(directory: &Path) -> io::Result<Vec<DirEntry>> {
     let mut found = Vec::new();

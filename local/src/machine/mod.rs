@@ -1,9 +1,9 @@
 //! A machine inside a container: a Docker engine of its own, kept running.
 //!
-//! The supervisor prepares what a boot would (a disk of its own if it is given one, the files of a graphics card, stale process ids, the packet filter's
-//! flavour, a control group for the engine's containers), starts the daemon, and starts it again when it dies, a limited number of times. Meanwhile it ends
-//! what the daemon has lost sight of ([`strays`]). On SIGTERM it has the daemon stop its containers in order, and ends with
-//! 0.
+//! The supervisor prepares what a boot would (a disk of its own and the files of a graphics card if it is given them, stale
+//! process ids, the packet filter's flavour, a control group for the engine's containers), starts the daemon, and starts it
+//! again when it dies, a limited number of times. Meanwhile it ends what the daemon has lost sight of ([`strays`]). On
+//! SIGTERM it has the daemon stop its containers in order, and ends with 0.
 
 use std::collections::VecDeque;
 use std::io;
@@ -111,8 +111,7 @@ pub async fn run(config: Config, mut signals: StopSignals) -> Result<(), Machine
             tracing::info!("{} is on a disk of the machine's own", disk::DATA);
         }
     }
-    let nodes = card::lay_out()
-        .map_err(|source| MachineError::Prepare { what: "the graphics card".into(), source })?;
+    let nodes = card::lay_out().map_err(|source| MachineError::Prepare { what: "the graphics card".into(), source })?;
     if nodes > 0 {
         tracing::info!("a graphics card is laid out in {}: {nodes} device nodes", card::CARD);
     }

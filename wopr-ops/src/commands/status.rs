@@ -11,6 +11,7 @@ use crate::{
         sites::sites,
     },
     failure::{Exit, Failure},
+    images::recipes::SPEECH,
     paths::Paths,
     plan::{
         inference,
@@ -40,15 +41,17 @@ struct Row {
     stands_in_for: Option<&'static str>,
 }
 
-/// What production has in a service's place.
-fn stands_in_for(name: &str) -> Option<&'static str> {
+/// What production has in a service's place. With a graphics card, speech is production's own.
+fn stands_in_for(name: &str, image: &str) -> Option<&'static str> {
     use platform::{FLAT, VPS};
     match name {
         _ if [FLAT.stripe, VPS.stripe].contains(&name) => Some("Stripe"),
         _ if [FLAT.mail, VPS.mail].contains(&name) => Some("a provider of mail"),
         _ if name == VPS.ui => Some("the dashboard"),
         _ if name == VPS.objects => Some("an S3 store"),
-        _ if name == inference::CHATTERBOX => Some("Chatterbox"),
+        _ if name == inference::CHATTERBOX && (image.is_empty() || image.starts_with(SPEECH.repository)) => {
+            Some("Chatterbox")
+        }
         _ => None,
     }
 }
@@ -122,7 +125,7 @@ fn row(machine: Option<&'static str>, summary: &ContainerSummary) -> Row {
     let mut ports: Vec<u16> = summary.ports.iter().flatten().filter_map(|port| port.public_port).collect();
     ports.sort_unstable();
     ports.dedup();
-    let name = name_of(summary);
+    let (name, image) = (name_of(summary), summary.image.clone().unwrap_or_default());
     let kind = match () {
         () if MACHINES.contains(&name.as_str()) => "machine",
         () if is_service(summary) => "service",
@@ -130,12 +133,12 @@ fn row(machine: Option<&'static str>, summary: &ContainerSummary) -> Row {
     };
     Row {
         machine,
-        stands_in_for: stands_in_for(&name),
+        stands_in_for: stands_in_for(&name, &image),
         name,
         kind,
         state: state.to_string(),
         status: summary.status.clone().unwrap_or_default(),
-        image: summary.image.clone().unwrap_or_default(),
+        image,
         ports,
     }
 }
@@ -149,7 +152,7 @@ fn missing(machine: Option<&'static str>, name: &str) -> Row {
         status: String::new(),
         image: String::new(),
         ports: Vec::new(),
-        stands_in_for: stands_in_for(name),
+        stands_in_for: stands_in_for(name, ""),
     }
 }
 
@@ -172,6 +175,14 @@ mod tests {
                 "wopr-gpu-chatterbox: Chatterbox",
             ]
         );
+    }
+
+    #[test]
+    fn with_a_graphics_card_speech_is_the_real_thing() {
+        let speech = |image| stands_in_for(inference::CHATTERBOX, image);
+        assert_eq!(speech("wopr-speech:20d0f94876ce821e"), Some("Chatterbox"));
+        assert_eq!(speech("travisvn/chatterbox-tts-api@sha256:0a"), None);
+        assert_eq!(speech("sha256:0a"), None);
     }
 
     #[test]

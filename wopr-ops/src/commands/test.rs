@@ -33,9 +33,9 @@ use crate::{
 };
 
 /// The steps, in the order they are run in.
-const STEPS: [&str; 16] = [
-    "fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "fuzz", "registry", "offline", "stack",
-    JOURNEYS, RUNBOOK, POWER_CUT, BACKUPS,
+const STEPS: [&str; 17] = [
+    "fmt", "engine", "build", "images", "clippy", "doc", "deny", "tests", "fuzz", "registry", "offline", "card",
+    "stack", JOURNEYS, RUNBOOK, POWER_CUT, BACKUPS,
 ];
 /// The last steps that need the stack, and others before them.
 const JOURNEYS: &str = "journeys";
@@ -92,6 +92,7 @@ async fn steps(runner: &mut Runner<'_>, paths: &Paths) -> anyhow::Result<()> {
     if let (Some(engine), Some(images)) = (&engine, &images) {
         runner.step("registry", drill::registry::rehearse(ui, paths, engine)).await?;
         runner.step("offline", drill::offline::with_images(ui, paths, engine, images.clone())).await?;
+        runner.step("card", drill::card::rehearse(ui, paths, engine, images.clone())).await?;
         let before = stack_exists(engine).await?;
         runner.step("stack", stack(ui, paths, engine, images)).await?;
         let ports = platform::Ports::default();
@@ -186,7 +187,7 @@ fn needed<'n>(only: &BTreeSet<&'n str>) -> BTreeSet<&'n str> {
     if [CONFORMANCE, BACKUPS, POWER_CUT, RUNBOOK, JOURNEYS].iter().any(|name| all.contains(name)) {
         all.insert("stack");
     }
-    if ["offline", "registry", "stack", "tests"].iter().any(|name| all.contains(name)) {
+    if ["card", "offline", "registry", "stack", "tests"].iter().any(|name| all.contains(name)) {
         all.insert("images");
     }
     if all.contains("images") {

@@ -19,7 +19,7 @@ use crate::{
     engine,
     exec::{
         apply::{apply, apply_as_images_come, remove_container},
-        card::{Card, by_digest, fetched},
+        card::{Card, by_digest, fetched, handed_on},
         disk,
         observe::observe,
         remove,
@@ -388,10 +388,12 @@ impl<'a> Work<'a> {
 
     /// Production's services, if the machine has a card for them and their images can be had.
     async fn production(&self, gpu: &Docker) -> anyhow::Result<Option<Production>> {
-        match self.card.production() {
-            Some(wanted) => fetched(self.ui, gpu, wanted).await,
-            None => Ok(None),
+        let Some(wanted) = self.card.production() else { return Ok(None) };
+        if !handed_on(self.engine).await? {
+            self.ui.warn(format!("the runtime gave {GPU} no card: the processor computes, with small models"));
+            return Ok(None);
         }
+        fetched(self.ui, gpu, wanted).await
     }
 
     fn gpu(

@@ -6,9 +6,9 @@ use anyhow::Context;
 use bollard::{
     Docker,
     models::{
-        ContainerCreateBody, DeviceMapping, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum, Ipam,
-        IpamConfig, Mount as EngineMount, MountType, NetworkCreateRequest, NetworkingConfig, PortBinding,
-        RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+        ContainerCreateBody, DeviceMapping, EndpointIpamConfig, EndpointSettings, HostConfig,
+        HostConfigCgroupnsModeEnum, Ipam, IpamConfig, Mount as EngineMount, MountType, NetworkCreateRequest,
+        NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,

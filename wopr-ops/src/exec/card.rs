@@ -6,8 +6,15 @@ use anyhow::Context;
 use bollard::Docker;
 
 use crate::{
-    images::published::{Login, fetch},
-    plan::production::{Production, RUNTIME},
+    exec::ready::output_of,
+    images::{
+        published::{Login, fetch},
+        recipes::MACHINE_PROGRAM,
+    },
+    plan::{
+        machines::GPU,
+        production::{Production, RUNTIME},
+    },
     ui::Ui,
 };
 
@@ -18,7 +25,7 @@ pub(crate) enum Card {
     /// It does, and this is missing.
     WithoutModels(String),
     /// Everything is there.
-    Complete(Production),
+    Complete(Box<Production>),
 }
 
 impl Card {
@@ -34,7 +41,7 @@ impl Card {
         let production = Production::new(|name| std::env::var(name).ok());
         let lacking = production.lacking();
         if lacking.is_empty() {
-            return Ok(Self::Complete(production));
+            return Ok(Self::Complete(Box::new(production)));
         }
         let files: Vec<String> = lacking.iter().map(|file| file.display().to_string()).collect();
         Ok(Self::WithoutModels(files.join(" and ")))
@@ -58,6 +65,13 @@ impl Card {
             )),
         }
     }
+}
+
+/// Whether the GPU machine has a card for its containers, as it says itself.
+pub(crate) async fn handed_on(engine: &Docker) -> anyhow::Result<bool> {
+    let nodes = output_of(engine, GPU, &[MACHINE_PROGRAM, "card"]).await?;
+    let nodes: usize = nodes.trim().parse().with_context(|| format!("{GPU} says of its card: {nodes}"))?;
+    Ok(nodes > 0)
 }
 
 /// Production's services with the machine's images; those that it lacks it fetches. Where one cannot be had the small services

@@ -96,7 +96,14 @@ pub(crate) fn stack(
         services: vec![
             inference(Part::Llama, LLAMA, "llama-cpp", "llama", &LLAMA_CHAT, llama()),
             inference(Part::Chatterbox, CHATTERBOX, "chatterbox", "speech", &[], SPEECH_HEALTH.to_vec()),
-            inference(Part::Whisper, WHISPER, "whisper", "whisper", &WHISPER_COMMAND, vec![PROBE_PROGRAM, "8000", "/health"]),
+            inference(
+                Part::Whisper,
+                WHISPER,
+                "whisper",
+                "whisper",
+                &WHISPER_COMMAND,
+                vec![PROBE_PROGRAM, "8000", "/health"],
+            ),
             inference(Part::Embeddings, EMBEDDINGS, "qwen-embeddings", "llama", &LLAMA_EMBEDDINGS, llama()),
             node,
         ],

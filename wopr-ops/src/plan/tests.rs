@@ -8,6 +8,7 @@ use super::{
     inference,
     machines::{self, Position},
     platform::{self, FLAT, Images, Inputs, Place, Ports, Progress, Source, VPS},
+    production::Production,
     spec::{Container, Mount, Observed, Ready, Service, Stack, State},
     steps::{Step, images_in_order, plan},
 };
@@ -376,6 +377,43 @@ fn two_machines_from_nothing() {
     let stacks = all_stacks("secret");
     let plans: Vec<String> = stacks[1..].iter().map(|stack| plan(stack, &Observed::default()).to_string()).collect();
     insta::assert_snapshot!(plans.join("\n"));
+}
+
+#[test]
+fn a_graphics_card_makes_its_machine_and_services_anew_and_nothing_else() {
+    let files = inference::handovers("secret");
+    let production = Production::new(|_| None);
+    let here = |card| machines::stack("wopr-machine:aa", Ports::default(), "/data/machines".as_ref(), &[], card);
+    let gpu = |card| inference::stack(&images("bb"), VPS_POSITION.address, &files, "/data/run", card);
+    let touched = |wanted: &Stack, before: &Stack| plan(wanted, &up(before)).created().into_iter().collect::<Vec<_>>();
+    assert_eq!(touched(&here(Some(&production)), &here(None)), [machines::GPU]);
+    let all = [inference::CHATTERBOX, inference::LLAMA, inference::NODE, inference::EMBEDDINGS, inference::WHISPER];
+    assert_eq!(touched(&gpu(Some(&production)), &gpu(None)), all);
+    assert_eq!(touched(&gpu(None), &gpu(Some(&production))), all);
+    assert!(touched(&gpu(Some(&production)), &gpu(Some(&production))).is_empty());
+    // Nothing of production's is loaded from here.
+    assert_eq!(images_in_order(&gpu(Some(&production))), ["wopr-gpu-node:aa"]);
+}
+
+#[test]
+fn production_is_handed_the_card_and_its_daemon_wants_to_see_it() {
+    let files = inference::handovers("secret");
+    let production = Production::new(|name| (name == "LLAMA_MODEL_FILE").then(|| "own.gguf".to_owned()));
+    let stack = inference::stack(&images("bb"), VPS_POSITION.address, &files, "/data/run", Some(&production));
+    for service in &stack.services {
+        assert!(service.card, "{}", service.name);
+        assert_eq!(service.pulled, service.name != inference::NODE, "{}", service.name);
+        for part in ["lib64", "bin"] {
+            let (source, target) = (format!("/run/nvidia/{part}"), format!("/usr/local/nvidia/{part}"));
+            assert!(service.mounts.contains(&Mount::Bind { source, target, read_only: true }), "{}", service.name);
+        }
+    }
+    let named = |name: &str| stack.services.iter().find(|service| service.name == name).unwrap();
+    assert!(named(inference::LLAMA).command.contains(&"/models/own.gguf".to_owned()));
+    let daemon = named(inference::NODE);
+    assert_eq!(daemon.env["REQUIRE_GPU"], "true");
+    assert_eq!(daemon.env["MODEL_FILES"], "/models/own.gguf,/models/qwen2-0_5b-instruct-q8_0.gguf");
+    assert!(daemon.secrets.is_some() && daemon.user == "65532:65532", "{daemon:?}");
 }
 
 #[test]

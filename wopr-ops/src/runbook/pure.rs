@@ -18,8 +18,13 @@ pub(crate) fn plan_rule(rule: PlanRule, ports: Ports, planned: &Planned) -> anyh
     let service = |name: &str| {
         services.iter().find(|service| service.name == name).copied().with_context(|| format!("{name} is not planned"))
     };
-    let settings =
-        || services.iter().flat_map(|service| service.env.iter().map(|(name, value)| (*service, name, value)));
+    // Images of others bring settings of their own.
+    let settings = || {
+        services
+            .iter()
+            .filter(|service| !service.pulled)
+            .flat_map(|service| service.env.iter().map(|(name, value)| (*service, name, value)))
+    };
     match rule {
         PlanRule::AbsolutePaths => {
             let of_paths = |name: &str| ["_DIR", "_FILE", "_PATH"].iter().any(|end| name.ends_with(end));
@@ -68,7 +73,8 @@ pub(crate) fn plan_rule(rule: PlanRule, ports: Ports, planned: &Planned) -> anyh
             for name in [inference::LLAMA, inference::CHATTERBOX, inference::WHISPER, inference::EMBEDDINGS] {
                 flags(service(name)?)?;
             }
-            Ok("every flag that takes a value has one; all layers on the processor".to_owned())
+            let on = if service(inference::LLAMA)?.card { "the graphics card" } else { "the processor" };
+            Ok(format!("every flag that takes a value has one; all layers on {on}"))
         }
         PlanRule::Apart => {
             let [_, (_, vps), (_, gpu)] = planned.all();
@@ -105,7 +111,7 @@ fn flags(service: &Service) -> anyhow::Result<()> {
         let value = service.command.get(place + 1).filter(|value| !value.starts_with("--"));
         let value = value.with_context(|| format!("{flag} of {} has no value", service.name))?;
         let on_card = flag == "--n-gpu-layers" && value != "0";
-        ensure!(!on_card, "{} wants {value} layers on a graphics card", service.name);
+        ensure!(!on_card || service.card, "{} wants {value} layers on a graphics card", service.name);
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ use crate::{
         up::FILES,
     },
     exec::{
-        card::{Card, by_digest},
+        card::{Card, by_digest, handed_on},
         disk,
         observe::container,
         ready::output_of,
@@ -186,7 +186,7 @@ impl World<'_> {
         let machines = self.paths.machines();
         let card = Card::of(&self.engine).await?;
         let production = match (card.production(), self.engine_at(Where::Gpu).await) {
-            (Some(wanted), Ok(inner)) => by_digest(&inner, wanted).await?,
+            (Some(wanted), Ok(inner)) if handed_on(&self.engine).await? => by_digest(&inner, wanted).await?,
             _ => None,
         };
         Planned::new(&Given {

@@ -119,8 +119,7 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
     fs::write(settings, serde_json::to_vec(&json!({ "runtimes": runtime }))?)?;
     let models = args.scratch.join("models");
     let bundle = text(&args.bundle)?;
-    let up = async |more: &[&str], llama: &str| {
-        let arguments = [&["up", "--bundle", bundle], more].concat();
+    let told = async |arguments: &[&str], llama: &str| {
         let settings = [
             ("MODELS_PATH", text(&models)?),
             ("LLAMA_MODEL_FILE", MODELS[0]),
@@ -130,12 +129,13 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
             ("WHISPER_IMAGE", DOUBLES[2]),
         ];
         let mut command = Command::new(&program);
-        command.args(&arguments).envs(settings).stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+        command.args(arguments).envs(settings).stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
         let output = command.output().await.context("the program could not be run")?;
         let said = String::from_utf8(output.stdout)?;
         anyhow::ensure!(output.status.success(), "`{}` ended with {}: {said}", arguments.join(" "), output.status);
         anyhow::Ok(said)
     };
+    let up = async |more: &[&str], llama: &str| told(&[&["up", "--bundle", bundle], more].concat(), llama).await;
 
     ui.note("without models");
     up(&["--no-prove"], DOUBLES[0]).await?;
@@ -175,6 +175,7 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
     let again: Vec<Value> = serde_json::from_str(&up(&["--dry-run", "--json"], DOUBLES[0]).await?)?;
     let changes: Vec<&Value> = again.iter().filter(|step| step["action"] != "keep").collect();
     anyhow::ensure!(!again.is_empty() && changes.is_empty(), "a second time something would be done: {changes:?}");
+    told(&["doctor"], DOUBLES[0]).await?;
     place::told(&program, &["down", "--volumes"]).await
 }
 

@@ -39,7 +39,11 @@ const HOME: &str = "home";
 pub(super) const PROGRAM: &str = "wopr-ops";
 
 /// Works in a directory that is gone afterwards.
-pub(super) async fn in_scratch(paths: &Paths, name: &str, work: impl AsyncFnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) async fn in_scratch(
+    paths: &Paths,
+    name: &str,
+    work: impl AsyncFnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let scratch = paths.data.join(name);
     let remove = || match fs::remove_dir_all(&scratch) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

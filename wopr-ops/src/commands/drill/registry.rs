@@ -8,7 +8,7 @@ use bollard::{
     Docker,
     models::{ContainerCreateBody, HostConfig, PortBinding},
     query_parameters::{
-        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, StartContainerOptions,
+        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, RemoveImageOptions, StartContainerOptions,
         UploadToContainerOptionsBuilder,
     },
 };
@@ -22,7 +22,7 @@ use crate::{
     images::{
         Origin, Shelf, Sources, assembled,
         layer::{Layer, Owner, contents},
-        published::{Login, Published, Registry, publish},
+        published::{Login, Published, Registry, fetch, publish},
         recipes::{CADDY, REGISTRY, REGISTRY_PORT, REGISTRY_USERS, SERVICE_UID},
     },
     paths::Paths,
@@ -73,6 +73,9 @@ async fn rehearsed(ui: &Ui, paths: &Paths, engine: &Docker) -> anyhow::Result<()
 
     let (pulled, origin) = from(&known).base(&recipe).await?;
     anyhow::ensure!(origin == Origin::Registry, "the base was not taken from the registry that has it");
+    let reference = published.reference(&recipe).context("what was published is not known")?.to_owned();
+    fetch(engine, &reference, login().as_ref()).await?;
+    engine.remove_image(&reference, None::<RemoveImageOptions>, None).await.context("what was fetched is not there")?;
     let made = sources.unpacked(recipe).await?;
     let (pulled, made) = (contents(&pulled.finish()?)?, contents(&made.finish()?)?);
     let mut paths = pulled.keys().chain(made.keys());
@@ -82,6 +85,7 @@ async fn rehearsed(ui: &Ui, paths: &Paths, engine: &Docker) -> anyhow::Result<()
     }
 
     ui.note("from here on it cannot be had: the password is wrong, a bit of it is another, the registry is away");
+    anyhow::ensure!(fetch(engine, &reference, None).await.is_err(), "a stranger was let in");
     let stranger = Registry { published, login: Some(Login::new(&server, USER, "another")) };
     refuses("lets nobody in", from(&stranger).base(&recipe).await?.1)?;
     tamper(engine).await?;
