@@ -50,12 +50,16 @@ pub(super) fn lay_out() -> io::Result<usize> {
     Ok(devices.len())
 }
 
-/// How many device nodes are laid out here.
+/// How many device nodes are laid out here; none without the library that every driver has, for whom nodes alone are of no use.
 ///
 /// # Errors
 /// If the system does not tell.
 pub fn laid_out() -> io::Result<usize> {
-    match fs::read_dir(Path::new(CARD).join("dev")) {
+    let card = Path::new(CARD);
+    if !card.join("lib64/libnvidia-ml.so.1").try_exists()? {
+        return Ok(0);
+    }
+    match fs::read_dir(card.join("dev")) {
         Ok(nodes) => Ok(nodes.count()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
@@ -67,7 +71,8 @@ fn devices(directory: &Path) -> io::Result<Vec<DirEntry>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("nvidia") && entry.file_type()?.is_char_device() {
+        // The runtime may have mounted the node over a file: what the directory says of it is not what is there.
+        if entry.file_name().to_string_lossy().starts_with("nvidia") && entry.metadata()?.file_type().is_char_device() {
             found.push(entry);
         }
     }

@@ -193,18 +193,19 @@ impl<'a> Work<'a> {
         let Some(unchanged) = self.machines().await? else { return Ok(None) };
         self.ui.heading("Services");
         let (vps, gpu) = (inside(self.paths, VPS).await?, inside(self.paths, GPU).await?);
-        let production = self.production(&gpu).await?;
         let (vps_stack, vps_files) = self.vps(position(self.engine, VPS).await?)?;
-        let (gpu_stack, gpu_files) = self.gpu(position(self.engine, GPU).await?, production.as_ref())?;
-        let (vps_unchanged, gpu_unchanged) = tokio::try_join!(
-            Box::pin(self.fill(VPS, &vps, vps_stack, &vps_files)),
-            Box::pin(self.fill(GPU, &gpu, gpu_stack, &gpu_files)),
-        )?;
+        let fill_gpu = async {
+            let production = self.production(&gpu).await?;
+            let (stack, files) = self.gpu(position(self.engine, GPU).await?, production.as_ref())?;
+            anyhow::Ok((self.fill(GPU, &gpu, stack, &files).await?, production.is_some()))
+        };
+        let (vps_unchanged, (gpu_unchanged, has_card)) =
+            tokio::try_join!(Box::pin(self.fill(VPS, &vps, vps_stack, &vps_files)), Box::pin(fill_gpu))?;
         if self.args.only.is_empty() {
             transfer::prune(&self.paths.archives(), &self.current)?;
         }
         if self.args.only.is_empty() {
-            self.seed(production.is_some()).await?;
+            self.seed(has_card).await?;
         }
         let unchanged = unchanged && vps_unchanged && gpu_unchanged;
         if unchanged {

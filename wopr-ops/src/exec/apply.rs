@@ -230,7 +230,8 @@ async fn create_container(engine: &Docker, stack: &Stack, service: &Service) -> 
     Ok(())
 }
 
-/// The service in the engine's words. None gets a capability, a writable root or a way to gain privileges, but machines.
+/// The service in the engine's words. None of ours gets a capability, a writable root or a
+/// way to gain privileges, but machines.
 fn body(stack: &Stack, service: &Service) -> anyhow::Result<ContainerCreateBody> {
     let mut labels = labels(stack);
     labels.insert(CONFIG_LABEL.to_owned(), serde_json::to_string(&service.aspects())?);

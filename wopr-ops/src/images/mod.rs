@@ -540,6 +540,12 @@ fn program_rootfs(program: &Program, built: &Built) -> anyhow::Result<Vec<u8>> {
         let path = library.to_str().context("a library's path is not text")?;
         layer.file(path.trim_start_matches('/'), 0o755, ROOT, &read(library)?)?;
     }
+    if let Some(libc) = built.libraries.iter().find(|library| library.ends_with("libc.so.6")) {
+        for library in program.loads.iter().map(|name| libc.with_file_name(name)) {
+            let path = library.to_str().context("a library's path is not text")?;
+            layer.file(path.trim_start_matches('/'), 0o755, ROOT, &read(&library)?)?;
+        }
+    }
     layer.file(program.binary, 0o755, ROOT, &read(&built.executable)?)?;
     layer.finish()
 }

@@ -241,6 +241,9 @@ pub(crate) async fn fetch(engine: &Docker, reference: &str, login: Option<&Login
     let engine = &for_registries(engine);
     let options = CreateImageOptionsBuilder::default().from_image(reference).build();
     let login = login.and_then(|login| login.at(reference));
+    // Without a tag the engine would fetch all there are.
+    let name = reference.rsplit('/').next().unwrap_or(reference);
+    anyhow::ensure!(name.contains([':', '@']), "{reference} names neither a tag nor a digest");
     let fetched = drain(engine.create_image(Some(options), None, login), LARGE_PATIENCE, |news| {
         news.error_detail.and_then(|error| error.message)
     });

@@ -131,6 +131,9 @@ pub(crate) struct Program {
     pub(crate) binary: &'static str,
     /// The user it runs as, who owns `/data`.
     pub(crate) uid: u32,
+    /// Libraries beside the C library's that what it loads at run time needs: a driver's library is built against older ones, where
+    /// these were apart.
+    pub(crate) loads: &'static [&'static str],
     /// The recipe.
     pub(crate) dockerfile: &'static str,
 }
@@ -149,6 +152,7 @@ pub(crate) const API: Program = Program {
     package: "wopr-api",
     binary: "wopr-api",
     uid: SERVICE_UID,
+    loads: &[],
     dockerfile: include_str!("../../../local/images/wopr-api/Dockerfile"),
 };
 /// The double of Stripe.
@@ -158,6 +162,7 @@ pub(crate) const STRIPE: Program = Program {
     package: "wopr-local",
     binary: "wopr-stripe-standin",
     uid: SERVICE_UID,
+    loads: &[],
     dockerfile: include_str!("../../../local/images/wopr-stripe/Dockerfile"),
 };
 /// The mail catcher.
@@ -167,6 +172,7 @@ pub(crate) const MAIL: Program = Program {
     package: "wopr-local",
     binary: "wopr-mail-catcher",
     uid: SERVICE_UID,
+    loads: &[],
     dockerfile: include_str!("../../../local/images/wopr-mail/Dockerfile"),
 };
 /// The bot of a tenant, under the name customers ask for.
@@ -176,6 +182,7 @@ pub(crate) const BOT: Program = Program {
     package: "wopr-local",
     binary: "wopr-bot",
     uid: BOT_UID,
+    loads: &[],
     dockerfile: include_str!("../../../local/images/wopr-bot/Dockerfile"),
 };
 /// Where the PostgreSQL image is tagged.
@@ -350,6 +357,7 @@ pub(crate) const OBJECTS: Program = Program {
     package: "wopr-objects",
     binary: "wopr-objects",
     uid: SERVICE_UID,
+    loads: &[],
     dockerfile: include_str!("../../../local/images/wopr-objects/Dockerfile"),
 };
 /// Jobs that copy bots' volumes and the database into the object store, and bring them back. Its release of Debian has the
@@ -398,6 +406,7 @@ pub(crate) const UI: Program = Program {
     package: "wopr-local",
     binary: "wopr-ui",
     uid: SERVICE_UID,
+    loads: &[],
     dockerfile: include_str!("../../../local/images/wopr-ui/Dockerfile"),
 };
 /// The port that it listens on.
@@ -421,6 +430,7 @@ pub(crate) const GPU_NODE: Program = Program {
     package: "wopr-gpu-node",
     binary: "wopr-gpu-node",
     uid: SERVICE_UID,
+    loads: &["libpthread.so.0", "libdl.so.2", "librt.so.1"],
     dockerfile: include_str!("../../../local/images/wopr-gpu-node/Dockerfile"),
 };
 

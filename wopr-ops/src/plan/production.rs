@@ -1,5 +1,6 @@
 //! The inference services as production runs them, which a machine with a graphics card does, too: what
-//! `deploy/gpu/compose.yml` says, in its words and with its variables.
+//! `deploy/gpu/compose.yml` says, in its words and with its variables. Where there are several cards, each service sees all of
+//! them, not one as it does there.
 
 use std::path::{Path, PathBuf};
 
@@ -99,10 +100,10 @@ impl Production {
     pub(crate) fn new(variable: impl Fn(&str) -> Option<String>) -> Self {
         let of = |text: &str| resolved(text, &variable);
         let all = |texts: &[&str]| texts.iter().map(|text| of(text)).collect();
-        let voices = PathBuf::from(of(VOICES));
+        let voices = absolute(PathBuf::from(of(VOICES)));
         let llama = of(LLAMA_IMAGE);
         Self {
-            models: of(MODELS).into(),
+            models: absolute(of(MODELS).into()),
             voices: voices.is_dir().then_some(voices),
             files: [LLAMA_MODEL, EMBEDDINGS_MODEL].map(of),
             images: [
@@ -179,7 +180,7 @@ impl Production {
         }
     }
 
-    /// Shows the daemon the card and the models, and has it refuse to work without them.
+    /// Shows the daemon the card and the models, and has it refuse to enrol without them.
     pub(crate) fn show(&self, daemon: &mut Service) {
         hand_on(daemon);
         daemon.mounts.push(read_only(MACHINE_MODELS, CONTAINER_MODELS));
@@ -190,6 +191,11 @@ impl Production {
             ("LD_LIBRARY_PATH", format!("{DRIVER}/lib64")),
         ]);
     }
+}
+
+/// The engine takes no other paths.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// Hands the card on that the machine was given.
@@ -290,6 +296,7 @@ mod tests {
         let images: Vec<&str> = said.images().collect();
         assert_eq!(images[0], "registry.example/llama:1");
         assert_eq!(images[3], images[0]);
+        assert!(Production::new(|name| (name == "MODELS_PATH").then(|| "models".to_owned())).models.is_absolute());
         assert_eq!(images[1], "travisvn/chatterbox-tts-api:gpu");
         let [(_, llama), (_, embeddings)] = &said.commands;
         assert_eq!(llama[5], "/models/Meta-Llama-3.1-8B-Instruct-Q8_0.gguf");

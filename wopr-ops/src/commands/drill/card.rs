@@ -61,8 +61,13 @@ const LIBRARY: &str = "libnvidia-ml.so.535.54.03";
 const LIBRARY_PLACE: &str = "usr/lib/x86_64-linux-gnu";
 /// What programs ask for; the runtime has the linker's cache written, which makes such links.
 const LIBRARY_LINK: &str = "libnvidia-ml.so.1";
-/// The numbers of `/dev/null`, which does no harm: <https://www.kernel.org/doc/Documentation/admin-guide/devices.txt>
-const NODES: [(&str, u32, u32); 2] = [("/dev/nvidia0", 1, 3), ("/dev/nvidiactl", 1, 3)];
+/// The nodes are those of `/dev/null`, which does no harm. NVIDIA's runtime makes them in one of two ways.
+const MADE: &str = "/dev/nvidia0";
+/// The other one: it is mounted over a file.
+const MOUNTED: &str = "/dev/nvidiactl";
+const HARMLESS: &str = "/dev/null";
+/// Its numbers: <https://www.kernel.org/doc/Documentation/admin-guide/devices.txt>
+const HARMLESS_NUMBERS: (u32, u32) = (1, 3);
 /// What a real engine's would be: nothing listens there.
 const NOWHERE: &str = "127.0.0.1:9/drill/llama:card";
 /// The doubles of production's images.
@@ -102,6 +107,8 @@ async fn compile_library(target: &Path) -> anyhow::Result<()> {
     let output = Command::new(compiler)
         .args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"])
         .args([target, &source])
+        // What the real one needs, too.
+        .args(["-Wl,--no-as-needed", "-l:libpthread.so.0", "-l:libdl.so.2", "-l:librt.so.1"])
         .output()
         .await
         .context("cc could not be run")?;
@@ -119,7 +126,8 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
     fs::write(settings, serde_json::to_vec(&json!({ "runtimes": runtime }))?)?;
     let models = args.scratch.join("models");
     let bundle = text(&args.bundle)?;
-    let told = async |arguments: &[&str], llama: &str| {
+    let up = async |more: &[&str], llama: &str| {
+        let arguments = [&["up", "--bundle", bundle], more].concat();
         let settings = [
             ("MODELS_PATH", text(&models)?),
             ("LLAMA_MODEL_FILE", MODELS[0]),
@@ -129,13 +137,12 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
             ("WHISPER_IMAGE", DOUBLES[2]),
         ];
         let mut command = Command::new(&program);
-        command.args(arguments).envs(settings).stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+        command.args(&arguments).envs(settings).stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
         let output = command.output().await.context("the program could not be run")?;
         let said = String::from_utf8(output.stdout)?;
         anyhow::ensure!(output.status.success(), "`{}` ended with {}: {said}", arguments.join(" "), output.status);
         anyhow::Ok(said)
     };
-    let up = async |more: &[&str], llama: &str| told(&[&["up", "--bundle", bundle], more].concat(), llama).await;
 
     ui.note("without models");
     up(&["--no-prove"], DOUBLES[0]).await?;
@@ -175,7 +182,6 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
     let again: Vec<Value> = serde_json::from_str(&up(&["--dry-run", "--json"], DOUBLES[0]).await?)?;
     let changes: Vec<&Value> = again.iter().filter(|step| step["action"] != "keep").collect();
     anyhow::ensure!(!again.is_empty() && changes.is_empty(), "a second time something would be done: {changes:?}");
-    told(&["doctor"], DOUBLES[0]).await?;
     place::told(&program, &["down", "--volumes"]).await
 }
 
@@ -278,9 +284,12 @@ fn give_card(config: &mut Value, library: &str) -> bool {
             list.push(value);
         }
     };
-    for (path, major, minor) in NODES {
-        add("/linux/devices", json!({ "path": path, "type": "c", "major": major, "minor": minor, "fileMode": 0o666 }));
-    }
+    let (major, minor) = HARMLESS_NUMBERS;
+    add("/linux/devices", json!({ "path": MADE, "type": "c", "major": major, "minor": minor, "fileMode": 0o666 }));
+    add(
+        "/mounts",
+        json!({ "destination": MOUNTED, "type": "bind", "source": HARMLESS, "options": ["rw", "nosuid", "bind"] }),
+    );
     add(
         "/mounts",
         json!({
@@ -305,7 +314,8 @@ mod tests {
         assert_eq!(without, config("NVIDIA_VISIBLE_DEVICES=void"));
         let mut with = config("NVIDIA_VISIBLE_DEVICES=all");
         assert!(give_card(&mut with, "/library"));
-        assert_eq!(with["linux"]["devices"].as_array().unwrap().len(), NODES.len());
-        assert_eq!(with["mounts"][0]["source"], "/library");
+        assert_eq!(with["linux"]["devices"][0]["path"], MADE);
+        let mounted: Vec<_> = with["mounts"].as_array().unwrap().iter().map(|mount| &mount["source"]).collect();
+        assert_eq!(mounted, [HARMLESS, "/library"]);
     }
 }
