@@ -135,10 +135,38 @@ pub(crate) async fn open(ui: &Ui, paths: &Paths, file: &Path) -> anyhow::Result<
     let read =
         tokio::task::spawn_blocking(move || anyhow::Ok((read(&file, &archives)?, is_of_this_program(&file)?))).await?;
     let (images, is_own) = task.ends(read, |(images, _)| format!("{} images", images.len()))?;
+    remember(paths, &images)?;
     if !is_own {
         ui.warn("another program wrote this bundle; if a service refuses its settings, use the one inside: `tar -xf FILE wopr-ops`");
     }
     Ok(images)
+}
+
+/// Below the data directory: what the last bundle's images are called. Only the machines have them, so that the engine here cannot
+/// be asked.
+const UNPACKED: &str = "bundled.json";
+
+fn remember(paths: &Paths, images: &References) -> anyhow::Result<()> {
+    let names: BTreeMap<_, _> = images.iter().map(|(name, image)| (*name, &image.reference)).collect();
+    let (file, draft) = (paths.data.join(UNPACKED), paths.data.join("bundled.draft"));
+    fs::write(&draft, serde_json::to_vec_pretty(&names)?).with_context(|| format!("{}", draft.display()))?;
+    fs::rename(&draft, &file).with_context(|| format!("{} cannot be written", file.display()))
+}
+
+/// References of the last bundle's images by name, as far as their archives are here.
+///
+/// # Errors
+/// If it cannot be read which those are.
+pub(crate) fn unpacked(paths: &Paths) -> anyhow::Result<BTreeMap<String, String>> {
+    let file = paths.data.join(UNPACKED);
+    let text = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        text => text.with_context(|| format!("{} cannot be read", file.display()))?,
+    };
+    let mut names: BTreeMap<String, String> =
+        serde_json::from_str(&text).with_context(|| format!("{} is no list of images", file.display()))?;
+    names.retain(|_, reference| paths.archives().join(transfer::file_name(reference)).is_file());
+    Ok(names)
 }
 
 /// Whether the bundle's program is the one that runs.

@@ -134,7 +134,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &DoctorArgs) -> anyhow::Re
     }
     findings.extend(tools(engine.is_ok()));
     findings.push(crates(paths).await);
-    findings.push(packages(engine.as_ref().ok()).await);
+    findings.push(packages(paths, engine.as_ref().ok()).await);
     if let Ok(engine) = &engine {
         findings.extend(runbook(paths, engine, args).await.unwrap_or_else(|error| {
             vec![Finding::warn("checks of the stack", format!("{error:#}"), "`cargo wopr runbook check` makes them")]
@@ -393,13 +393,13 @@ async fn crates(paths: &Paths) -> Finding {
 }
 
 /// Whether images are there, or what they are made from can be had.
-async fn packages(engine: Option<&Docker>) -> Finding {
+async fn packages(paths: &Paths, engine: Option<&Docker>) -> Finding {
     const ID: &str = "Debian packages";
     let names: Vec<&'static str> = NAMES.into_iter().chain(TOPOLOGY_NAMES).collect();
     if let Some(engine) = engine
-        && images::existing(engine, &names).await.is_ok()
+        && images::existing(paths, engine, &names).await.is_ok()
     {
-        return Finding::ok(ID, "every image is built");
+        return Finding::ok(ID, "every image is here");
     }
     match reached().await {
         Ok(()) => Finding::ok(ID, format!("{ARCHIVE} answers")),

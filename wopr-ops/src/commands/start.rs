@@ -48,7 +48,7 @@ pub(crate) async fn bring(ui: &Ui, paths: &Paths, args: &StartArgs) -> anyhow::R
         ports: args.ports,
     };
     let names = super::up::wanted_images(paths, &args)?;
-    let images = images::existing(&engine, &names).await?;
+    let images = images::existing(paths, &engine, &names).await?;
     super::up::bring(ui, paths, &engine, &images, &args).await
 }
 

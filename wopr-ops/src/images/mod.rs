@@ -379,15 +379,17 @@ async fn unchanged(ui: &Ui, shelf: &Shelf, inputs: &Inputs) -> anyhow::Result<Im
     Ok(image)
 }
 
-/// The images of these names that were built last.
+/// The images of these names that were built last; of one that was not built here, that of the last bundle.
 ///
 /// # Errors
 /// The first that is not there.
 pub(crate) async fn existing(
+    paths: &Paths,
     engine: &Docker,
     names: &[&'static str],
 ) -> anyhow::Result<std::collections::BTreeMap<&'static str, Image>> {
     let mut found = std::collections::BTreeMap::new();
+    let unpacked = crate::commands::bundle::unpacked(paths)?;
     for name in names {
         let tagged = recipes::tagged(name).with_context(|| format!("there is no image {name}"))?;
         let tags = match engine.inspect_image(&tagged).await {
@@ -395,7 +397,8 @@ pub(crate) async fn existing(
             Err(bollard::errors::Error::DockerResponseServerError { status_code: 404, .. }) => Vec::new(),
             Err(error) => return Err(error).with_context(|| format!("the engine does not tell about {tagged}")),
         };
-        let Some(reference) = tags.into_iter().find(|tag| *tag != tagged) else {
+        let bundled = || unpacked.get(*name).cloned();
+        let Some(reference) = tags.into_iter().find(|tag| *tag != tagged).or_else(bundled) else {
             return Err(Failure::new(Exit::Image, format!("the image {tagged} is not there"))
                 .fix("`cargo wopr up` builds it")
                 .into());

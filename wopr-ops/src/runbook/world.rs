@@ -180,7 +180,7 @@ impl World<'_> {
     /// The plan that `up` would carry out with the images and secrets that are there.
     pub(super) async fn planned(&self) -> anyhow::Result<Planned> {
         let names: Vec<&'static str> = NAMES.into_iter().chain(TOPOLOGY_NAMES).collect();
-        let images = images::existing(&self.engine, &names).await?;
+        let images = images::existing(self.paths, &self.engine, &names).await?;
         let images = images.into_iter().map(|(name, image)| (name, image.reference)).collect();
         let secrets = self.secrets()?;
         let machines = self.paths.machines();

@@ -67,5 +67,9 @@ pub(crate) async fn inside(ui: &Ui, args: &PlaceArgs) -> anyhow::Result<()> {
     // The engine made bridges and routes of its own: none of them leads out.
     closed()?;
     told(&program, &["status"]).await?;
+    // The images are in the bundle and in the machines alone.
+    told(&program, &["stop"]).await?;
+    told(&program, &["start"]).await?;
+    told(&program, &["status"]).await?;
     told(&program, &["down", "--volumes"]).await
 }

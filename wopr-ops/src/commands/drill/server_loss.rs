@@ -101,7 +101,7 @@ pub(crate) async fn run(ui: &Ui, paths: &Paths, args: &ServerLossArgs) -> anyhow
 pub(crate) async fn inside_process(ui: &Ui, paths: &Paths, ports: Ports) -> anyhow::Result<()> {
     let engine = engine::require().await?;
     let up_args = up_args(ports, Profile::Dev);
-    let images = existing(&engine, &wanted_images(paths, &up_args)?).await?;
+    let images = existing(paths, &engine, &wanted_images(paths, &up_args)?).await?;
     bring_back(ui, paths, &engine, &images, &up_args, Source::Log(Target::default())).await
 }
 
@@ -109,7 +109,7 @@ pub(crate) async fn inside_process(ui: &Ui, paths: &Paths, ports: Ports) -> anyh
 pub(crate) async fn rehearse(ui: &Ui, paths: &Paths, ports: Ports, losses: &[Loss]) -> anyhow::Result<()> {
     let stage = Stage::new(paths, ports).await?;
     let up_args = up_args(ports, Profile::Dev);
-    let images = existing(&stage.engine, &wanted_images(paths, &up_args)?).await?;
+    let images = existing(paths, &stage.engine, &wanted_images(paths, &up_args)?).await?;
     let operator = stage.operator()?;
 
     let drill = Drill { ui, paths, stage: &stage, up_args, images, operator };

@@ -34,7 +34,7 @@ pub(super) struct Scratch<'a> {
 
 impl<'a> Scratch<'a> {
     pub(super) async fn new(ui: &'a Ui, paths: &'a Paths, stage: &'a Stage) -> anyhow::Result<Self> {
-        let images = existing(&stage.engine, &["postgres", "backup"]).await?;
+        let images = existing(paths, &stage.engine, &["postgres", "backup"]).await?;
         let images = images.into_iter().map(|(name, image)| (name, image.reference)).collect();
         let (vps, host) = (inside(paths, VPS).await?, position(&stage.engine, VPS).await?.address);
         Ok(Self { ui, paths, stage, vps, host, images })
