@@ -126,8 +126,7 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
     fs::write(settings, serde_json::to_vec(&json!({ "runtimes": runtime }))?)?;
     let models = args.scratch.join("models");
     let bundle = text(&args.bundle)?;
-    let up = async |more: &[&str], llama: &str| {
-        let arguments = [&["up", "--bundle", bundle], more].concat();
+    let told = async |arguments: &[&str], llama: &str| {
         let settings = [
             ("MODELS_PATH", text(&models)?),
             ("LLAMA_MODEL_FILE", MODELS[0]),
@@ -137,10 +136,15 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
             ("WHISPER_IMAGE", DOUBLES[2]),
         ];
         let mut command = Command::new(&program);
-        command.args(&arguments).envs(settings).stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+        command.args(arguments).envs(settings).stdin(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
         let output = command.output().await.context("the program could not be run")?;
         let said = String::from_utf8(output.stdout)?;
-        anyhow::ensure!(output.status.success(), "`{}` ended with {}: {said}", arguments.join(" "), output.status);
+        anyhow::Ok((output.status, said))
+    };
+    let up = async |more: &[&str], llama: &str| {
+        let arguments = [&["up", "--bundle", bundle], more].concat();
+        let (status, said) = told(&arguments, llama).await?;
+        anyhow::ensure!(status.success(), "`{}` ended with {status}: {said}", arguments.join(" "));
         anyhow::Ok(said)
     };
 
@@ -182,6 +186,14 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
     let again: Vec<Value> = serde_json::from_str(&up(&["--dry-run", "--json"], DOUBLES[0]).await?)?;
     let changes: Vec<&Value> = again.iter().filter(|step| step["action"] != "keep").collect();
     anyhow::ensure!(!again.is_empty() && changes.is_empty(), "a second time something would be done: {changes:?}");
+    // What else it finds is about the place, where nothing can be compiled.
+    let (_, said) = told(&["doctor", "--json"], DOUBLES[0]).await?;
+    let found: Value = serde_json::from_str(&said).with_context(|| format!("`doctor` said {said}"))?;
+    let checks = found["findings"].as_array().into_iter().flatten();
+    let checks: Vec<&Value> =
+        checks.filter(|check| check["id"].as_str().is_some_and(|id| id.starts_with("check "))).collect();
+    let red: Vec<&&Value> = checks.iter().filter(|check| check["level"] != "ok").collect();
+    anyhow::ensure!(!checks.is_empty() && red.is_empty(), "of {} checks are red: {red:?}", checks.len());
     place::told(&program, &["down", "--volumes"]).await
 }
 
