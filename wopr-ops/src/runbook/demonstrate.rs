@@ -14,7 +14,7 @@ use bollard::query_parameters::RemoveImageOptionsBuilder;
 use super::{
     Gotcha, Runbook, Severity, Where,
     breakage::{Breakage, Fix, GONE, replaced},
-    pure::tracked,
+    pure::{LAYERS, tracked},
     report::{NotChecked, Outcome, Proof, Report, Shown},
     world::{World, image_id},
 };
@@ -166,6 +166,12 @@ impl World<'_> {
         {
             let machine = machine.container();
             return Ok(Err(format!("{machine} has no disk of its own, which `cargo wopr up --disk 8G` gives it")));
+        }
+        if let Breakage::Argument { service, flag, .. } = breakage
+            && flag == LAYERS
+            && self.planned().await?.service_mut(service).is_some_and(|(_, service)| service.card)
+        {
+            return Ok(Err(format!("{service} has a graphics card for its layers")));
         }
         // A warning may be red all the time: it depends on this machine.
         let before = self.check(runbook, check).await?;

@@ -103,14 +103,16 @@ fn proxy(config: &str) -> anyhow::Result<String> {
     Ok("plain HTTP, and the last route takes every name".to_owned())
 }
 
+/// How many of a model's layers a graphics card computes.
+pub(super) const LAYERS: &str = "--n-gpu-layers";
 /// Flags of llama.cpp that take a value, and were given without one before.
-const WITH_VALUE: [&str; 6] = ["--flash-attn", "--n-gpu-layers", "--ctx-size", "--model", "--port", "--host"];
+const WITH_VALUE: [&str; 6] = ["--flash-attn", LAYERS, "--ctx-size", "--model", "--port", "--host"];
 
 fn flags(service: &Service) -> anyhow::Result<()> {
     for (place, flag) in service.command.iter().enumerate().filter(|(_, flag)| WITH_VALUE.contains(&flag.as_str())) {
         let value = service.command.get(place + 1).filter(|value| !value.starts_with("--"));
         let value = value.with_context(|| format!("{flag} of {} has no value", service.name))?;
-        let on_card = flag == "--n-gpu-layers" && value != "0";
+        let on_card = flag == LAYERS && value != "0";
         ensure!(!on_card || service.card, "{} wants {value} layers on a graphics card", service.name);
     }
     Ok(())
