@@ -149,7 +149,10 @@ const UNPACKED: &str = "bundled.json";
 fn remember(paths: &Paths, images: &References) -> anyhow::Result<()> {
     let names: BTreeMap<_, _> = images.iter().map(|(name, image)| (*name, &image.reference)).collect();
     let (file, draft) = (paths.data.join(UNPACKED), paths.data.join("bundled.draft"));
-    fs::write(&draft, serde_json::to_vec_pretty(&names)?).with_context(|| format!("{}", draft.display()))?;
+    let mut output = fs::File::create(&draft).with_context(|| format!("{} cannot be written", draft.display()))?;
+    output.write_all(&serde_json::to_vec_pretty(&names)?)?;
+    // Half a list never carries the name of a whole one, not even after a power cut.
+    output.sync_all()?;
     fs::rename(&draft, &file).with_context(|| format!("{} cannot be written", file.display()))
 }
 

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
-    place::{self, PROGRAM, in_scratch, text},
+    place::{self, ENGINE_CONFIG, PROGRAM, in_scratch, text},
     stage::Stage,
 };
 use crate::{
@@ -54,8 +54,6 @@ use crate::{
 
 /// The directory of the drill, below that of the stack.
 const NAME: &str = "card";
-/// Where an engine reads its settings.
-const ENGINE_SETTINGS: &str = "/etc/docker/daemon.json";
 /// The double of the driver's library, and where NVIDIA's runtime puts it.
 const LIBRARY: &str = "libnvidia-ml.so.535.54.03";
 const LIBRARY_PLACE: &str = "usr/lib/x86_64-linux-gnu";
@@ -121,9 +119,7 @@ pub(crate) async fn inside(ui: &Ui, paths: &Paths, args: &PlaceArgs) -> anyhow::
     place::shut(&args.scratch).await?;
     let program = args.scratch.join(PROGRAM);
     let runtime = json!({ RUNTIME: { "path": &program, "runtimeArgs": ["drill", "card-runtime"] } });
-    let settings = Path::new(ENGINE_SETTINGS);
-    fs::create_dir_all(settings.parent().unwrap_or(settings))?;
-    fs::write(settings, serde_json::to_vec(&json!({ "runtimes": runtime }))?)?;
+    fs::write(Path::new(ENGINE_CONFIG).join("daemon.json"), serde_json::to_vec(&json!({ "runtimes": runtime }))?)?;
     let models = args.scratch.join("models");
     let bundle = text(&args.bundle)?;
     let told = async |arguments: &[&str], llama: &str| {

@@ -30,7 +30,7 @@ const ENGINE_DATA: &str = "/var/lib/docker";
 /// Where an engine has its sockets and pid files.
 const RUN: &str = "/run";
 /// Where an engine is told to keep them elsewhere, or who may reach it.
-const ENGINE_CONFIG: &str = "/etc/docker";
+pub(super) const ENGINE_CONFIG: &str = "/etc/docker";
 /// Below the scratch directory: what the engine of the drill has in place of [`ENGINE_DATA`].
 const DOCKER: &str = "docker";
 /// Below the scratch directory: the home of whoever brings the stack up.
@@ -99,18 +99,18 @@ pub(super) async fn enter(ui: &Ui, what: &str, file: &Path, scratch: &Path) -> a
 pub(super) async fn shut(scratch: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(std::process::id() == 1, "this is for drills alone");
     let docker = scratch.join(DOCKER);
-    fs::create_dir_all(ENGINE_DATA).with_context(|| format!("{ENGINE_DATA} could not be created"))?;
-    system("mount", &["--bind", text(&docker)?, ENGINE_DATA]).await?;
-    let configured = Path::new(ENGINE_CONFIG).is_dir();
-    if configured {
-        system("mount", &["-t", "tmpfs", "tmpfs", ENGINE_CONFIG]).await?;
+    // What is written there must not be written on this machine, whether it has these or not.
+    for directory in [ENGINE_DATA, ENGINE_CONFIG] {
+        fs::create_dir_all(directory).with_context(|| format!("{directory} could not be created"))?;
     }
+    system("mount", &["--bind", text(&docker)?, ENGINE_DATA]).await?;
+    system("mount", &["-t", "tmpfs", "tmpfs", ENGINE_CONFIG]).await?;
     // The last one: `mount` keeps notes in there.
     system("mount", &["-t", "tmpfs", "tmpfs", RUN]).await?;
     system("ip", &["link", "set", "lo", "up"]).await?;
     let ours = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
     anyhow::ensure!(ours(Path::new(ENGINE_DATA))? == ours(&docker)?, "{ENGINE_DATA} is still that of this machine");
-    for directory in [RUN, "/var/run"].into_iter().chain(configured.then_some(ENGINE_CONFIG)) {
+    for directory in [RUN, "/var/run", ENGINE_CONFIG] {
         anyhow::ensure!(fs::read_dir(directory)?.next().is_none(), "{directory} is still that of this machine");
     }
     anyhow::ensure!(engine::connect().await.is_err(), "an engine answers before one was started");
