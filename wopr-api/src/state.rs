@@ -19,9 +19,21 @@ use crate::extract::{Caller, Credential};
 use crate::gateway::OwnMachines;
 use crate::workers::{Wakers, Workers};
 
-/// Everything a handler can reach. Made once, in `main` or in a test; cheap to clone.
+/// Everything a handler can reach. Made once, in `main` or in a test; a clone is another pointer to it, as every request makes
+/// some.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Services>);
+
+impl std::ops::Deref for AppState {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
+/// What [`AppState`] points to.
+pub struct Services {
     /// Users, sessions, keys.
     pub auth: Auth,
     /// Credit.
@@ -155,7 +167,7 @@ impl AppState {
             }),
             config: config.gateway.config.clone(),
         });
-        Ok(Self {
+        Ok(Self(Arc::new(Services {
             auth,
             backups,
             gateway,
@@ -172,7 +184,7 @@ impl AppState {
             config,
             readiness: Arc::default(),
             wakers: Arc::default(),
-        })
+        })))
     }
 
     /// Everything that is done again and again.

@@ -234,7 +234,7 @@ impl InFlight {
     /// Writes down what is known, in case that this process does not live to see the end.
     fn note_progress(&mut self) {
         self.measure(Outcome::Interrupted);
-        if let Err(error) = self.inner.journal.append(&Line::Progress(self.record.clone())) {
+        if let Err(error) = self.inner.journal.append(&Line::Progress(&self.record)) {
             tracing::error!(call = %self.record.id, "the progress of a call could not be written: {error}");
         }
     }
@@ -245,7 +245,7 @@ impl InFlight {
             return Ok(self.inner.journal.position());
         }
         self.measure(outcome);
-        let position = self.inner.journal.append(&Line::Ended(self.record.clone()))?;
+        let position = self.inner.journal.append(&Line::Ended(&self.record))?;
         self.ended = true;
         self.inner.metrics.unsettled();
         let end = CallEnd::of(outcome, self.blame);

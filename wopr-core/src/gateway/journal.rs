@@ -6,6 +6,7 @@
 //! are wholly behind it, and in which no open call began, are removed. A line that was cut off by a crash is at the end of
 //! the last segment, and is cut away; damage anywhere else is refused, for it hides charges.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -24,6 +26,8 @@ use crate::ids::LeaseHolder;
 const SEGMENT_BYTES: u64 = 8 << 20;
 /// A line is never longer.
 const LINE_BYTES: usize = 1 << 20;
+/// Most lines are not longer.
+const LINE_BYTES_USUAL: usize = 2 << 10;
 /// Length and checksum.
 const HEAD_BYTES: usize = 8;
 /// With [`Sync::Soon`], the disk is made to have what was written so long ago: once for many lines, as writing waits while
@@ -127,6 +131,8 @@ struct Flush {
 struct Wanted {
     position: u64,
     stop: bool,
+    /// Whether the thread waits: to wake one that does not costs as much.
+    waiting: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -216,8 +222,9 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::Line`], [`JournalError::Disk`], after which the line is not there; [`JournalError::Failed`].
-    pub fn append(&self, line: &Line) -> Result<u64, JournalError> {
-        let mut bytes = vec![0; HEAD_BYTES];
+    pub fn append<C: Borrow<CallRecord> + Serialize>(&self, line: &Line<C>) -> Result<u64, JournalError> {
+        let mut bytes = Vec::with_capacity(LINE_BYTES_USUAL);
+        bytes.resize(HEAD_BYTES, 0);
         serde_json::to_writer(&mut bytes, line).map_err(|_| JournalError::Line)?;
         let length = bytes.len() - HEAD_BYTES;
         if length > LINE_BYTES {
@@ -357,13 +364,19 @@ impl Flush {
         let mut wanted = lock(&self.wanted);
         if wanted.position < position {
             wanted.position = position;
-            self.changed.notify_one();
+            if wanted.waiting {
+                wanted.waiting = false;
+                self.changed.notify_one();
+            }
         }
     }
 
     /// Waits until more is to be flushed, and says up to where; nothing at the end.
     fn wait(&self, flushed: u64) -> Option<u64> {
-        let wanted = self.changed.wait_while(lock(&self.wanted), |wanted| !wanted.stop && wanted.position <= flushed);
+        let wanted = self.changed.wait_while(lock(&self.wanted), |wanted| {
+            wanted.waiting = !wanted.stop && wanted.position <= flushed;
+            wanted.waiting
+        });
         let wanted = *wanted.unwrap_or_else(PoisonError::into_inner);
         (!wanted.stop).then_some(wanted.position)
     }
@@ -397,7 +410,12 @@ impl Log {
 }
 
 impl Writer {
-    fn append(&mut self, folder: &Path, bytes: &[u8], line: &Line) -> Result<u64, JournalError> {
+    fn append<C: Borrow<CallRecord>>(
+        &mut self,
+        folder: &Path,
+        bytes: &[u8],
+        line: &Line<C>,
+    ) -> Result<u64, JournalError> {
         if self.failed {
             return Err(JournalError::Failed);
         }
@@ -419,11 +437,11 @@ impl Writer {
         self.position += bytes.len() as u64;
         match line {
             Line::Begun(call) => {
-                self.open.insert(call.id, begun_at);
+                self.open.insert(call.borrow().id, begun_at);
             }
             Line::Progress(_) => {}
             Line::Ended(call) => {
-                self.open.remove(&call.id);
+                self.open.remove(&call.borrow().id);
             }
         }
         Ok(self.position)

@@ -1,5 +1,7 @@
 //! What is written down of a call.
 
+use std::borrow::Borrow;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -120,20 +122,20 @@ pub struct CallRecord {
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Line {
+pub enum Line<C = CallRecord> {
     /// A provider is about to be asked.
-    Begun(CallRecord),
+    Begun(C),
     /// What is known of a call in progress: what it is charged if nothing follows.
-    Progress(CallRecord),
+    Progress(C),
     /// It ended, and is to be charged.
-    Ended(CallRecord),
+    Ended(C),
 }
 
-impl Line {
+impl<C: Borrow<CallRecord>> Line<C> {
     /// The call.
     pub fn call(&self) -> &CallRecord {
         match self {
-            Self::Begun(call) | Self::Progress(call) | Self::Ended(call) => call,
+            Self::Begun(call) | Self::Progress(call) | Self::Ended(call) => call.borrow(),
         }
     }
 }

@@ -293,7 +293,7 @@ impl Gateway {
             let pending = inner.spending.admit(at, tenant, capability, estimate).await?;
             Some(SetAside { pending, credit: inner.credit.reserve(tenant, estimate).await? })
         };
-        let record = CallRecord {
+        let mut record = CallRecord {
             id: CallId::new(at).as_uuid(),
             tenant_id: tenant.as_uuid(),
             bot_id: caller.bot_id.map(BotId::as_uuid),
@@ -304,7 +304,8 @@ impl Gateway {
             provider: None,
             machine: None,
             byok: own_keys.is_some(),
-            attempts: 0,
+            // If this process ends before it hears of an answer, one was asked.
+            attempts: 1,
             streamed: facts.stream(),
             outcome: Outcome::Interrupted,
             input_units: 0,
@@ -319,9 +320,8 @@ impl Gateway {
             first_byte_ms: None,
             ended_at: at,
         };
-        // If this process ends before it hears of an answer, one was asked.
-        let begun = CallRecord { attempts: 1, ..record.clone() };
-        inner.journal.append(&Line::Begun(begun))?;
+        inner.journal.append(&Line::Begun(&record))?;
+        record.attempts = 0;
         let quote = Arc::clone(&first.quote);
         Ok((InFlight::new(Arc::clone(inner), question, facts, record, set_aside, quote), candidates))
     }

@@ -410,7 +410,10 @@ impl Tally {
             #[serde(borrow, default)]
             content: Option<&'a RawValue>,
         }
-        // What is no array has no parts.
+        // What is no array has no parts; most are texts.
+        if !content.get().starts_with('[') {
+            return;
+        }
         let _ = each(content, |part| {
             let Ok(read) = serde_json::from_str::<Part<'_>>(part.get()) else { return };
             match &*read.kind {
