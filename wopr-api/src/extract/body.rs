@@ -14,10 +14,6 @@ use crate::pipeline::BodyTimeout;
 
 /// The largest body that is read.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// How much of a body that is too large is read and thrown away, and for how long. A connection that is closed while its
-/// client still sends is reset, and the client never sees the answer.
-const DISCARDED_BYTES: usize = 16 * 1024 * 1024;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a client may take to send its body, outside of the pipeline.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -25,36 +21,16 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it is too slow, 400 when the connection broke.
-pub(crate) async fn read_body(extensions: &Extensions, mut body: Body) -> Result<Bytes, ApiError> {
+pub(crate) async fn read_body(extensions: &Extensions, body: Body) -> Result<Bytes, ApiError> {
     let allowed = extensions.get::<BodyTimeout>().map_or(BODY_TIMEOUT, |timeout| timeout.0);
-    let read = tokio::time::timeout(allowed, Limited::new(&mut body, MAX_BODY_BYTES).collect()).await;
+    let read = tokio::time::timeout(allowed, Limited::new(body, MAX_BODY_BYTES).collect()).await;
     match read {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            discard(body).await;
-            Err(too_large())
-        }
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
         Ok(Err(_)) => Err(ApiError::bad_request("The request body could not be read")),
         Err(_) => {
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "TIMEOUT", "The request body took too long to arrive"))
         }
-    }
-}
-
-/// Reads on until the client has sent all of it, or has had its chance.
-async fn discard(mut body: Body) {
-    let all = async {
-        let mut left = DISCARDED_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(bytes) {
-                Some(rest) => left = rest,
-                None => break,
-            }
-        }
-    };
-    if tokio::time::timeout(DISCARD_TIMEOUT, all).await.is_err() {
-        tracing::debug!("a client was still sending a body that is too large");
     }
 }
 

@@ -13,10 +13,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Value, json};
 use wopr_core::gateway::{
     self, Answer, Caller, Capability, Dialect, GatewayError, IdempotencyError, IdempotencyKey, Question,
@@ -24,6 +26,7 @@ use wopr_core::gateway::{
 
 use self::error::{Refusal, refuse};
 pub(crate) use self::own::OwnMachines;
+use crate::pipeline::unread::discard;
 use crate::routes::Entry;
 use crate::state::AppState;
 
@@ -150,9 +153,13 @@ pub(crate) fn entries() -> impl Iterator<Item = Entry> {
 
 /// The way of every metered call.
 async fn call(protocol: Protocol, capability: Capability, State(state): State<AppState>, request: Request) -> Response {
-    match answer(protocol, capability, &state, request).await {
+    let (parts, mut body) = request.into_parts();
+    match answer(protocol, capability, &state, &parts, &mut body).await {
         Ok(answer) => respond(answer),
-        Err(refusal) => refuse(protocol, &refusal, Some(&state.config.ui_url)),
+        Err(refusal) => {
+            discard(body).await;
+            refuse(protocol, &refusal, Some(&state.config.ui_url))
+        }
     }
 }
 
@@ -160,9 +167,9 @@ async fn answer(
     protocol: Protocol,
     capability: Capability,
     state: &AppState,
-    request: Request,
+    parts: &Parts,
+    body: &mut Body,
 ) -> Result<Answer, Refusal> {
-    let (parts, body) = request.into_parts();
     let caller = authenticate(protocol, state, &parts.headers).await?;
     let most = match capability {
         Capability::Transcription | Capability::Tts => AUDIO_BYTES,
@@ -179,14 +186,11 @@ async fn answer(
     Ok(state.gateway.call_once(&caller, question, &key).await?)
 }
 
-async fn read(body: Body, most: usize) -> Result<Bytes, Refusal> {
-    match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let source = std::error::Error::source(&error);
-            let too_long = source.is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
-            Err(if too_long { Refusal::too_large(most) } else { Refusal::cut_off() })
-        }
+async fn read(body: &mut Body, most: usize) -> Result<Bytes, Refusal> {
+    match tokio::time::timeout(BODY_TIME, Limited::new(body, most).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::too_large(most)),
+        Ok(Err(_)) => Err(Refusal::cut_off()),
         Err(_) => Err(Refusal::slow()),
     }
 }

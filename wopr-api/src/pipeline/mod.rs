@@ -1,4 +1,4 @@
-//! What every request passes, from the outside in: request id, span and access log; security headers; CORS;
+//! What every request passes, from the outside in: request id, span and access log; the rest of its body; security headers; CORS;
 //! compression; the shape of errors; panics; readiness; time-out; origin of writes; rate limits; then the routes.
 
 mod cors;
@@ -6,6 +6,7 @@ mod headers;
 pub(crate) mod limits;
 mod observe;
 mod origin_check;
+pub(crate) mod unread;
 
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub fn around(router: Router<AppState>, state: &AppState) -> Router<AppState> {
         .layer(CompressionLayer::new())
         .layer(from_fn_with_state(state.clone(), cors::cors))
         .layer(from_fn(headers::secure))
+        .layer(from_fn(unread::read_on))
         .layer(from_fn_with_state(state.clone(), observe::observe))
 }
 

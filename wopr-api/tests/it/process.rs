@@ -106,21 +106,33 @@ async fn it_finishes_what_it_was_sent_and_then_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_too_much_still_gets_its_answer() {
+async fn an_answer_that_needs_no_body_arrives_and_so_does_the_next() {
     let db = TestDb::create().await;
     let process = Process::start(&db).await;
-    for _ in 0..10 {
-        let mut client = process.connect().await;
-        let length = 3 * 1024 * 1024;
-        let head = format!(
-            "POST /trpc/no.such HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-             content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-        );
-        client.write_all(head.as_bytes()).await.unwrap();
-        client.write_all(&vec![b' '; length]).await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let table = [
+        ("/trpc/no.such", "x-none: x", 413),
+        ("/trpc/no.such", "cookie: a=b", 403),
+        ("/api/billing/webhook", "x-none: x", 400),
+        ("/no/such/path", "x-none: x", 404),
+        ("/v1/chat/completions", "x-none: x", 401),
+        ("/v1/chat/completions", "authorization: Bearer wopr_no_such_key", 401),
+    ];
+    for (path, header, status) in table {
+        for _ in 0..5 {
+            let mut client = process.connect().await;
+            let length = 3 * 1024 * 1024;
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n\
+                 content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+            );
+            client.write_all(head.as_bytes()).await.unwrap();
+            client.write_all(&vec![b' '; length]).await.unwrap();
+            client.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            let mut answers = String::new();
+            client.read_to_string(&mut answers).await.unwrap();
+            assert!(answers.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answers}");
+            assert!(answers.contains("HTTP/1.1 200"), "{path}: {answers}");
+        }
     }
 }
 

@@ -1,0 +1,86 @@
+//! Answers that are ready before a body was read.
+//!
+//! A connection that is closed while its client still sends is reset: the client may never see the answer, and the request
+//! that it sends there next is lost. So the rest of a body is read first and thrown away, within bounds.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+
+/// How much is thrown away at most, and for how long.
+const BYTES: usize = 16 * 1024 * 1024;
+const TIME: Duration = Duration::from_secs(2);
+
+/// Answers when the client has sent everything, whoever answered and however early.
+pub(super) async fn read_on(request: Request, next: Next) -> Response {
+    let rest = Rest::default();
+    let response = next.run(request.map(|body| Body::new(Watched { body, rest: Arc::clone(&rest) }))).await;
+    let unread = rest.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(body) = unread {
+        discard(body).await;
+    }
+    response
+}
+
+/// Reads on until the client has sent all of it, or has had its chance.
+pub(crate) async fn discard(mut body: Body) {
+    let all = async {
+        let mut left = BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    };
+    if tokio::time::timeout(TIME, all).await.is_err() {
+        tracing::debug!("a client was still sending a body that nobody reads");
+    }
+}
+
+/// What nobody read of a body.
+type Rest = Arc<Mutex<Option<Body>>>;
+
+/// A body that is kept when whoever has it drops it before its end.
+struct Watched {
+    body: Body,
+    rest: Rest,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.body.is_end_stream() {
+            let body = std::mem::take(&mut self.body);
+            *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
