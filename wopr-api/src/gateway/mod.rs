@@ -26,7 +26,7 @@ use wopr_core::gateway::{
 
 use self::error::{Refusal, refuse};
 pub(crate) use self::own::OwnMachines;
-use crate::pipeline::unread::discard;
+use crate::pipeline::unread::{asks_first, discard};
 use crate::routes::Entry;
 use crate::state::AppState;
 
@@ -134,7 +134,10 @@ pub(crate) fn router() -> Router<AppState> {
             Kind::Metered(capability) => post(move |state, request| call(protocol, capability, state, request)),
             Kind::Free { serve, .. } => serve(protocol),
         };
-        let unknown = move || async move { refuse(protocol, &Refusal::method(), None) };
+        let unknown = move |body: Body| async move {
+            discard(body).await;
+            refuse(protocol, &Refusal::method(), None)
+        };
         router.route(route.path, serve.fallback(unknown))
     })
 }
@@ -154,7 +157,16 @@ pub(crate) fn entries() -> impl Iterator<Item = Entry> {
 /// The way of every metered call.
 async fn call(protocol: Protocol, capability: Capability, State(state): State<AppState>, request: Request) -> Response {
     let (parts, mut body) = request.into_parts();
-    match answer(protocol, capability, &state, &parts, &mut body).await {
+    let answered = match authenticate(protocol, &state, &parts.headers).await {
+        Ok(caller) => answer(protocol, capability, &state, &caller, &parts, &mut body).await,
+        Err(refusal) => {
+            if asks_first(&parts.headers) {
+                body = Body::empty();
+            }
+            Err(refusal)
+        }
+    };
+    match answered {
         Ok(answer) => respond(answer),
         Err(refusal) => {
             discard(body).await;
@@ -167,10 +179,10 @@ async fn answer(
     protocol: Protocol,
     capability: Capability,
     state: &AppState,
+    caller: &Caller,
     parts: &Parts,
     body: &mut Body,
 ) -> Result<Answer, Refusal> {
-    let caller = authenticate(protocol, state, &parts.headers).await?;
     let most = match capability {
         Capability::Transcription | Capability::Tts => AUDIO_BYTES,
         _ => JSON_BYTES,
@@ -179,11 +191,11 @@ async fn answer(
     let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let question = Question { capability, dialect: protocol.dialect(), body, content_type };
     let Some(key) = parts.headers.get("idempotency-key") else {
-        return Ok(state.gateway.call(&caller, question).await?);
+        return Ok(state.gateway.call(caller, question).await?);
     };
     let key = key.to_str().map_err(|_| IdempotencyError::InvalidKey).and_then(IdempotencyKey::new);
     let key = key.map_err(|error| state.gateway.refuse(error.into()))?;
-    Ok(state.gateway.call_once(&caller, question, &key).await?)
+    Ok(state.gateway.call_once(caller, question, &key).await?)
 }
 
 async fn read(body: &mut Body, most: usize) -> Result<Bytes, Refusal> {

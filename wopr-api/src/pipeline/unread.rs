@@ -10,19 +10,22 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-/// How much is thrown away at most, and for how long.
-const BYTES: usize = 16 * 1024 * 1024;
-const TIME: Duration = Duration::from_secs(2);
+/// How much is thrown away at most, which is more than any route takes, and for how long.
+const BYTES: usize = 32 * 1024 * 1024;
+const TIME: Duration = Duration::from_secs(10);
 
-/// Answers when the client has sent everything, whoever answered and however early.
+/// Answers when the client has sent everything or has had its chance, whoever answered and however early.
 pub(super) async fn read_on(request: Request, next: Next) -> Response {
     let rest = Rest::default();
-    let response = next.run(request.map(|body| Body::new(Watched { body, rest: Arc::clone(&rest) }))).await;
+    let asks_first = asks_first(request.headers());
+    let watched = |body| Body::new(Watched { body, asks_first, rest: Arc::clone(&rest) });
+    let response = next.run(request.map(watched)).await;
     let unread = rest.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(body) = unread {
         discard(body).await;
@@ -30,8 +33,16 @@ pub(super) async fn read_on(request: Request, next: Next) -> Response {
     response
 }
 
+/// Whether the client sends its body only when it is told to, which reading from it does.
+pub(crate) fn asks_first(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Reads on until the client has sent all of it, or has had its chance.
 pub(crate) async fn discard(mut body: Body) {
+    if body.size_hint().lower() > BYTES as u64 {
+        return;
+    }
     let all = async {
         let mut left = BYTES;
         while let Some(Ok(frame)) = body.frame().await {
@@ -53,6 +64,8 @@ type Rest = Arc<Mutex<Option<Body>>>;
 /// A body that is kept when whoever has it drops it before its end.
 struct Watched {
     body: Body,
+    /// Whether the client still waits to be told that it may send.
+    asks_first: bool,
     rest: Rest,
 }
 
@@ -64,6 +77,7 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.asks_first = false;
         Pin::new(&mut self.body).poll_frame(context)
     }
 
@@ -78,7 +92,7 @@ impl HttpBody for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if !self.body.is_end_stream() {
+        if !self.asks_first && !self.body.is_end_stream() {
             let body = std::mem::take(&mut self.body);
             *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
         }

@@ -110,19 +110,20 @@ async fn an_answer_that_needs_no_body_arrives_and_so_does_the_next() {
     let db = TestDb::create().await;
     let process = Process::start(&db).await;
     let table = [
-        ("/trpc/no.such", "x-none: x", 413),
-        ("/trpc/no.such", "cookie: a=b", 403),
-        ("/api/billing/webhook", "x-none: x", 400),
-        ("/no/such/path", "x-none: x", 404),
-        ("/v1/chat/completions", "x-none: x", 401),
-        ("/v1/chat/completions", "authorization: Bearer wopr_no_such_key", 401),
+        ("POST /trpc/no.such", "x-none: x", 3, 413),
+        ("POST /trpc/no.such", "cookie: a=b", 3, 403),
+        ("POST /api/billing/webhook", "x-none: x", 3, 400),
+        ("POST /no/such/path", "x-none: x", 3, 404),
+        ("PUT /v1/chat/completions", "x-none: x", 3, 405),
+        ("POST /v1/chat/completions", "x-none: x", 3, 401),
+        ("POST /v1/audio/transcriptions", "authorization: Bearer wopr_no_such_key", 24, 401),
     ];
-    for (path, header, status) in table {
+    for (asked, header, mebibytes, status) in table {
         for _ in 0..5 {
             let mut client = process.connect().await;
-            let length = 3 * 1024 * 1024;
+            let length = mebibytes << 20;
             let head = format!(
-                "POST {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n\
+                "{asked} HTTP/1.1\r\nhost: x\r\n{header}\r\n\
                  content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
             );
             client.write_all(head.as_bytes()).await.unwrap();
@@ -130,9 +131,26 @@ async fn an_answer_that_needs_no_body_arrives_and_so_does_the_next() {
             client.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
             let mut answers = String::new();
             client.read_to_string(&mut answers).await.unwrap();
-            assert!(answers.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answers}");
-            assert!(answers.contains("HTTP/1.1 200"), "{path}: {answers}");
+            assert!(answers.starts_with(&format!("HTTP/1.1 {status}")), "{asked}: {answers}");
+            assert!(answers.contains("HTTP/1.1 200"), "{asked}: {answers}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_before_it_sends_is_refused_before_it_sends() {
+    let db = TestDb::create().await;
+    let process = Process::start(&db).await;
+    for (path, header, status) in [("/trpc/no.such", "cookie: a=b", 403), ("/v1/chat/completions", "x-none: x", 401)] {
+        let mut client = process.connect().await;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\n{header}\r\nexpect: 100-continue\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: 2\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     cli::{FaultArgs, FaultKind},
     engine,
     exec::{
-        disk,
+        disk, frozen,
         observe::container,
         sites::{inside, position},
     },
@@ -73,7 +73,8 @@ async fn cut(engine: &Docker, machine: &str) -> anyhow::Result<String> {
 /// Ends everything on the machine at once, as a power cut does.
 pub(crate) async fn kill(engine: &Docker, machine: &str) -> anyhow::Result<String> {
     let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
-    match engine.kill_container(machine, Some(options)).await {
+    let killed = async { Ok(engine.kill_container(machine, Some(options)).await) };
+    match frozen::ended(engine, machine, killed).await? {
         Ok(()) => Ok("killed; `start` or `fault mend` starts it again".to_owned()),
         // 409: it does not run.
         Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. }) => {

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod card;
 pub(crate) mod disk;
+pub(crate) mod frozen;
 pub(crate) mod observe;
 pub(crate) mod ready;
 pub(crate) mod remove;

@@ -17,7 +17,7 @@ use bollard::{
 };
 use futures_util::future::try_join_all;
 
-use super::{apply::remove_container, disk, observe::name_of};
+use super::{apply::remove_container, disk, frozen, observe::name_of};
 use crate::plan::{
     machines::MACHINES,
     platform::ELSEWHERE,
@@ -49,7 +49,7 @@ pub(crate) async fn containers(engine: &Docker, scope: Scope, kindly: bool) -> a
     if let Some(id) = found.get(crate::plan::platform::FLAT.api) {
         remove_container(engine, id, kindly).await?;
     }
-    try_join_all(found.values().map(|id| remove_container(engine, id, kindly))).await?;
+    try_join_all(found.values().map(|id| frozen::ended(engine, id, remove_container(engine, id, kindly)))).await?;
     Ok(found.into_keys().collect())
 }
 

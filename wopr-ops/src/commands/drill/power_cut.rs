@@ -106,8 +106,15 @@ async fn meets(ui: &Ui, paths: &Paths, ports: Ports, disaster: Disaster) -> anyh
         wait_for_more(&payers).await?;
         let since = match disaster {
             Disaster::PowerCut => {
-                let task = ui.start(format!("{VPS} is killed while payments arrive"));
-                task.ends(fault::kill(&stage.engine, VPS).await, |_| String::new())?;
+                let task =
+                    ui.start(format!("{VPS} is killed while payments arrive and a bot is paused, as for a backup"));
+                let killed = async {
+                    let (customer, _) = customers.first().context("there is no customer")?;
+                    let bot = name_of(&customer.container(&vps).await?);
+                    vps.pause_container(&bot).await.with_context(|| format!("{bot} could not be paused"))?;
+                    fault::kill(&stage.engine, VPS).await
+                };
+                task.ends(killed.await, |_| String::new())?;
                 let since = Instant::now();
                 start::bring(ui, paths, &StartArgs { flat: false, dry_run: false, json: false, ports }).await?;
                 since

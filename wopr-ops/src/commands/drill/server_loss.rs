@@ -37,7 +37,7 @@ use crate::{
         },
     },
     engine,
-    exec::{apply::remove_container, disk, observe::name_of, remove, sites::inside},
+    exec::{apply::remove_container, disk, frozen, observe::name_of, remove, sites::inside},
     failure::{Exit, Failure, told},
     happy_path::{self, Customer},
     images::{binaries::Profile, existing},
@@ -214,7 +214,7 @@ impl Drill<'_> {
         let since = Instant::now();
         let task = ui.start(format!("{VPS} is destroyed, with its volume"));
         let destroyed = async {
-            remove_container(&self.stage.engine, VPS, false).await?;
+            frozen::ended(&self.stage.engine, VPS, remove_container(&self.stage.engine, VPS, false)).await?;
             remove::volume(&self.stage.engine, VPS_VOLUME).await?;
             disk::remove(&paths.machines(), VPS)
         };
