@@ -108,6 +108,7 @@ pub(crate) async fn fill(paths: &Paths, engine: &Docker, machine: &str) -> anyho
 /// Undoes every fault.
 pub(crate) async fn mend(paths: &Paths, engine: &Docker, machine: &str) -> anyhow::Result<String> {
     let mut done = Vec::new();
+    frozen::end_killed(engine, machine).await?;
     let found = engine.inspect_container(machine, None::<InspectContainerOptions>).await;
     let found = found.with_context(|| format!("the engine does not tell about {machine}"))?;
     if found.state.as_ref().and_then(|state| state.paused) == Some(true) {

@@ -20,7 +20,7 @@ use crate::{
     exec::{
         apply::{apply, apply_as_images_come, remove_container},
         card::{Card, by_digest, fetched, handed_on},
-        disk,
+        disk, frozen,
         observe::observe,
         remove,
         sites::{group_of, inside, position},
@@ -220,6 +220,11 @@ impl<'a> Work<'a> {
         let image = self.images.get("machine").cloned().unwrap_or_default();
         let capabilities = machines::own_capabilities()?;
         let stack = machines::stack(&image, self.args.ports, &directory, &capabilities, self.card.production());
+        if !self.args.dry_run {
+            for service in &stack.services {
+                frozen::end_killed(self.engine, service.name).await?;
+            }
+        }
         let observed = observe(self.engine, &stack).await?;
         let plan = plan(&stack, &observed).with_disks(self.disks(&stack).await?);
         if self.args.dry_run {

@@ -201,7 +201,8 @@ async fn service_steps(
     Ok(())
 }
 
-async fn stop_container(engine: &Docker, name: &str) -> anyhow::Result<()> {
+/// Stops a container, if it is there and runs.
+pub(crate) async fn stop_container(engine: &Docker, name: &str) -> anyhow::Result<()> {
     // How long it gets to end by itself was settled when it was created.
     match engine.stop_container(name, None::<StopContainerOptions>).await {
         // 304: it has already stopped.

@@ -17,7 +17,11 @@ use bollard::{
 };
 use futures_util::future::try_join_all;
 
-use super::{apply::remove_container, disk, frozen, observe::name_of};
+use super::{
+    apply::{remove_container, stop_container},
+    disk, frozen,
+    observe::name_of,
+};
 use crate::plan::{
     machines::MACHINES,
     platform::ELSEWHERE,
@@ -47,10 +51,19 @@ pub(crate) async fn containers_of(engine: &Docker, scope: Scope) -> anyhow::Resu
 pub(crate) async fn containers(engine: &Docker, scope: Scope, kindly: bool) -> anyhow::Result<Vec<String>> {
     let found = containers_of(engine, scope).await?;
     if let Some(id) = found.get(crate::plan::platform::FLAT.api) {
-        remove_container(engine, id, kindly).await?;
+        end(engine, id, kindly).await?;
     }
-    try_join_all(found.values().map(|id| frozen::ended(engine, id, remove_container(engine, id, kindly)))).await?;
+    try_join_all(found.values().map(|id| end(engine, id, kindly))).await?;
     Ok(found.into_keys().collect())
+}
+
+async fn end(engine: &Docker, id: &str, kindly: bool) -> anyhow::Result<()> {
+    frozen::end_killed(engine, id).await?;
+    if kindly {
+        // What is paused in it is let go by its own engine.
+        stop_container(engine, id).await?;
+    }
+    frozen::ended(engine, id, remove_container(engine, id, false)).await
 }
 
 /// The names of all networks of the scope.
