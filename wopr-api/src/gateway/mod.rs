@@ -26,7 +26,7 @@ use wopr_core::gateway::{
 
 use self::error::{Refusal, refuse};
 pub(crate) use self::own::OwnMachines;
-use crate::pipeline::unread::{asks_first, discard};
+use crate::pipeline::unread::{after, asks_first};
 use crate::routes::Entry;
 use crate::state::AppState;
 
@@ -134,10 +134,7 @@ pub(crate) fn router() -> Router<AppState> {
             Kind::Metered(capability) => post(move |state, request| call(protocol, capability, state, request)),
             Kind::Free { serve, .. } => serve(protocol),
         };
-        let unknown = move |body: Body| async move {
-            discard(body).await;
-            refuse(protocol, &Refusal::method(), None)
-        };
+        let unknown = move |body: Body| async move { after(body, refuse(protocol, &Refusal::method(), None)).await };
         router.route(route.path, serve.fallback(unknown))
     })
 }
@@ -168,10 +165,7 @@ async fn call(protocol: Protocol, capability: Capability, State(state): State<Ap
     };
     match answered {
         Ok(answer) => respond(answer),
-        Err(refusal) => {
-            discard(body).await;
-            refuse(protocol, &refusal, Some(&state.config.ui_url))
-        }
+        Err(refusal) => after(body, refuse(protocol, &refusal, Some(&state.config.ui_url))).await,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
@@ -27,7 +27,12 @@ pub(super) async fn read_on(request: Request, next: Next) -> Response {
     let watched = |body| Body::new(Watched { body, asks_first, rest: Arc::clone(&rest) });
     let response = next.run(request.map(watched)).await;
     let unread = rest.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(body) = unread {
+    after(unread.unwrap_or_default(), response).await
+}
+
+/// The answer, once what is left of the body was read; a client that was too slow is told so at once.
+pub(crate) async fn after(body: Body, response: Response) -> Response {
+    if response.status() != StatusCode::REQUEST_TIMEOUT {
         discard(body).await;
     }
     response
@@ -39,7 +44,7 @@ pub(crate) fn asks_first(headers: &HeaderMap) -> bool {
 }
 
 /// Reads on until the client has sent all of it, or has had its chance.
-pub(crate) async fn discard(mut body: Body) {
+async fn discard(mut body: Body) {
     if body.size_hint().lower() > BYTES as u64 {
         return;
     }

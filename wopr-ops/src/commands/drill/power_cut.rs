@@ -2,7 +2,7 @@
 //! payments arrive.
 //!
 //! Customers of the drill's own pay without a pause, each payment told again until it is accepted, as Stripe does. The
-//! machine is killed in the midst of that and started again; or its disk is filled until each of them was refused, and the
+//! machine is killed in the midst of that, with a bot paused, and started again; or its disk is filled until each of them was refused, and the
 //! runbook's check says so, and room is made again. Afterwards each payment is credited once, the balance is what
 //! its movements add up to, no movement of before is missing, and each bot runs with the bytes it had.
 
